@@ -1,0 +1,37 @@
+# event_store: an event store inside PostgreSQL. PGXS; PostgreSQL 15 to 18.
+
+EXTENSION = event_store
+EXTVERSION = 0.1.0
+MODULE_big = event_store
+PGFILEDESC = "event_store - an event store inside PostgreSQL"
+
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+
+DATA_built = sql/event_store--$(EXTVERSION).sql
+DATA = $(wildcard sql/event_store--*--*.sql)
+
+# ES_MUTANT=n compiles in a known bug, so that the tests can show that they see it (test/README.md).
+PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers -fvisibility=hidden $(if $(ES_MUTANT),-DES_MUTANT=$(ES_MUTANT)) $(ES_CFLAGS)
+
+REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
+REGRESS_OPTS = --inputdir=test --load-extension=event_store
+ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation --outputdir=output_iso --load-extension=event_store
+
+EXTRA_CLEAN = sql/event_store--$(EXTVERSION).sql results output_iso regression.diffs regression.out
+
+PG_CONFIG ?= pg_config
+# "make check" and "make demo" install what they need, so they must work where PGXS is not there yet.
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+else
+install installcheck all:
+	@echo "PostgreSQL's server headers are missing: apt-get install postgresql-server-dev-15, or set PG_CONFIG" >&2; exit 1
+endif
+
+sql/event_store--$(EXTVERSION).sql: sql/event_store.sql
+	cp $< $@
+
+src/%.o: $(wildcard src/*.h)

@@ -1,0 +1,168 @@
+/* event_store: the code. What holds data is made by es_create_store(). */
+
+\echo Use "CREATE EXTENSION event_store" to load this file. \quit
+
+-- ---------------------------------------------------------------- types
+
+CREATE TYPE es_recorded_event AS (
+    "position"      bigint,
+    stream          text,
+    category        text,
+    version         bigint,
+    event_type      text,
+    schema_version  integer,
+    event_id        uuid,
+    data            jsonb,
+    metadata        jsonb,
+    occurred_at     timestamptz,
+    recorded_at     timestamptz
+);
+COMMENT ON TYPE es_recorded_event IS 'an event as the read functions return it; NULL data means that it was erased';
+
+-- ---------------------------------------------------------------- the store
+
+CREATE FUNCTION es_create_store(node integer DEFAULT 0, trace boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'es_create_store' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_create_store(integer, boolean) IS
+'makes schema event_store with its tables, sequence and views, or puts back what is missing of triggers, import and grants; node (0 to 32767) is the number in the high 15 bits of every position; trace adds the index that es_trace uses';
+
+CREATE FUNCTION es_upgrade_store() RETURNS integer
+AS 'MODULE_PATHNAME', 'es_upgrade_store' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_upgrade_store() IS 'brings the store to the layout this version of the library works with; returns the layout version';
+
+CREATE FUNCTION es_grant(role text, "right" text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_grant' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, import, operate';
+
+CREATE FUNCTION es_revoke(role text, "right" text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_revoke' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_revoke(text, text) IS 'takes back what es_grant gave';
+
+CREATE FUNCTION es_refuse_change() RETURNS trigger
+AS 'MODULE_PATHNAME', 'es_refuse_change' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_refuse_change() IS 'trigger on the store''s tables: raises YE005';
+
+-- ---------------------------------------------------------------- append
+
+CREATE FUNCTION es_append(
+    stream text, expected_version bigint, event_type text, data jsonb,
+    metadata jsonb DEFAULT NULL, event_id uuid DEFAULT NULL, occurred_at timestamptz DEFAULT NULL,
+    schema_version integer DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) IS
+'appends one event to a stream; expected_version: NULL or -2 any, 0 the stream must not exist, -4 it must exist, n exactly n (else YE001)';
+
+CREATE FUNCTION es_append(
+    stream text, expected_version bigint, events jsonb,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_events' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_append(text, bigint, jsonb) IS
+'appends several events to a stream: an object or array of {"type", "data", "metadata", "id", "occurred_at", "schema_version"}, or {"events": [...], "idempotency_key": "..."}; returns the last one''s place';
+
+-- An untyped literal or parameter resolves to this one; it parses the JSON itself so that a
+-- forgotten argument can be answered with a hint instead of the json parser's complaint.
+CREATE FUNCTION es_append(
+    stream text, expected_version bigint, events text,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_text' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_append(text, bigint, text) IS
+'the same as es_append(text, bigint, jsonb) for callers that send the JSON as text or untyped';
+
+CREATE FUNCTION es_append_multi(appends jsonb)
+RETURNS TABLE (stream text, version bigint, "position" bigint, recorded_at timestamptz, replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_multi' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
+COMMENT ON FUNCTION es_append_multi(jsonb) IS
+'appends to several streams, all or nothing: [{"stream", "expected_version", "events", "idempotency_key"}]; an element without events only checks and locks its stream''s version; one row an element, in its order';
+
+CREATE FUNCTION es_append_batch(
+    streams text[], event_types text[], data jsonb[], metadata jsonb[] DEFAULT NULL, event_ids uuid[] DEFAULT NULL,
+    occurred_at timestamptz[] DEFAULT NULL, expected_versions bigint[] DEFAULT NULL,
+    schema_versions integer[] DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    OUT events bigint, OUT first_position bigint, OUT last_position bigint, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) IS
+'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream';
+
+CREATE FUNCTION es_find_append(stream text, idempotency_key text,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'es_find_append' LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 1;
+COMMENT ON FUNCTION es_find_append(text, text) IS 'what the append with this idempotency key returned, or no row';
+
+-- ---------------------------------------------------------------- import
+
+CREATE FUNCTION es_import_handler() RETURNS fdw_handler
+AS 'MODULE_PATHNAME', 'es_import_handler' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_import_handler() IS 'what stands behind event_store.import';
+
+CREATE FOREIGN DATA WRAPPER event_store_import HANDLER es_import_handler NO VALIDATOR;
+COMMENT ON FOREIGN DATA WRAPPER event_store_import IS 'turns rows written to event_store.import into appends';
+
+CREATE SERVER event_store_import FOREIGN DATA WRAPPER event_store_import;
+COMMENT ON SERVER event_store_import IS 'the store of this database';
+
+-- ---------------------------------------------------------------- read
+
+CREATE FUNCTION es_read(stream text, from_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL,
+    backward boolean DEFAULT false) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_read' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION es_read(text, bigint, bigint, boolean) IS
+'the events of a stream in version order, or from the last one back; from_version NULL: from the first (backward: the last); max_count NULL: all';
+
+CREATE FUNCTION es_read_category(category text, after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
+    event_types text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_read_category' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION es_read_category(text, bigint, bigint, text[]) IS
+'the events of a category in position order, after a position and up to the high-water mark; max_count NULL: all';
+
+CREATE FUNCTION es_read_all(after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
+    event_types text[] DEFAULT NULL, categories text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_read_all' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION es_read_all(bigint, bigint, text[], text[]) IS
+'all events in position order, after a position and up to the high-water mark: a cursor on the last position seen never skips one; max_count NULL: all';
+
+CREATE FUNCTION es_stream_version(stream text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_stream_version' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_stream_version(text) IS 'the version of a stream''s last event, 0 when it has none';
+
+CREATE FUNCTION es_position_at(recorded_at timestamptz) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_position_at' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_position_at(timestamptz) IS
+'the greatest position up to the high-water mark of an event recorded at or before a time, 0 when there is none';
+
+CREATE FUNCTION es_trace(correlation_id text) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_trace' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION es_trace(text) IS
+'the events whose metadata carries this correlation_id, in position order; fast where es_create_store(trace => true) made the index';
+
+-- ---------------------------------------------------------------- the mark
+
+CREATE FUNCTION es_high_water_mark() RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_high_water_mark' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_high_water_mark() IS
+'the position up to which everything that will ever exist is visible to the next statement; not for use in the WHERE clause of a query on the log';
+
+CREATE FUNCTION es_publish_mark() RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_publish_mark' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_publish_mark() IS
+'publishes the high-water mark in the row that views, standbys and higher isolation levels read; returns it';
+
+-- ---------------------------------------------------------------- rights
+
+-- Everything here can write or read events, whoever owns them, so nobody has it by default.
+DO $do$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT d.objid::regprocedure
+        FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_extension e ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
+            AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+        WHERE e.extname OPERATOR(pg_catalog.=) 'event_store'
+            AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$do$;

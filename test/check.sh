@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# "make check": sets up everything, runs the tests against a private server, tidies up.
+#
+#   regress     test/sql/*.sql            pg_regress, outputs in expected/
+#   isolation   test/isolation/specs/     pg_isolation_regress
+#   tap         test/t/*.pl               prove, with servers of their own
+#
+# ONLY=regress,tap runs some of the suites, TESTS='a b' some tests of them; ES_LONG=1 (make check-long)
+# tells the tests that take as long as they are given to take minutes; KEEP=1 leaves the results.
+# See lib.sh for the choice of a PostgreSQL. The last line is "N passed, N failed".
+set -euo pipefail
+# shellcheck source=test/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+passed=0 failed=0
+failures=()
+
+summary() {
+    if ((failed > 0)) && ((${#failures[@]} > 0)); then
+        echo "failed: ${failures[*]}"
+    fi
+    echo "$passed passed, $failed failed"
+}
+
+setup_failed() {
+    failed=$((failed + 1))
+    summary
+}
+
+# report SUITE TEST ok|FAILED [REMARK]
+report() {
+    local colour=$ES_GREEN
+    if [[ $3 == ok ]]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        failures+=("$1/$2")
+        colour=$ES_RED
+    fi
+    printf '%-10s %-36s %s%-6s%s %s\n' "$1" "$2" "$colour" "$3" "$ES_PLAIN" "${4:-}"
+}
+
+# show TITLE FILE LINES: what a developer needs to see when the machine is gone.
+show() {
+    [[ -s $2 ]] || return 0
+    echo "---- $1 ----"
+    head -n "$3" "$2"
+    if (($(wc -l <"$2") > $3)); then
+        echo "(and more: KEEP=1 keeps all of it)"
+    fi
+    echo "---- end ----"
+}
+
+wanted() { [[ ,${ONLY// /,}, == *,$1,* ]]; }
+
+# names DIRECTORY SUFFIX: the tests of a suite, sorted, thinned out by TESTS.
+names() {
+    local f n
+    for f in "$ES_SRC/$1"/*"$2"; do
+        [[ -e $f ]] || continue
+        n=$(basename "$f" "$2")
+        [[ -z ${TESTS:-} || " $TESTS " == *" $n "* ]] || continue
+        echo "$n"
+    done
+}
+
+# pg_regress and pg_isolation_regress, through installcheck so that their options stand in the
+# Makefile only. Every test of the list gets a line, also when pg_regress never came to it.
+run_pg_regress() {
+    local suite=$1 variable=$2 other=$3 diffs=$4 log=$ES_TMP/$1.log line name state
+    shift 4
+    local -A seen=()
+    while IFS= read -r line; do
+        echo "$line" >>"$log"
+        if [[ $line =~ ^(not\ )?ok\ +[0-9]+\ +[-+]\ +([^\ ]+)\ +([0-9]+\ ms) ]]; then    # PostgreSQL 16 and later
+            state=${BASH_REMATCH[1]:+FAILED} name=${BASH_REMATCH[2]}
+        elif [[ $line =~ ^(test)?\ +([^\ ]+)\ +\.\.\.\ (ok|FAILED|failed)\ .*\ ([0-9]+\ ms) ]]; then
+            state=${BASH_REMATCH[3]#ok} name=${BASH_REMATCH[2]}
+        else
+            continue
+        fi
+        seen[$name]=1
+        if [[ -z $state ]]; then
+            report "$suite" "$name" ok "${BASH_REMATCH[-1]}"
+        else
+            report "$suite" "$name" FAILED
+        fi
+    done < <(as_user_within 900 env PATH="$ES_BIN:$PATH" "${ES_MAKE[@]}" installcheck "$variable=$*" "$other=" 2>&1)
+    for name in "$@"; do
+        if [[ -z ${seen[$name]:-} ]]; then
+            report "$suite" "$name" FAILED 'no result'
+            seen[not_run]=1
+        fi
+    done
+    show "$suite: differences" "$ES_SRC/$diffs" 500
+    if [[ -n ${seen[not_run]:-} ]]; then
+        show "$suite: what pg_regress said" "$log" 100
+    fi
+}
+
+run_tap() {
+    local name log start dir
+    for name in "$@"; do
+        dir=$ES_TMP/tap/$name
+        log=$dir/output
+        start=$SECONDS
+        as_user mkdir -p "$dir"
+        # TESTDIR for PostgreSQL 15, the other two for later ones.
+        if as_user_within 900 env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
+            TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" \
+            ES_SRC="$ES_SRC" ES_LONG="${ES_LONG:-}" \
+            prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$log" 2>&1; then
+            # prove is content with a file that skips all of it; its reason belongs on the line.
+            report tap "$name" ok "$((SECONDS - start)) s $(sed -n 's/^1\.\.0 # SKIP/skipped:/p' "$log")"
+            [[ -n ${KEEP:-} ]] || rm -rf "$dir"
+        else
+            report tap "$name" FAILED "$((SECONDS - start)) s"
+            show "tap/$name" "$log" 300
+            while IFS= read -r log; do
+                tail -n 60 "$log" >"$ES_TMP/tail"
+                show "tap/$name: the end of ${log##*/}" "$ES_TMP/tail" 60
+            done < <(find "$dir/tmp_check/log" -name '*.log' ! -name 'regress_log_*' 2>/dev/null)
+        fi
+    done
+}
+
+# A crash or a leak that no test looked for is a failure of its own.
+check_server_log() {
+    if grep -E 'was terminated by signal|PANIC:|TRAP:|WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)' \
+        "$ES_SERVER_LOG" >"$ES_TMP/bad"; then
+        report server log FAILED
+        show 'server log' "$ES_TMP/bad" 50
+        tail -n 60 "$ES_SERVER_LOG" >"$ES_TMP/tail"
+        show 'the end of the server log' "$ES_TMP/tail" 60
+    fi
+}
+
+ONLY=${ONLY:-regress,isolation,tap}
+ES_ON_FAIL=setup_failed
+es_begin 'make check'
+for suite in ${ONLY//,/ }; do
+    [[ $suite =~ ^(regress|isolation|tap)$ ]] || es_fail "ONLY=$ONLY: the suites are regress, isolation, tap"
+done
+
+if wanted tap; then es_need tap; else es_need; fi
+# shellcheck disable=SC2119 # no arguments meant
+es_build
+mapfile -t regress < <(names test/sql .sql)
+mapfile -t isolation < <(names test/isolation/specs .spec)
+mapfile -t tap < <(names test/t .pl)
+
+if wanted regress || wanted isolation; then
+    # shellcheck disable=SC2119
+    es_start_server
+    if wanted regress && ((${#regress[@]} > 0)); then
+        run_pg_regress regress REGRESS ISOLATION regression.diffs "${regress[@]}"
+    fi
+    if wanted isolation && ((${#isolation[@]} > 0)); then
+        run_pg_regress isolation ISOLATION REGRESS output_iso/regression.diffs "${isolation[@]}"
+    fi
+    check_server_log
+fi
+if wanted tap && ((${#tap[@]} > 0)); then
+    cd "$ES_TMP"
+    run_tap "${tap[@]}"
+fi
+
+if ((passed + failed == 0)); then
+    echo 'no test was run'
+fi
+summary
+((failed == 0 && passed > 0))

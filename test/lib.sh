@@ -120,11 +120,14 @@ as_user() {
     fi
 }
 
-# timeout(1) makes a process group of its own, which Ctrl-C does not reach: es_end does.
+# timeout(1) makes a process group of its own, which Ctrl-C does not reach: es_end does. And a trap
+# cuts short the wait for a job, but not a command in the foreground. (Jobs ignore SIGINT unless told.)
 as_user_within() {
     local rc=0
     # shellcheck disable=SC2016 # for the inner shell
-    as_user sh -c 'echo $$ >"$0" && exec timeout -k 10 "$@"' "$ES_TMP/running.pid" "$@" || rc=$?
+    as_user env --default-signal=INT,QUIT \
+        sh -c 'echo $$ >"$0" && exec timeout -k 10 "$@"' "$ES_TMP/running.pid" "$@" &
+    wait $! || rc=$?
     rm -f "$ES_TMP/running.pid"
     return "$rc"
 }

@@ -12,7 +12,7 @@ DATA = $(wildcard sql/event_store--*--*.sql)
 
 # ES_MUTANT=n compiles in a known bug, so that the tests can show that they see it (test/README.md).
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
-	-Wno-missing-field-initializers -fvisibility=hidden $(if $(ES_MUTANT),-DES_MUTANT=$(ES_MUTANT)) $(ES_CFLAGS)
+	-Wno-missing-field-initializers $(if $(ES_MUTANT),-DES_MUTANT=$(ES_MUTANT)) $(ES_CFLAGS)
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test --load-extension=event_store

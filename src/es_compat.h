@@ -1,0 +1,93 @@
+/*
+ * es_compat.h
+ *	  The one place that knows PostgreSQL's versions, 15 to 18.
+ *
+ * A wrapper has the newest signature; its comment names the version it bridges.
+ */
+#ifndef ES_COMPAT_H
+#define ES_COMPAT_H
+
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "executor/executor.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+
+#if PG_VERSION_NUM < 150000
+#error "event_store needs PostgreSQL 15 or later"
+#endif
+
+/* 16 moved the varlena macros out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* 18 lets the caller ask for instrumentation. */
+static inline IndexScanDesc
+es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, nkeys, 0);
+#endif
+}
+
+/* 16 added "only summarizing indexes". */
+static inline List *
+es_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
+					   bool update, bool no_dup_error, bool *conflict, List *arbiters)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(rri, slot, estate, update, no_dup_error, conflict, arbiters, false);
+#else
+	return ExecInsertIndexTuples(rri, slot, estate, update, no_dup_error, conflict, arbiters);
+#endif
+}
+
+/* 18 wants the tuple that is being updated, none here. */
+static inline bool
+es_check_index_constraints(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
+						   ItemPointer conflict, List *arbiters)
+{
+#if PG_VERSION_NUM >= 180000
+	ItemPointerData invalid;
+
+	ItemPointerSetInvalid(&invalid);
+	return ExecCheckIndexConstraints(rri, slot, estate, conflict, &invalid, arbiters);
+#else
+	return ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters);
+#endif
+}
+
+/* 16 tells which indexes an update must reach, not only whether. */
+static inline TM_Result
+es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId cid,
+				Snapshot snapshot, TM_FailureData *tmfd, bool *update_indexes)
+{
+	LockTupleMode lockmode;
+	TM_Result	result;
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes which;
+
+	result = table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
+								tmfd, &lockmode, &which);
+	*update_indexes = (which != TU_None);
+#else
+	result = table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
+								tmfd, &lockmode, update_indexes);
+#endif
+	return result;
+}
+
+/* 16 made one function of the aclchecks for all catalogs. */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
+#endif
+
+/* 18 added the path's disabled_nodes and two fdw arguments: unused here, we refuse scans. */
+
+#endif							/* ES_COMPAT_H */

@@ -1,0 +1,322 @@
+/*
+ * es_create.c
+ *	  Making the store: schema event_store and what is in it.
+ *
+ * None of it is a member of the extension: DROP EXTENSION never takes an event with it and pg_dump
+ * sees ordinary tables. What depends on the library (the immutability triggers, the import table) is
+ * put back by the next es_create_store().
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "es_digest.h"
+#include "es_grant.h"
+#include "es_guc.h"
+#include "es_partition.h"
+#include "es_sql.h"
+#include "es_store.h"
+
+PG_FUNCTION_INFO_V1(es_create_store);
+PG_FUNCTION_INFO_V1(es_upgrade_store);
+
+/* In order of creation. The columns are those of es_store.h. */
+static const char *const tables[] = {
+	"CREATE TABLE event_store.store ("
+	" layout integer NOT NULL, node integer NOT NULL, id uuid NOT NULL,"
+	" created_at timestamptz NOT NULL, one boolean PRIMARY KEY DEFAULT true CHECK (one))",
+	"COMMENT ON TABLE event_store.store IS 'one row: what this store is'",
+
+	"CREATE TABLE event_store.mark ("
+	" mark bigint NOT NULL, stable_until timestamptz NOT NULL, floor timestamptz NOT NULL,"
+	" one boolean NOT NULL DEFAULT true UNIQUE CHECK (one)) WITH (fillfactor = 20)",
+	"COMMENT ON TABLE event_store.mark IS 'one row: the published high-water mark; whoever sees a version of it sees every event up to it'",
+
+	"CREATE TABLE event_store.categories ("
+	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE)",
+	"COMMENT ON TABLE event_store.categories IS 'names of categories by the small ids in the log'",
+
+	"CREATE TABLE event_store.event_types ("
+	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE)",
+	"COMMENT ON TABLE event_store.event_types IS 'names of event types by the small ids in the log'",
+
+	/* No index on a column that an append changes: head updates stay HOT. */
+	"CREATE TABLE event_store.heads ("
+	" id bigint PRIMARY KEY, first_position bigint NOT NULL, created_at timestamptz NOT NULL,"
+	" category integer NOT NULL, version bigint NOT NULL, last_position bigint NOT NULL,"
+	" recorded_at timestamptz NOT NULL, digest bytea NOT NULL,"
+	" name text COLLATE \"C\" NOT NULL UNIQUE) WITH (fillfactor = 75)",
+	"COMMENT ON TABLE event_store.heads IS 'one row a stream: its lock and its truth'",
+
+	"CREATE TABLE event_store.log ("
+	" position bigint NOT NULL, stream bigint NOT NULL, version bigint NOT NULL,"
+	" occurred_at timestamptz NOT NULL, recorded_at timestamptz NOT NULL, category integer NOT NULL,"
+	" event_type integer NOT NULL, schema_version integer NOT NULL, rest integer NOT NULL,"
+	" event_id uuid NOT NULL, salt uuid, data jsonb, metadata jsonb, PRIMARY KEY (position)"
+	") PARTITION BY RANGE (position)",
+	"COMMENT ON TABLE event_store.log IS 'the events; read the views event_store.events and event_store.feed'",
+	"COMMENT ON COLUMN event_store.log.rest IS 'distance to the last position of the same call'",
+	"COMMENT ON COLUMN event_store.log.salt IS 'of the digests of data and metadata; erased together with them'",
+
+	"CREATE TABLE event_store.append_keys ("
+	" stream bigint NOT NULL, key text COLLATE \"C\" NOT NULL, request bytea NOT NULL,"
+	" version bigint NOT NULL, first_position bigint NOT NULL, last_position bigint NOT NULL,"
+	" recorded_at timestamptz NOT NULL, PRIMARY KEY (stream, key))",
+	"COMMENT ON TABLE event_store.append_keys IS 'idempotency keys of streams and what their appends returned'",
+
+	"CREATE TABLE event_store.batch_keys ("
+	" key text COLLATE \"C\" PRIMARY KEY, request bytea NOT NULL, events bigint NOT NULL,"
+	" first_position bigint NOT NULL, last_position bigint NOT NULL, recorded_at timestamptz NOT NULL)",
+	"COMMENT ON TABLE event_store.batch_keys IS 'idempotency keys of batches and what they returned'",
+
+	"CREATE TABLE event_store.grants ("
+	" role text NOT NULL, \"right\" text NOT NULL, PRIMARY KEY (role, \"right\"))",
+	"COMMENT ON TABLE event_store.grants IS 'what es_grant gave, for es_create_store to put back'",
+
+	"CREATE SEQUENCE event_store.stream_seq",
+	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",
+
+	"CREATE VIEW event_store.events AS"
+	" SELECT l.position, h.name AS stream, c.name AS category, l.version, t.name AS event_type,"
+	" l.schema_version, l.event_id, l.data, l.metadata, l.occurred_at, l.recorded_at"
+	" FROM event_store.log l JOIN event_store.heads h ON h.id = l.stream"
+	" JOIN event_store.categories c ON c.id = l.category"
+	" JOIN event_store.event_types t ON t.id = l.event_type",
+	"COMMENT ON VIEW event_store.events IS 'every committed event, as stored'",
+
+	"CREATE VIEW event_store.feed AS"
+	" SELECT e.* FROM event_store.events e WHERE e.position <= (SELECT m.mark FROM event_store.mark m)",
+	"COMMENT ON VIEW event_store.feed IS 'the events up to the published high-water mark: a cursor on position never skips one'",
+
+	"CREATE VIEW event_store.streams AS"
+	" SELECT h.name AS stream, c.name AS category, h.version, h.first_position, h.last_position,"
+	" h.created_at, h.recorded_at FROM event_store.heads h"
+	" JOIN event_store.categories c ON c.id = h.category WHERE h.version > 0",
+	"COMMENT ON VIEW event_store.streams IS 'one row a stream: version, first and last position, when its first and last event were recorded'",
+
+	"CREATE VIEW event_store.partitions AS"
+	" SELECT p.name, p.bounds[1]::bigint AS from_position, p.bounds[2]::bigint AS to_position,"
+	" p.estimated_events, p.bytes FROM ("
+	"SELECT c.relname::text AS name,"
+	" regexp_match(pg_get_expr(c.relpartbound, c.oid), '\\(''?(\\d+)''?\\) TO \\(''?(\\d+)''?\\)') AS bounds,"
+	" greatest(c.reltuples, 0)::bigint AS estimated_events, pg_total_relation_size(c.oid) AS bytes"
+	" FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
+	" WHERE i.inhparent = 'event_store.log'::regclass) p ORDER BY 2",
+	"COMMENT ON VIEW event_store.partitions IS 'the attached partitions of the log; a position p is in the one with from_position <= p < to_position'",
+};
+
+/* What must be there for a store to be whole. */
+static const struct
+{
+	const char *name;
+	const char *kind;
+}			required[] = {
+	{"store", "table"},
+	{"mark", "table"},
+	{"categories", "table"},
+	{"event_types", "table"},
+	{"heads", "table"},
+	{"log", "table"},
+	{"append_keys", "table"},
+	{"batch_keys", "table"},
+	{"grants", "table"},
+	{"position_seq", "sequence"},
+	{"stream_seq", "sequence"},
+	{"events", "view"},
+	{"feed", "view"},
+	{"streams", "view"},
+	{"partitions", "view"},
+};
+
+/* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
+static const char *const immutable[] = {
+	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys",
+};
+
+static char *
+single_string(const char *query)
+{
+	char	   *value;
+
+	if (es_sql_run(query) == 0)
+		return NULL;
+	value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	return value;
+}
+
+/* Refuses a schema event_store in which somebody else keeps something. */
+static void
+check_foreign_schema(void)
+{
+	char	   *strangers = single_string(
+		"SELECT string_agg(what, ', ') FROM (SELECT pg_describe_object(d.classid, d.objid, 0) AS what"
+		" FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass"
+		" AND d.refobjid = 'event_store'::regnamespace AND d.deptype = 'n'"
+		" AND NOT EXISTS (SELECT FROM pg_depend e JOIN pg_extension x ON x.oid = e.refobjid"
+		"  WHERE e.classid = d.classid AND e.objid = d.objid"
+		"  AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e' AND x.extname = 'event_store')"
+		" ORDER BY 1 LIMIT 5) s");
+
+	if (strangers != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_SCHEMA),
+				 errmsg("schema \"%s\" holds objects that are not an event store", ES_SCHEMA),
+				 errdetail("It has %s.", strangers),
+				 errhint("Rename the schema, or drop what is in it.")));
+}
+
+/* Refuses a store of which something is missing. */
+static void
+check_whole(void)
+{
+	Oid			nsp = get_namespace_oid(ES_SCHEMA, false);
+
+	for (int i = 0; i < lengthof(required); i++)
+		if (!OidIsValid(get_relname_relid(required[i].name, nsp)))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the event store is incomplete: %s \"%s.%s\" does not exist",
+							required[i].kind, ES_SCHEMA, required[i].name),
+					 errhint("Restore it from a backup; or, if there are no events to keep, drop the schema and run SELECT es_create_store().")));
+}
+
+static void
+make_tables(int node, bool has_schema)
+{
+	pg_uuid_t	id;
+	Oid			types[2] = {INT4OID, UUIDOID};
+	Datum		values[2];
+
+	if (!has_schema)
+		es_sql_run("CREATE SCHEMA event_store");
+	for (int i = 0; i < lengthof(tables); i++)
+		es_sql_run(tables[i]);
+
+	/* CACHE 1 matters: positions cached by a session would be drawn before its locks are taken. */
+	es_sql_runf("CREATE SEQUENCE event_store.position_seq AS bigint MINVALUE %lld MAXVALUE %lld CACHE 1",
+				(long long) (ES_NODE_START(node) + 1), (long long) (ES_NODE_START(node) | UINT64CONST(0xFFFFFFFFFFFF)));
+	es_sql_run("COMMENT ON SEQUENCE event_store.position_seq IS "
+			   "'global positions; the lock that nextval takes on it is how readers know whom to wait for: nobody else may use it'");
+
+	es_random_uuid(&id);
+	values[0] = Int32GetDatum(node);
+	values[1] = UUIDPGetDatum(&id);
+	es_sql_run_args("INSERT INTO event_store.store (layout, node, id, created_at) VALUES (" CppAsString2(ES_LAYOUT) ", $1, $2, clock_timestamp())",
+					2, types, values, NULL);
+	es_sql_runf("INSERT INTO event_store.mark (mark, stable_until, floor) VALUES (%lld, '-infinity', '-infinity')",
+				(long long) ES_NODE_START(node));
+	CommandCounterIncrement();
+	es_store_forget();
+	es_partition_make(ES_NODE_START(node), ES_NODE_START(node) + es_partition_size);
+}
+
+static bool
+exists(const char *fmt, const char *arg)
+{
+	char	   *query = psprintf(fmt, arg);
+	bool		found = es_sql_run(query) > 0;
+
+	pfree(query);
+	return found;
+}
+
+/* Gives a table its immutability trigger, or makes it ENABLE ALWAYS again. */
+static void
+guard_table(const char *table, const char *code)
+{
+	if (!exists("SELECT FROM pg_trigger WHERE tgname = 'es_immutable' AND tgrelid = 'event_store.%s'::regclass", table))
+		es_sql_runf("CREATE TRIGGER es_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON event_store.%s "
+					"FOR EACH STATEMENT EXECUTE FUNCTION %s.es_refuse_change()", table, code);
+	if (!exists("SELECT FROM pg_trigger WHERE tgname = 'es_immutable' AND tgenabled = 'A' "
+				"AND tgrelid = 'event_store.%s'::regclass", table))
+		es_sql_runf("ALTER TABLE event_store.%s ENABLE ALWAYS TRIGGER es_immutable", table);
+}
+
+/* Makes or puts back what depends on the library. */
+static void
+make_dependents(bool trace)
+{
+	const char *code = quote_identifier(get_namespace_name(es_extension_schema()));
+	uint64		leaves;
+	SPITupleTable *leaf_table;
+
+	for (int i = 0; i < lengthof(immutable); i++)
+		guard_table(immutable[i], code);
+
+	leaves = es_sql_run("SELECT quote_ident(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+						" WHERE i.inhparent = 'event_store.log'::regclass ORDER BY 1");
+	leaf_table = SPI_tuptable;
+	for (uint64 i = 0; i < leaves; i++)
+		guard_table(SPI_getvalue(leaf_table->vals[i], leaf_table->tupdesc, 1), code);
+
+	if (!exists("SELECT FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relname = '%s'", "import"))
+	{
+		es_sql_run("CREATE FOREIGN TABLE event_store.import ("
+				   " stream text, event_type text, data jsonb, metadata jsonb, occurred_at timestamptz,"
+				   " event_id uuid, schema_version integer) SERVER event_store_import");
+		es_sql_run("COMMENT ON FOREIGN TABLE event_store.import IS 'COPY or INSERT into it appends events'");
+	}
+	if (trace)
+		es_sql_run("CREATE INDEX IF NOT EXISTS log_correlation_id ON event_store.log"
+				   " ((metadata ->> 'correlation_id'), position)"
+				   " WHERE (metadata ->> 'correlation_id') IS NOT NULL");
+}
+
+Datum
+es_create_store(PG_FUNCTION_ARGS)
+{
+	int			node = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
+	bool		trace = PG_ARGISNULL(1) ? false : PG_GETARG_BOOL(1);
+	bool		has_schema = OidIsValid(get_namespace_oid(ES_SCHEMA, true));
+	EsSql		sql;
+
+	if (node < 0 || node > ES_MAX_NODE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument node must be between 0 and %d", ES_MAX_NODE),
+				 errdetail("It is %d.", node)));
+
+	es_sql_begin(&sql, InvalidOid);
+	if (!es_store_exists())
+	{
+		if (has_schema)
+			check_foreign_schema();
+		make_tables(node, has_schema);
+	}
+	else
+	{
+		check_whole();
+		if (node != 0 && es_store()->node != node)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("this database has an event store with another node number"),
+					 errdetail("Its node number is %d, not %d.", es_store()->node, node)));
+	}
+	make_dependents(trace);
+	es_grants_restore();
+	es_sql_end(&sql);
+	PG_RETURN_VOID();
+}
+
+/*
+ * Layout 1 is the first, so there is no step yet: this checks that the store is whole and of a
+ * layout that the library knows.
+ */
+Datum
+es_upgrade_store(PG_FUNCTION_ARGS)
+{
+	if (!es_store_exists())
+		(void) es_store();		/* says so, with the hint */
+	check_whole();
+	(void) es_store();
+	PG_RETURN_INT32(ES_LAYOUT);
+}

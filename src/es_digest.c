@@ -1,0 +1,281 @@
+/*
+ * es_digest.c
+ *	  Digests, salts and event ids.
+ *
+ * The digest of an event is SHA-256 (PostgreSQL's own) over these bytes, integers big-endian, a
+ * string as its length in 8 bytes and its bytes:
+ *
+ *	  1 (format), store id, stream, version, position, event type, schema version, occurred_at,
+ *	  recorded_at (microseconds since 2000-01-01 UTC), event id, inner digest of data, inner digest
+ *	  of metadata, digest of the event before it in the stream (32 zero bytes for the first)
+ *
+ * An inner digest is SHA-256 over salt, 'd' or 'm' and the value in canonical form (or nothing when
+ * it is absent): it can be kept when value and salt are erased, and without the salt the value
+ * cannot be guessed from it.
+ *
+ * Canonical form of a JSON value, independent of how jsonb is stored: z null, t true, f false,
+ * n and the number as jsonb prints it, s and a string, [ count and elements, { count and key, value
+ * by key; object keys in jsonb's order (by length, then bytewise).
+ */
+#include "postgres.h"
+
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "port/pg_bswap.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "es_digest.h"
+
+#define ES_DIGEST_FORMAT	1
+#define HASH_BUFFER			4096
+
+struct EsHasher
+{
+	pg_cryptohash_ctx *ctx;
+	int			used;
+	uint8		buffer[HASH_BUFFER];
+};
+
+/* A context for any number of digests; freed by es_hasher_free() or with the resource owner. */
+EsHasher *
+es_hasher_create(void)
+{
+	EsHasher   *hasher = palloc(sizeof(EsHasher));
+
+	hasher->ctx = pg_cryptohash_create(PG_SHA256);
+	hasher->used = 0;
+	return hasher;
+}
+
+void
+es_hasher_free(EsHasher *hasher)
+{
+	pg_cryptohash_free(hasher->ctx);
+	pfree(hasher);
+}
+
+static void
+hash_failed(EsHasher *hasher)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INTERNAL_ERROR),
+			 errmsg("could not compute SHA-256: %s", pg_cryptohash_error(hasher->ctx))));
+}
+
+void
+es_hash_begin(EsHasher *hasher)
+{
+	if (pg_cryptohash_init(hasher->ctx) < 0)
+		hash_failed(hasher);
+	hasher->used = 0;
+}
+
+static void
+flush(EsHasher *hasher)
+{
+	if (hasher->used > 0 &&
+		pg_cryptohash_update(hasher->ctx, hasher->buffer, hasher->used) < 0)
+		hash_failed(hasher);
+	hasher->used = 0;
+}
+
+static void
+hash_bytes_raw(EsHasher *hasher, const void *bytes, Size len)
+{
+	if (hasher->used + len > HASH_BUFFER)
+	{
+		flush(hasher);
+		if (len > HASH_BUFFER)
+		{
+			if (pg_cryptohash_update(hasher->ctx, bytes, len) < 0)
+				hash_failed(hasher);
+			return;
+		}
+	}
+	memcpy(hasher->buffer + hasher->used, bytes, len);
+	hasher->used += len;
+}
+
+static void
+hash_tag(EsHasher *hasher, char tag)
+{
+	hash_bytes_raw(hasher, &tag, 1);
+}
+
+void
+es_hash_int64(EsHasher *hasher, int64 value)
+{
+	uint64		net = pg_hton64((uint64) value);
+
+	hash_bytes_raw(hasher, &net, sizeof(net));
+}
+
+void
+es_hash_string(EsHasher *hasher, const char *bytes, int len)
+{
+	es_hash_int64(hasher, len);
+	hash_bytes_raw(hasher, bytes, len);
+}
+
+static void
+hash_scalar(EsHasher *hasher, const JsonbValue *v)
+{
+	char	   *number;
+
+	switch (v->type)
+	{
+		case jbvNull:
+			hash_tag(hasher, 'z');
+			break;
+		case jbvBool:
+			hash_tag(hasher, v->val.boolean ? 't' : 'f');
+			break;
+		case jbvNumeric:
+			number = DatumGetCString(DirectFunctionCall1(numeric_out,
+														 NumericGetDatum(v->val.numeric)));
+			hash_tag(hasher, 'n');
+			es_hash_string(hasher, number, strlen(number));
+			pfree(number);
+			break;
+		case jbvString:
+			hash_tag(hasher, 's');
+			es_hash_string(hasher, v->val.string.val, v->val.string.len);
+			break;
+		default:
+			elog(ERROR, "unexpected jsonb value type %d", (int) v->type);
+	}
+}
+
+/* Adds the canonical form of a JSON value. */
+void
+es_hash_json(EsHasher *hasher, Jsonb *json)
+{
+	JsonbIterator *it = JsonbIteratorInit(&json->root);
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		switch (token)
+		{
+			case WJB_BEGIN_ARRAY:
+				/* A scalar is stored as an array of one; its mark tells them apart. */
+				if (!v.val.array.rawScalar)
+				{
+					hash_tag(hasher, '[');
+					es_hash_int64(hasher, v.val.array.nElems);
+				}
+				break;
+			case WJB_BEGIN_OBJECT:
+				hash_tag(hasher, '{');
+				es_hash_int64(hasher, v.val.object.nPairs);
+				break;
+			case WJB_KEY:
+				es_hash_string(hasher, v.val.string.val, v.val.string.len);
+				break;
+			case WJB_ELEM:
+			case WJB_VALUE:
+				hash_scalar(hasher, &v);
+				break;
+			default:
+				break;
+		}
+	}
+}
+
+void
+es_hash_end(EsHasher *hasher, uint8 *digest)
+{
+	flush(hasher);
+	if (pg_cryptohash_final(hasher->ctx, digest, ES_DIGEST_LEN) < 0)
+		hash_failed(hasher);
+}
+
+static void
+inner_digest(EsHasher *hasher, const pg_uuid_t *salt, char which, Jsonb *json, uint8 *digest)
+{
+	es_hash_begin(hasher);
+	hash_bytes_raw(hasher, salt->data, UUID_LEN);
+	hash_tag(hasher, which);
+	if (json != NULL)
+		es_hash_json(hasher, json);
+	es_hash_end(hasher, digest);
+}
+
+/*
+ * Replaces chain, the digest of the event before (zeros before the first), by this event's.
+ */
+void
+es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain)
+{
+	uint8		data[ES_DIGEST_LEN];
+	uint8		metadata[ES_DIGEST_LEN];
+
+	inner_digest(hasher, event->salt, 'd', event->data, data);
+	inner_digest(hasher, event->salt, 'm', event->metadata, metadata);
+
+	es_hash_begin(hasher);
+	hash_tag(hasher, ES_DIGEST_FORMAT);
+	hash_bytes_raw(hasher, event->store_id->data, UUID_LEN);
+	es_hash_string(hasher, event->stream, event->stream_len);
+	es_hash_int64(hasher, event->version);
+	es_hash_int64(hasher, event->position);
+	es_hash_string(hasher, event->event_type, event->event_type_len);
+	es_hash_int64(hasher, event->schema_version);
+	es_hash_int64(hasher, event->occurred_at);
+	es_hash_int64(hasher, event->recorded_at);
+	hash_bytes_raw(hasher, event->event_id->data, UUID_LEN);
+	hash_bytes_raw(hasher, data, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, metadata, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, chain, ES_DIGEST_LEN);
+	es_hash_end(hasher, chain);
+}
+
+/* 16 strong random bytes. Drawn in blocks: the generator's fixed cost is most of a small request. */
+void
+es_random_uuid(pg_uuid_t *uuid)
+{
+	static uint8 pool[64 * UUID_LEN];
+	static int	left = 0;
+
+	if (left == 0)
+	{
+		if (!pg_strong_random(pool, sizeof(pool)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = lengthof(pool) / UUID_LEN;
+	}
+	left--;
+	memcpy(uuid->data, pool + left * UUID_LEN, UUID_LEN);
+	/* A salt must not be found in memory after it was erased from the table. */
+	memset(pool + left * UUID_LEN, 0, UUID_LEN);
+}
+
+/*
+ * A version 7 UUID (RFC 9562): 48 bits of Unix milliseconds, 12 bits of the fraction (method 3 of
+ * its section 6.2), 62 random bits; increasing within a session.
+ */
+void
+es_event_id(pg_uuid_t *id, TimestampTz at)
+{
+	static uint64 last = 0;
+	int64		us = at + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	uint64		tick;
+
+	us = Max(us, 0);
+	tick = ((uint64) (us / 1000) << 12) | ((us % 1000) * 4096 / 1000);
+	if (tick <= last)
+		tick = last + 1;
+	last = tick;
+
+	es_random_uuid(id);
+	for (int i = 0; i < 6; i++)
+		id->data[i] = (uint8) (tick >> (12 + 8 * (5 - i)));
+	id->data[6] = 0x70 | (uint8) ((tick >> 8) & 0x0f);
+	id->data[7] = (uint8) tick;
+	id->data[8] = 0x80 | (id->data[8] & 0x3f);
+}

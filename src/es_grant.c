@@ -1,0 +1,246 @@
+/*
+ * es_grant.c
+ *	  Rights of applications, and the trigger that refuses changes.
+ *
+ * A right is EXECUTE on a group of functions, and SELECT on the views for read, INSERT on the import
+ * table for import. What was given is kept in event_store.grants, because dropping the extension
+ * takes the functions' privileges with it; es_create_store() gives them again.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "es_error.h"
+#include "es_grant.h"
+#include "es_sql.h"
+#include "es_store.h"
+
+PG_FUNCTION_INFO_V1(es_grant);
+PG_FUNCTION_INFO_V1(es_revoke);
+PG_FUNCTION_INFO_V1(es_refuse_change);
+
+typedef struct Right
+{
+	const char *name;
+	const char *functions;		/* names, every overload of them */
+	const char *relations;		/* with the privilege to give, NULL for none */
+} Right;
+
+static const Right rights[] = {
+	{"append",
+		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version'",
+	NULL},
+	{"read",
+		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
+		"'es_high_water_mark', 'es_find_append'",
+	"SELECT ON event_store.events, event_store.feed, event_store.streams, event_store.mark"},
+	{"import",
+		"'es_stream_version'",
+	"INSERT ON event_store.import"},
+	{"operate",
+		"'es_publish_mark', 'es_high_water_mark', 'es_position_at'",
+	"SELECT ON event_store.streams, event_store.partitions, event_store.mark, event_store.grants"},
+};
+
+static const Right *
+find_right(const char *name)
+{
+	for (int i = 0; i < lengthof(rights); i++)
+		if (strcmp(rights[i].name, name) == 0)
+			return &rights[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized right \"%s\"", name),
+			 errhint("Rights are append, read, import and operate.")));
+}
+
+/* A role that has another right too must keep what both give. */
+static bool
+function_still_needed(const char *role, const char *right, const char *function)
+{
+	char	   *quoted = psprintf("'%s'", function);
+	bool		needed = false;
+
+	for (int i = 0; i < lengthof(rights) && !needed; i++)
+	{
+		Oid			types[2] = {TEXTOID, TEXTOID};
+		Datum		values[2];
+
+		if (strcmp(rights[i].name, right) == 0 || strstr(rights[i].functions, quoted) == NULL)
+			continue;
+		values[0] = CStringGetTextDatum(role);
+		values[1] = CStringGetTextDatum(rights[i].name);
+		needed = es_sql_run_args("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2",
+								 2, types, values, NULL) > 0;
+	}
+	pfree(quoted);
+	return needed;
+}
+
+static bool
+has_other_right(const char *role, const char *right)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+
+	values[0] = CStringGetTextDatum(role);
+	values[1] = CStringGetTextDatum(right);
+	return es_sql_run_args("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" <> $2",
+						   2, types, values, NULL) > 0;
+}
+
+/* GRANTs or REVOKEs what a right is made of. SPI is connected. */
+static void
+apply(const Right *right, const char *role, bool give)
+{
+	const char *verb = give ? "GRANT" : "REVOKE";
+	const char *to = give ? "TO" : "FROM";
+	const char *who = quote_identifier(role);
+	char	   *code = pstrdup(quote_identifier(get_namespace_name(es_extension_schema())));
+	char	   *query = psprintf("SELECT p.proname, p.oid::regprocedure::text FROM pg_proc p"
+								 " WHERE p.pronamespace = %u AND p.proname IN (%s)"
+								 " AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid"
+								 "  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
+								 "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
+								 "  AND x.extname = 'event_store') ORDER BY 2",
+								 es_extension_schema(), right->functions);
+	uint64		count = es_sql_run(query);
+	SPITupleTable *functions = SPI_tuptable;
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		char	   *name = SPI_getvalue(functions->vals[i], functions->tupdesc, 1);
+		char	   *signature = SPI_getvalue(functions->vals[i], functions->tupdesc, 2);
+
+		if (give || !function_still_needed(role, right->name, name))
+			es_sql_runf("%s EXECUTE ON FUNCTION %s %s %s", verb, signature, to, who);
+	}
+	if (give)
+		es_sql_runf("GRANT USAGE ON SCHEMA %s TO %s", code, who);
+	if (right->relations != NULL)
+	{
+		es_sql_runf("%s %s %s %s", verb, right->relations, to, who);
+		if (give)
+			es_sql_runf("GRANT USAGE ON SCHEMA event_store TO %s", who);
+	}
+	if (!give && !has_other_right(role, right->name))
+		es_sql_runf("REVOKE USAGE ON SCHEMA event_store FROM %s", who);
+}
+
+/* Another right's relations overlap too: give what remains once more. */
+static void
+reapply_others(const char *role, const char *right)
+{
+	for (int i = 0; i < lengthof(rights); i++)
+	{
+		Oid			types[2] = {TEXTOID, TEXTOID};
+		Datum		values[2];
+
+		if (strcmp(rights[i].name, right) == 0)
+			continue;
+		values[0] = CStringGetTextDatum(role);
+		values[1] = CStringGetTextDatum(rights[i].name);
+		if (es_sql_run_args("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2",
+							2, types, values, NULL) > 0)
+			apply(&rights[i], role, true);
+	}
+}
+
+/* A GRANT by somebody who is not allowed to give only warns; that would look like success. */
+static void
+check_owner(void)
+{
+	Oid			owner = es_store()->owner;
+
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of the event store to change rights on it"),
+				 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
+}
+
+static void
+change_right(FunctionCallInfo fcinfo, bool give)
+{
+	char	   *role = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const Right *right = find_right(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+
+	(void) get_role_oid(role, false);
+	check_owner();
+	values[0] = CStringGetTextDatum(role);
+	values[1] = CStringGetTextDatum(right->name);
+	es_sql_begin(&sql, InvalidOid);
+	if (give)
+	{
+		apply(right, role, true);
+		es_sql_run_args("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING",
+						2, types, values, NULL);
+	}
+	else
+	{
+		es_sql_run_args("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2",
+						2, types, values, NULL);
+		apply(right, role, false);
+		reapply_others(role, right->name);
+	}
+	es_sql_end(&sql);
+}
+
+Datum
+es_grant(PG_FUNCTION_ARGS)
+{
+	change_right(fcinfo, true);
+	PG_RETURN_VOID();
+}
+
+Datum
+es_revoke(PG_FUNCTION_ARGS)
+{
+	change_right(fcinfo, false);
+	PG_RETURN_VOID();
+}
+
+/* Gives every right on record again; roles that are gone are left out. SPI is connected. */
+void
+es_grants_restore(void)
+{
+	uint64		count = es_sql_run("SELECT g.role, g.\"right\" FROM event_store.grants g"
+								   " JOIN pg_roles r ON r.rolname = g.role ORDER BY 1, 2");
+	SPITupleTable *grants = SPI_tuptable;
+
+	for (uint64 i = 0; i < count; i++)
+		apply(find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2)),
+			  SPI_getvalue(grants->vals[i], grants->tupdesc, 1), true);
+}
+
+/* The trigger on the store's tables, BEFORE UPDATE OR DELETE OR TRUNCATE, for each statement. */
+Datum
+es_refuse_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const char *verb;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es_refuse_change() can only be called as a trigger")));
+	verb = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
+		TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE";
+	ereport(ERROR,
+			(errcode(ES_IMMUTABLE),
+			 errmsg("events are immutable"),
+			 errdetail("%s on \"%s\" is refused.", verb, RelationGetRelationName(trigger->tg_relation)),
+			 errhint("Append an event that corrects the earlier one.")));
+	return (Datum) 0;
+}

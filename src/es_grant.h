@@ -1,0 +1,10 @@
+/*
+ * es_grant.h
+ *	  Rights of applications.
+ */
+#ifndef ES_GRANT_H
+#define ES_GRANT_H
+
+extern void es_grants_restore(void);
+
+#endif							/* ES_GRANT_H */

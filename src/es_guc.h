@@ -1,0 +1,16 @@
+/*
+ * es_guc.h
+ *	  The settings event_store.*
+ */
+#ifndef ES_GUC_H
+#define ES_GUC_H
+
+extern int	es_idempotency_retention;	/* seconds; 0: for ever */
+extern int	es_mark_wait;				/* milliseconds */
+extern int	es_max_categories;
+extern char *es_metadata;				/* jsonb text merged under each append's metadata */
+extern int	es_partition_size;			/* positions */
+
+extern void es_guc_init(void);
+
+#endif							/* ES_GUC_H */

@@ -1,0 +1,291 @@
+/*
+ * es_head.c
+ *	  Head rows: a stream's lock and its truth.
+ *
+ * An append locks the head row of its stream FOR NO KEY UPDATE to the end of the transaction and
+ * trusts what the locked row says: version, last position, digest. A stream that does not exist yet
+ * is locked by inserting its head with version 0, speculatively as ON CONFLICT does, so that the
+ * loser of a race waits for the winner and then locks the winner's row.
+ *
+ * Row locks live in the tuples: 100,000 of them do not fill the lock table.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "es_compat.h"
+#include "es_head.h"
+#include "es_store.h"
+
+void
+es_heads_open(EsHeads *heads, LOCKMODE lockmode)
+{
+	const EsStore *store = es_store();
+
+	memset(heads, 0, sizeof(*heads));
+	heads->rel = table_open(store->heads, lockmode);
+	heads->name_index = index_open(store->heads_name, lockmode);
+	heads->slot = table_slot_create(heads->rel, NULL);
+}
+
+/* Releases everything but the table locks, which are the transaction's. */
+void
+es_heads_close(EsHeads *heads)
+{
+	if (heads->estate != NULL)
+	{
+		ExecCloseIndices(heads->rri);
+		ExecResetTupleTable(heads->estate->es_tupleTable, false);
+		FreeExecutorState(heads->estate);
+	}
+	ExecDropSingleTupleTableSlot(heads->slot);
+	index_close(heads->name_index, NoLock);
+	table_close(heads->rel, NoLock);
+}
+
+/* The executor's state for writing index entries; most calls on old streams never need it. */
+static void
+need_estate(EsHeads *heads)
+{
+	if (heads->estate != NULL)
+		return;
+	heads->estate = CreateExecutorState();
+	heads->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(heads->rri, heads->rel, 0, NULL, 0);
+	ExecOpenIndices(heads->rri, true);
+}
+
+static void
+read_head(TupleTableSlot *slot, EsHead *head)
+{
+	bytea	   *digest;
+
+	slot_getallattrs(slot);
+	head->tid = slot->tts_tid;
+	head->id = DatumGetInt64(slot->tts_values[Anum_head_id - 1]);
+	head->first_position = DatumGetInt64(slot->tts_values[Anum_head_first_position - 1]);
+	head->created_at = DatumGetTimestampTz(slot->tts_values[Anum_head_created_at - 1]);
+	head->category = DatumGetInt32(slot->tts_values[Anum_head_category - 1]);
+	head->version = DatumGetInt64(slot->tts_values[Anum_head_version - 1]);
+	head->last_position = DatumGetInt64(slot->tts_values[Anum_head_last_position - 1]);
+	head->recorded_at = DatumGetTimestampTz(slot->tts_values[Anum_head_recorded_at - 1]);
+	digest = DatumGetByteaPP(slot->tts_values[Anum_head_digest - 1]);
+	if (VARSIZE_ANY_EXHDR(digest) != ES_DIGEST_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the head row of stream id %lld has a digest of %d bytes",
+						(long long) head->id, (int) VARSIZE_ANY_EXHDR(digest))));
+	memcpy(head->digest, VARDATA_ANY(digest), ES_DIGEST_LEN);
+}
+
+/* Leaves the row in heads->slot. */
+static bool
+find_row(EsHeads *heads, const text *name, Snapshot snapshot)
+{
+	ScanKeyData key;
+	IndexScanDesc scan;
+	bool		found;
+
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(name));
+	scan = es_index_beginscan(heads->rel, heads->name_index, snapshot, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, heads->slot);
+	/* The slot's own pin outlives the scan. */
+	index_endscan(scan);
+	return found;
+}
+
+/* The head of a stream as a snapshot shows it, without a lock. */
+bool
+es_head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
+{
+	bool		found = find_row(heads, name, snapshot);
+
+	if (found)
+		read_head(heads->slot, head);
+	ExecClearTuple(heads->slot);
+	return found;
+}
+
+/* The same with the table opened for this one look. */
+bool
+es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
+{
+	EsHeads		heads;
+	bool		found;
+
+	es_heads_open(&heads, AccessShareLock);
+	found = es_head_find(&heads, name, snapshot, head);
+	es_heads_close(&heads);
+	return found;
+}
+
+static void
+serialization_failure(void)
+{
+	/* Core's code and text: drivers and users know what to do about it. */
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update")));
+}
+
+/*
+ * Above READ COMMITTED a decision may only rest on what the transaction's snapshot shows. Direct
+ * access must enforce itself what the executor does for UPDATE.
+ */
+static void
+check_snapshot(EsHeads *heads)
+{
+	if (IsolationUsesXactSnapshot() &&
+		!table_tuple_satisfies_snapshot(heads->rel, heads->slot, GetTransactionSnapshot()))
+		serialization_failure();
+}
+
+static void
+fill_slot(EsHeads *heads, const EsHead *head, const text *name)
+{
+	TupleTableSlot *slot = heads->slot;
+	bytea	   *digest = &heads->digest.header;
+
+	SET_VARSIZE(digest, VARHDRSZ + ES_DIGEST_LEN);
+	memcpy(VARDATA(digest), head->digest, ES_DIGEST_LEN);
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, 0, Natts_head * sizeof(bool));
+	slot->tts_values[Anum_head_id - 1] = Int64GetDatum(head->id);
+	slot->tts_values[Anum_head_first_position - 1] = Int64GetDatum(head->first_position);
+	slot->tts_values[Anum_head_created_at - 1] = TimestampTzGetDatum(head->created_at);
+	slot->tts_values[Anum_head_category - 1] = Int32GetDatum(head->category);
+	slot->tts_values[Anum_head_version - 1] = Int64GetDatum(head->version);
+	slot->tts_values[Anum_head_last_position - 1] = Int64GetDatum(head->last_position);
+	slot->tts_values[Anum_head_recorded_at - 1] = TimestampTzGetDatum(head->recorded_at);
+	slot->tts_values[Anum_head_digest - 1] = PointerGetDatum(digest);
+	slot->tts_values[Anum_head_name - 1] = PointerGetDatum(name);
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Inserts the head of a new stream. False: somebody else's was there first (committed, or ours from
+ * an earlier command); the caller looks again. Waits for a concurrent inserter to end.
+ */
+static bool
+insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
+{
+	ItemPointerData conflict_tid;
+	uint32		token;
+	bool		conflict = false;
+
+	need_estate(heads);
+	memset(head, 0, sizeof(*head));
+	head->category = category;
+	head->id = nextval_internal(es_store()->stream_seq, false);
+	fill_slot(heads, head, name);
+
+	ItemPointerSetInvalid(&conflict_tid);
+	if (!es_check_index_constraints(heads->rri, heads->slot, heads->estate, &conflict_tid, NIL))
+		return false;
+
+	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+	table_tuple_insert_speculative(heads->rel, heads->slot, GetCurrentCommandId(true), 0, NULL, token);
+	es_insert_index_tuples(heads->rri, heads->slot, heads->estate, false, true, &conflict, NIL);
+	table_tuple_complete_speculative(heads->rel, heads->slot, token, !conflict);
+	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	ResetPerTupleExprContext(heads->estate);
+	head->tid = heads->slot->tts_tid;
+	return !conflict;
+}
+
+/*
+ * Locks the stream to the end of the transaction and fills in its head; makes the head (version 0)
+ * where there is none. Waits for a concurrent appender, unless the version committed so far is
+ * beyond limit already: then it fills in that head and does not wait only to be refused. Raises
+ * core's 40001 above READ COMMITTED when the head is newer than the transaction's snapshot.
+ */
+EsHeadLock
+es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)
+{
+	for (;;)
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		TM_Result	result;
+		TM_FailureData tmfd;
+		ItemPointerData tid;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!find_row(heads, name, snapshot))
+		{
+			UnregisterSnapshot(snapshot);
+			if (insert_head(heads, name, category, head))
+			{
+				ExecClearTuple(heads->slot);
+				return ES_HEAD_MADE;
+			}
+			continue;
+		}
+		check_snapshot(heads);
+		read_head(heads->slot, head);
+		tid = heads->slot->tts_tid;
+		ExecClearTuple(heads->slot);
+		if (head->version > limit)
+		{
+			UnregisterSnapshot(snapshot);
+			return ES_HEAD_BEYOND;
+		}
+
+		result = table_tuple_lock(heads->rel, &tid, snapshot, heads->slot,
+								  GetCurrentCommandId(false), LockTupleNoKeyExclusive, LockWaitBlock,
+								  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+								  &tmfd);
+		UnregisterSnapshot(snapshot);
+		switch (result)
+		{
+			case TM_Ok:
+				read_head(heads->slot, head);
+				ExecClearTuple(heads->slot);
+				return ES_HEAD_LOCKED;
+			case TM_Updated:
+			case TM_Deleted:
+				if (IsolationUsesXactSnapshot())
+					serialization_failure();
+				break;
+			default:
+				elog(ERROR, "unexpected result %d of locking a head row", (int) result);
+		}
+	}
+}
+
+/* Writes back a head that this transaction has locked (or made, in an earlier command). */
+void
+es_head_update(EsHeads *heads, const text *name, EsHead *head)
+{
+	TM_FailureData tmfd;
+	bool		update_indexes;
+	TM_Result	result;
+
+	fill_slot(heads, head, name);
+	result = es_tuple_update(heads->rel, &head->tid, heads->slot, GetCurrentCommandId(true),
+							 InvalidSnapshot, &tmfd, &update_indexes);
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result %d of updating a locked head row", (int) result);
+	if (update_indexes)
+	{
+		need_estate(heads);
+		es_insert_index_tuples(heads->rri, heads->slot, heads->estate, true, false, NULL, NIL);
+		ResetPerTupleExprContext(heads->estate);
+	}
+	head->tid = heads->slot->tts_tid;
+	ExecClearTuple(heads->slot);
+}

@@ -1,0 +1,204 @@
+/*
+ * es_key.c
+ *	  Idempotency keys: event_store.append_keys (stream, key) and event_store.batch_keys (key).
+ *
+ * A stream's key is looked up and stored under the stream's head lock, a batch's under a lock on
+ * the key itself, so two calls with one key never run at once: the second finds the first's row, or
+ * does the work when the first rolled back. The columns of both tables after the key are the same:
+ * request, version or events, first_position, last_position, recorded_at.
+ *
+ * A key older than event_store.idempotency_retention counts as absent and its row is replaced.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "es_compat.h"
+#include "es_guc.h"
+#include "es_key.h"
+#include "es_store.h"
+
+/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
+#define ES_LOCK_BATCH_KEY	0xE6
+
+#define KEY_PAYLOAD_COLUMNS	5
+#define KEY_MAX_COLUMNS		(2 + KEY_PAYLOAD_COLUMNS)
+
+/* One of the two tables. */
+typedef struct KeyTable
+{
+	Oid			table;
+	Oid			index;
+	int			key_columns;	/* (stream, key) or (key) */
+} KeyTable;
+
+static KeyTable
+stream_keys(void)
+{
+	const EsStore *store = es_store();
+
+	return (KeyTable) {store->keys, store->keys_pkey, 2};
+}
+
+static KeyTable
+batch_keys(void)
+{
+	const EsStore *store = es_store();
+
+	return (KeyTable) {store->batch_keys, store->batch_keys_pkey, 1};
+}
+
+static bool
+expired(TimestampTz recorded_at)
+{
+	return es_idempotency_retention > 0 &&
+		TimestampDifferenceExceeds(recorded_at, GetCurrentTimestamp(), 0) &&
+		(GetCurrentTimestamp() - recorded_at) / USECS_PER_SEC > es_idempotency_retention;
+}
+
+/* Finds a row whatever its age; *tid is where it is. */
+static bool
+find(const KeyTable *t, int64 stream, const text *key, EsKeyRow *row, ItemPointer tid)
+{
+	Relation	rel = table_open(t->table, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (t->key_columns == 2)
+		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
+	ScanKeyEntryInitialize(&keys[t->key_columns - 1], 0, t->key_columns, BTEqualStrategyNumber,
+						   InvalidOid, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(key));
+	scan = systable_beginscan(rel, t->index, true, snapshot, t->key_columns, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Datum		values[KEY_MAX_COLUMNS];
+		bool		nulls[KEY_MAX_COLUMNS];
+		Datum	   *payload = values + t->key_columns;
+		bytea	   *request;
+
+		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+		request = DatumGetByteaPP(payload[0]);
+		if (VARSIZE_ANY_EXHDR(request) != ES_DIGEST_LEN)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("an idempotency key has a request digest of %d bytes",
+							(int) VARSIZE_ANY_EXHDR(request))));
+		memcpy(row->request, VARDATA_ANY(request), ES_DIGEST_LEN);
+		row->version = DatumGetInt64(payload[1]);
+		row->first_position = DatumGetInt64(payload[2]);
+		row->last_position = DatumGetInt64(payload[3]);
+		row->recorded_at = DatumGetTimestampTz(payload[4]);
+		*tid = tuple->t_self;
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return HeapTupleIsValid(tuple);
+}
+
+static void
+store(const KeyTable *t, int64 stream, const text *key, const EsKeyRow *row)
+{
+	Relation	rel = table_open(t->table, RowExclusiveLock);
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *rri = makeNode(ResultRelInfo);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bytea	   *request = (bytea *) palloc(VARHDRSZ + ES_DIGEST_LEN);
+	Datum	   *payload = slot->tts_values + t->key_columns;
+	EsKeyRow	old;
+	ItemPointerData tid;
+
+	if (find(t, stream, key, &old, &tid))
+	{
+		simple_heap_delete(rel, &tid);	/* expired, or we would have replayed it */
+		CommandCounterIncrement();
+	}
+
+	SET_VARSIZE(request, VARHDRSZ + ES_DIGEST_LEN);
+	memcpy(VARDATA(request), row->request, ES_DIGEST_LEN);
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, 0, slot->tts_tupleDescriptor->natts * sizeof(bool));
+	if (t->key_columns == 2)
+		slot->tts_values[0] = Int64GetDatum(stream);
+	slot->tts_values[t->key_columns - 1] = PointerGetDatum(key);
+	payload[0] = PointerGetDatum(request);
+	payload[1] = Int64GetDatum(row->version);
+	payload[2] = Int64GetDatum(row->first_position);
+	payload[3] = Int64GetDatum(row->last_position);
+	payload[4] = TimestampTzGetDatum(row->recorded_at);
+	ExecStoreVirtualTuple(slot);
+
+	InitResultRelInfo(rri, rel, 0, NULL, 0);
+	ExecOpenIndices(rri, false);
+	table_tuple_insert(rel, slot, GetCurrentCommandId(true), 0, NULL);
+	es_insert_index_tuples(rri, slot, estate, false, false, NULL, NIL);
+	ExecCloseIndices(rri);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	table_close(rel, NoLock);
+}
+
+/* Looks up a stream's key; the caller holds the stream's head lock or wants only to look. */
+bool
+es_key_find(int64 stream, const text *key, EsKeyRow *row)
+{
+	KeyTable	t = stream_keys();
+	ItemPointerData tid;
+
+	return find(&t, stream, key, row, &tid) && !expired(row->recorded_at);
+}
+
+/* Stores a key that es_key_find() did not find; the caller holds the stream's head lock. */
+void
+es_key_store(int64 stream, const text *key, const EsKeyRow *row)
+{
+	KeyTable	t = stream_keys();
+
+	store(&t, stream, key, row);
+}
+
+/* Locks a batch's key to the end of the transaction; before any stream is locked. */
+void
+es_batch_key_lock(const text *key)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(key),
+										   VARSIZE_ANY_EXHDR(key), 0);
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, ES_LOCK_BATCH_KEY);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+bool
+es_batch_key_find(const text *key, EsKeyRow *row)
+{
+	KeyTable	t = batch_keys();
+	ItemPointerData tid;
+
+	return find(&t, 0, key, row, &tid) && !expired(row->recorded_at);
+}
+
+void
+es_batch_key_store(const text *key, const EsKeyRow *row)
+{
+	KeyTable	t = batch_keys();
+
+	store(&t, 0, key, row);
+}

@@ -1,0 +1,14 @@
+/*
+ * es_mark.h
+ *	  The high-water mark.
+ */
+#ifndef ES_MARK_H
+#define ES_MARK_H
+
+#include "datatype/timestamp.h"
+#include "utils/snapshot.h"
+
+extern Snapshot es_mark_snapshot(int64 *mark);
+extern TimestampTz es_mark_floor(void);
+
+#endif							/* ES_MARK_H */

@@ -1,0 +1,275 @@
+/*
+ * es_partition.c
+ *	  The partitions ("leaves") of the log, by range of position.
+ *
+ * A leaf is made complete (table, indexes, immutability triggers) and then attached: CREATE TABLE
+ * ... PARTITION OF would take AccessExclusiveLock on the parent, and two appenders would deadlock.
+ * Makers are serialised by a lock of our own, taken before any head is locked: conditionally while
+ * the newest leaf has room (whoever holds the lock makes the leaf), waiting only when a call's own
+ * events would not fit.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/index.h"
+#include "miscadmin.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "es_compat.h"
+#include "es_guc.h"
+#include "es_partition.h"
+#include "es_position.h"
+#include "es_sql.h"
+#include "es_store.h"
+
+/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
+#define ES_LOCK_PARTITION	0xE5
+
+static EsLeaf *cached = NULL;
+static int	cached_count = 0;
+static uint64 cached_generation = 0;
+static int64 cached_last = 0;	/* a position known to be drawn */
+
+/* Reads the leaves in order of position; a change of the parent makes a new store generation. */
+static void
+refresh(void)
+{
+	const EsStore *store = es_store();
+	Relation	log;
+	PartitionDesc desc;
+	PartitionBoundInfo bounds;
+	EsLeaf	   *leaves;
+	int			count = 0;
+
+	if (cached_generation == store->generation && cached != NULL)
+		return;
+
+	log = table_open(store->log, AccessShareLock);
+	store = es_store();			/* the lock may have brought news */
+	desc = RelationGetPartitionDesc(log, true);
+	bounds = desc->boundinfo;
+	leaves = MemoryContextAlloc(TopMemoryContext, sizeof(EsLeaf) * Max(desc->nparts, 1));
+	for (int i = 0; desc->nparts > 0 && i < bounds->ndatums; i++)
+	{
+		int			part = bounds->indexes[i];
+
+		if (part < 0 || i == 0)
+			continue;			/* a gap between two leaves, or below the first */
+		if (bounds->kind && (bounds->kind[i][0] != PARTITION_RANGE_DATUM_VALUE ||
+							 bounds->kind[i - 1][0] != PARTITION_RANGE_DATUM_VALUE))
+			continue;			/* not made by us: MINVALUE or MAXVALUE */
+		leaves[count].from = DatumGetInt64(bounds->datums[i - 1][0]);
+		leaves[count].to = DatumGetInt64(bounds->datums[i][0]);
+		leaves[count].relid = desc->oids[part];
+		count++;
+	}
+	table_close(log, NoLock);
+
+	if (cached != NULL)
+		pfree(cached);
+	cached = leaves;
+	cached_count = count;
+	cached_generation = store->generation;
+	cached_last = 0;
+}
+
+/* A copy of the list of leaves, ordered by position, in the caller's context. */
+int
+es_leaves_copy(EsLeaf **leaves)
+{
+	refresh();
+	*leaves = palloc(sizeof(EsLeaf) * Max(cached_count, 1));
+	memcpy(*leaves, cached, sizeof(EsLeaf) * cached_count);
+	return cached_count;
+}
+
+static const EsLeaf *
+find_leaf(int64 position)
+{
+	for (int i = cached_count - 1; i >= 0; i--)
+		if (position >= cached[i].from)
+			return position < cached[i].to ? &cached[i] : NULL;
+	return NULL;
+}
+
+/* Where the next leaf begins. */
+static int64
+newest_end(void)
+{
+	return cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
+}
+
+static bool
+lock_partitions(bool wait)
+{
+	LOCKTAG		tag;
+	LockAcquireResult result;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, es_store()->log, 0, ES_LOCK_PARTITION);
+	result = LockAcquire(&tag, ExclusiveLock, false, !wait);
+	if (result == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	/* What the previous holder made is committed by now: look again. */
+	AcceptInvalidationMessages();
+	refresh();
+	return true;
+}
+
+/* Makes the leaf for positions from <= p < to. The caller is serialised against other makers. */
+void
+es_partition_make(int64 from, int64 to)
+{
+	EsSql		sql;
+	long long	name = (long long) from;
+	const char *code = quote_identifier(get_namespace_name(es_extension_schema()));
+
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_runf("CREATE TABLE event_store.log_%lld (LIKE event_store.log INCLUDING ALL)", name);
+	es_sql_runf("CREATE UNIQUE INDEX log_%lld_stream_version ON event_store.log_%lld (stream, version)",
+				name, name);
+	es_sql_runf("CREATE TRIGGER es_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON event_store.log_%lld "
+				"FOR EACH STATEMENT EXECUTE FUNCTION %s.es_refuse_change()", name, code);
+	es_sql_runf("ALTER TABLE event_store.log_%lld ENABLE ALWAYS TRIGGER es_immutable", name);
+	es_sql_runf("ALTER TABLE event_store.log ATTACH PARTITION event_store.log_%lld "
+				"FOR VALUES FROM (%lld) TO (%lld)", name, (long long) from, (long long) to);
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+	refresh();
+}
+
+/* ATTACH refuses while a query of this very session is reading the log. */
+static bool
+log_in_use(void)
+{
+	Relation	log = table_open(es_store()->log, AccessShareLock);
+	bool		in_use = log->rd_refcnt > 1;
+
+	table_close(log, NoLock);
+	return in_use;
+}
+
+/*
+ * Makes the leaf after the newest: partition_size positions, or as many as one call needs, so that a
+ * call never makes more than two.
+ */
+static void
+make_next(int64 needed)
+{
+	int64		from = newest_end();
+
+	es_partition_make(from, Max(from + es_partition_size, needed + 1));
+}
+
+/* Whether a position lies past 80 % of the newest leaf. */
+static bool
+nearly_full(int64 position)
+{
+	const EsLeaf *newest;
+
+	if (cached_count == 0)
+		return true;
+	newest = &cached[cached_count - 1];
+	return position >= newest->from + (newest->to - newest->from) / 5 * 4;
+}
+
+/*
+ * Makes sure, before anything is locked, that the next `events` positions have a leaf, and makes the
+ * next leaf ahead when the newest is 80 % full.
+ */
+void
+es_partition_prepare(int64 events)
+{
+	int64		last;
+
+	refresh();
+
+	/*
+	 * The session's own last position tells most calls that there is room without looking at the
+	 * sequence. It may be out of date, but whoever drew the positions since has looked.
+	 */
+	if (cached_last != 0 && !nearly_full(cached_last + events))
+		return;
+
+	cached_last = last = es_position_last();
+	if (!nearly_full(last + events))
+		return;
+
+	if (last + events < newest_end() ? (!log_in_use() && lock_partitions(false)) : lock_partitions(true))
+	{
+		while (nearly_full(last + events))
+			make_next(last + events);
+	}
+}
+
+/*
+ * The leaf of a position that was just drawn. That there is none is rare: others used up what
+ * es_partition_prepare() found. Then it is made here, after waiting for a maker under way.
+ */
+EsLeaf
+es_leaf_for(int64 position)
+{
+	const EsLeaf *leaf;
+
+	refresh();
+	cached_last = Max(cached_last, position);
+	leaf = find_leaf(position);
+	if (likely(leaf != NULL))
+		return *leaf;
+
+	lock_partitions(true);
+	while (newest_end() <= position)
+		make_next(position);
+	leaf = find_leaf(position);
+	if (leaf == NULL)
+		es_range_missing(position, position);
+	return *leaf;
+}
+
+/* The index of a leaf whose key is natts columns beginning with first. */
+Oid
+es_leaf_index(Relation leaf, int natts, AttrNumber first)
+{
+	List	   *indexes = RelationGetIndexList(leaf);
+	ListCell   *lc;
+	Oid			found = InvalidOid;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisvalid && index->rd_index->indisunique &&
+			index->rd_index->indnkeyatts == natts &&
+			index->rd_index->indkey.values[0] == first &&
+			RelationGetIndexPredicate(index) == NIL)
+			found = RelationGetRelid(index);
+		index_close(index, NoLock);
+		if (OidIsValid(found))
+			break;
+	}
+	list_free(indexes);
+	if (!OidIsValid(found))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition \"%s\" of the event log lacks a unique index", RelationGetRelationName(leaf)),
+				 errdetail("Its first column would be column %d of %d.", first, natts)));
+	return found;
+}
+
+/* A read needs positions from..to, but no attached leaf covers them. */
+void
+es_range_missing(int64 from, int64 to)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) to),
+			 errdetail("No partition of event_store.log covers this range."),
+			 errhint("Attach the partition that was detached, or read from position %lld on.", (long long) to)));
+}

@@ -1,0 +1,22 @@
+/*
+ * es_partition.h
+ *	  The partitions ("leaves") of the log, by range of position.
+ */
+#ifndef ES_PARTITION_H
+#define ES_PARTITION_H
+
+typedef struct EsLeaf
+{
+	int64		from;			/* positions from <= p < to */
+	int64		to;
+	Oid			relid;
+} EsLeaf;
+
+extern int	es_leaves_copy(EsLeaf **leaves);
+extern EsLeaf es_leaf_for(int64 position);
+extern void es_partition_prepare(int64 events);
+extern void es_partition_make(int64 from, int64 to);
+extern Oid	es_leaf_index(Relation leaf, int natts, AttrNumber first);
+extern void es_range_missing(int64 from, int64 to) pg_attribute_noreturn();
+
+#endif							/* ES_PARTITION_H */

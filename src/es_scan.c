@@ -1,0 +1,285 @@
+/*
+ * es_scan.c
+ *	  The one routine that reads events: of a stream in version order, or of the log in position
+ *	  order, forward or backward, with filters on type and category applied before anything else of
+ *	  the row is looked at.
+ *
+ * A scan reads leaf by leaf, each through one of its two unique indexes, and only the leaves that
+ * can hold what is wanted. It never skips a range that is not attached: versions of a stream are
+ * dense, so a missing one is noticed; a scan by position checks its range beforehand.
+ *
+ * Memory is constant: one slot, one leaf open, and a bounded cache of stream names.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "es_compat.h"
+#include "es_scan.h"
+
+/* Stream names that a scan remembers before it starts anew. */
+#define ES_SCAN_NAMES	8192
+
+typedef struct EsScanName
+{
+	int64		id;
+	text	   *name;
+} EsScanName;
+
+/* A scan in the current memory context and resource owner; takes over the registered snapshot. */
+EsScan *
+es_scan_create(Snapshot snapshot)
+{
+	EsScan	   *scan = palloc0(sizeof(EsScan));
+
+	scan->snapshot = snapshot;
+	scan->limit = ES_NO_LIMIT;
+	scan->context = CurrentMemoryContext;
+	scan->leaf = -1;
+	return scan;
+}
+
+/* Keeps the leaves that overlap positions from..to. */
+static void
+choose_leaves(EsScan *scan, int64 from, int64 to)
+{
+	EsLeaf	   *all;
+	int			count = es_leaves_copy(&all);
+
+	scan->leaves = all;
+	scan->leaf_count = 0;
+	for (int i = 0; i < count; i++)
+		if (all[i].to > from && all[i].from <= to)
+			scan->leaves[scan->leaf_count++] = all[i];
+	scan->leaf = scan->backward ? scan->leaf_count : -1;
+}
+
+/*
+ * Wants versions from..to of a stream (the caller clamps them to what the head says), in the order
+ * that scan->backward says.
+ */
+void
+es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to)
+{
+	scan->by_stream = true;
+	scan->stream = head->id;
+	scan->from = from;
+	scan->to = to;
+	scan->next_version = scan->backward ? to : from;
+	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
+	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+	choose_leaves(scan, head->first_position, head->last_position);
+}
+
+/*
+ * Wants positions after < p <= upto. Raises an error that names the range when part of it is not
+ * attached; nothing has ever been written past the newest leaf.
+ */
+void
+es_scan_positions(EsScan *scan, int64 after, int64 upto)
+{
+	int64		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
+
+	scan->from = next;
+	scan->to = upto;
+	choose_leaves(scan, next, upto);
+	for (int i = 0; i < scan->leaf_count; i++)
+	{
+		if (scan->leaves[i].from > next)
+			es_range_missing(next, scan->leaves[i].from - 1);
+		next = scan->leaves[i].to;
+	}
+	if (scan->leaf_count == 0 && upto >= next)
+	{
+		EsLeaf	   *all;
+		int			count = es_leaves_copy(&all);
+
+		/* Only older leaves than the newest can have been there. */
+		if (count > 0 && all[count - 1].from > upto)
+			es_range_missing(next, upto);
+	}
+}
+
+static void
+close_leaf(EsScan *scan)
+{
+	if (scan->rel == NULL)
+		return;
+	index_endscan(scan->scan);
+	ExecDropSingleTupleTableSlot(scan->slot);
+	index_close(scan->index, NoLock);
+	table_close(scan->rel, NoLock);
+	scan->rel = NULL;
+}
+
+/* Opens the next leaf in scan order; false when there is none left. */
+static bool
+open_next_leaf(EsScan *scan)
+{
+	MemoryContext old;
+	ScanKeyData keys[3];
+	int			nkeys = 0;
+
+	close_leaf(scan);
+	scan->leaf += scan->backward ? -1 : 1;
+	if (scan->leaf < 0 || scan->leaf >= scan->leaf_count)
+		return false;
+
+	old = MemoryContextSwitchTo(scan->context);
+	scan->rel = table_open(scan->leaves[scan->leaf].relid, AccessShareLock);
+	if (scan->by_stream)
+	{
+		scan->index = index_open(es_leaf_index(scan->rel, 2, Anum_log_stream), AccessShareLock);
+		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scan->stream));
+	}
+	else
+		scan->index = index_open(es_leaf_index(scan->rel, 1, Anum_log_position), AccessShareLock);
+	ScanKeyInit(&keys[nkeys], scan->by_stream ? 2 : 1, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(scan->from));
+	nkeys++;
+	ScanKeyInit(&keys[nkeys], scan->by_stream ? 2 : 1, BTLessEqualStrategyNumber, F_INT8LE,
+				Int64GetDatum(scan->to));
+	nkeys++;
+	scan->slot = table_slot_create(scan->rel, NULL);
+	scan->scan = es_index_beginscan(scan->rel, scan->index, scan->snapshot, nkeys);
+	index_rescan(scan->scan, keys, nkeys, NULL, 0);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* A version that is not the next one: part of the stream is not attached. */
+static void
+check_dense(EsScan *scan, TupleTableSlot *slot)
+{
+	int64		version = DatumGetInt64(es_row_column(slot, Anum_log_version));
+	int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+
+	if (version != scan->next_version)
+	{
+		if (scan->backward)
+			es_range_missing(position + 1, scan->last_position - 1);
+		es_range_missing(scan->last_position + 1, position - 1);
+	}
+	scan->next_version += scan->backward ? -1 : 1;
+	scan->last_position = position;
+}
+
+static bool
+passes(EsScan *scan, TupleTableSlot *slot)
+{
+	if (scan->filter_types &&
+		!bms_is_member(DatumGetInt32(es_row_column(slot, Anum_log_event_type)), scan->types))
+		return false;
+	if (scan->filter_categories &&
+		!bms_is_member(DatumGetInt32(es_row_column(slot, Anum_log_category)), scan->categories))
+		return false;
+	return true;
+}
+
+/* The next event, in a slot that is good until the next call; NULL at the end. */
+TupleTableSlot *
+es_scan_next(EsScan *scan)
+{
+	if (scan->limit == 0)
+		return NULL;
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (scan->rel == NULL ||
+			!index_getnext_slot(scan->scan, scan->backward ? BackwardScanDirection : ForwardScanDirection,
+								scan->slot))
+		{
+			if (open_next_leaf(scan))
+				continue;
+			if (scan->by_stream &&
+				(scan->backward ? scan->next_version >= scan->from : scan->next_version <= scan->to))
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("version %lld of stream \"%s\" is not attached",
+								(long long) scan->next_version, text_to_cstring(scan->stream_name)),
+						 errdetail("It is stored %s position %lld.", scan->backward ? "before" : "after",
+								   (long long) scan->last_position),
+						 errhint("Attach the partition of event_store.log that was detached.")));
+			return NULL;
+		}
+		if (scan->by_stream)
+			check_dense(scan, scan->slot);
+		if (!passes(scan, scan->slot))
+			continue;
+		if (scan->limit != ES_NO_LIMIT)
+			scan->limit--;
+		return scan->slot;
+	}
+}
+
+static void
+reset_names(EsScan *scan)
+{
+	HASHCTL		ctl;
+
+	if (scan->names_context == NULL)
+		scan->names_context = AllocSetContextCreate(scan->context, "event_store stream names",
+													ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(scan->names_context);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(EsScanName);
+	ctl.hcxt = scan->names_context;
+	scan->names = hash_create("event_store stream names", 256, &ctl,
+							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* The name of a stream that a row of this scan belongs to; good until the next es_scan_next(). */
+text *
+es_scan_stream_name(EsScan *scan, int64 stream)
+{
+	EsScanName *entry;
+	bool		found;
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc heads;
+	HeapTuple	tuple;
+	bool		isnull;
+	MemoryContext old;
+
+	if (scan->by_stream)
+		return scan->stream_name;
+
+	if (scan->names == NULL || hash_get_num_entries(scan->names) >= ES_SCAN_NAMES)
+		reset_names(scan);
+	entry = hash_search(scan->names, &stream, HASH_FIND, NULL);
+	if (entry != NULL)
+		return entry->name;
+
+	rel = table_open(es_store()->heads, AccessShareLock);
+	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
+	heads = systable_beginscan(rel, es_store()->heads_pkey, true, scan->snapshot, 1, &key);
+	tuple = systable_getnext(heads);
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("event_store.heads has no row with id %lld", (long long) stream)));
+	entry = hash_search(scan->names, &stream, HASH_ENTER, &found);
+	old = MemoryContextSwitchTo(scan->names_context);
+	entry->name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
+	MemoryContextSwitchTo(old);
+	systable_endscan(heads);
+	table_close(rel, NoLock);
+	return entry->name;
+}
+
+/* Releases everything but the table locks, which are the transaction's. */
+void
+es_scan_end(EsScan *scan)
+{
+	close_leaf(scan);
+	UnregisterSnapshot(scan->snapshot);
+}

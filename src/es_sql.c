@@ -1,0 +1,120 @@
+/*
+ * es_sql.c
+ *	  The one way to run SQL from C.
+ *
+ * Between es_sql_begin() and es_sql_end() the search_path is pg_catalog, pg_temp, the settings that
+ * change what DDL makes are pinned, and the role is the one asked for, in a restricted operation
+ * when that is not the caller. Every name in the statements is still written with its schema. An
+ * error needs no clean-up here: the transaction's abort restores the role and the settings.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+
+#include "es_sql.h"
+
+static void
+pin(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Connects SPI; role InvalidOid means the caller itself, with the caller's rights. */
+void
+es_sql_begin(EsSql *sql, Oid role)
+{
+	GetUserIdAndSecContext(&sql->saved_user, &sql->saved_context);
+	if (OidIsValid(role))
+		SetUserIdAndSecContext(role, sql->saved_context | SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
+	sql->guc_level = NewGUCNestLevel();
+	pin("search_path", "pg_catalog, pg_temp");
+	pin("default_tablespace", "");
+	pin("default_table_access_method", "heap");
+	SPI_connect();
+}
+
+void
+es_sql_end(EsSql *sql)
+{
+	SPI_finish();
+	AtEOXact_GUC(false, sql->guc_level);
+	SetUserIdAndSecContext(sql->saved_user, sql->saved_context);
+}
+
+/* Runs one statement that may write; returns the number of rows. */
+uint64
+es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	int			rc = SPI_execute_with_args(statement, nargs, types, values, nulls, false, 0);
+
+	if (rc < 0)
+		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
+	return SPI_processed;
+}
+
+uint64
+es_sql_run(const char *statement)
+{
+	return es_sql_run_args(statement, 0, NULL, NULL, NULL);
+}
+
+uint64
+es_sql_runf(const char *fmt,...)
+{
+	StringInfoData buf;
+	uint64		rows;
+
+	initStringInfo(&buf);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, fmt);
+		needed = appendStringInfoVA(&buf, fmt, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&buf, needed);
+	}
+	rows = es_sql_run(buf.data);
+	pfree(buf.data);
+	return rows;
+}
+
+/* The schema that holds the extension's functions. (Core exports this only in newer versions.) */
+Oid
+es_extension_schema(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			schema = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("event_store"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (!OidIsValid(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"event_store\" does not exist in this database")));
+	return schema;
+}

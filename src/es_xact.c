@@ -1,0 +1,53 @@
+/*
+ * es_xact.c
+ *	  The transaction callback and what it guards.
+ *
+ * The lock manager never shows a session its own locks as conflicts, so a high-water mark taken
+ * inside a transaction that has drawn positions must stay below the first of them by other means:
+ * this variable. A rollback to a savepoint does not clear it, because the sequence's lock stays
+ * with the top transaction too and the positions drawn so far are settled only at its end.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+
+#include "es_xact.h"
+
+static int64 first_position = 0;
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			first_position = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+/* Registers the callback; called once, when the library is loaded. */
+void
+es_xact_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+}
+
+/* Notes a position drawn by the open transaction; positions only grow, so the first call counts. */
+void
+es_xact_drew(int64 position)
+{
+	if (first_position == 0)
+		first_position = position;
+}
+
+/* The first position that the open transaction drew, 0 when it drew none. */
+int64
+es_xact_first_position(void)
+{
+	return first_position;
+}

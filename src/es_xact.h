@@ -1,0 +1,12 @@
+/*
+ * es_xact.h
+ *	  What this session's open transaction has drawn.
+ */
+#ifndef ES_XACT_H
+#define ES_XACT_H
+
+extern void es_xact_init(void);
+extern void es_xact_drew(int64 position);
+extern int64 es_xact_first_position(void);
+
+#endif							/* ES_XACT_H */

@@ -1,0 +1,23 @@
+/*
+ * event_store.c
+ *	  Library entry: what happens when the library is loaded. The tour of the source is README.md.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "es_guc.h"
+#include "es_store.h"
+#include "es_xact.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	es_guc_init();
+	es_store_init();
+	es_xact_init();
+}

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "es_call.h"
+#include "es_execute.h"
 #include "es_json.h"
 #include "es_key.h"
 #include "es_store.h"

@@ -1,9 +1,9 @@
 /*
  * es_call.h
- *	  One append call: what it asks for and how it is carried out.
+ *	  One append call: what it asks for and what came of it.
  *
  * Every way of appending (es_append, es_append_multi, es_append_batch, import) fills an EsCall and
- * executes it.
+ * has it carried out by es_execute.c.
  *
  *	  element	what is asked of one stream: expected version, key, events
  *	  stream	a stream that the call touches, once however many elements name it
@@ -109,8 +109,8 @@ extern void es_call_event(EsCall *call, int element, text *type, Jsonb *data, Js
 						  const pg_uuid_t *id, const TimestampTz *occurred_at,
 						  const int32 *schema_version);
 extern char *es_call_label(const EsCall *call, int event);
-extern void es_call_execute(EsCall *call);
 
+extern int	es_category_length(const text *stream);
 extern int64 es_check_expected(bool isnull, int64 expected);
 extern void es_check_key(const text *key);
 

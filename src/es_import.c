@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "es_call.h"
+#include "es_execute.h"
 #include "es_store.h"
 
 /* A chunk ends with either. */

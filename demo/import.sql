@@ -1,0 +1,1 @@
+COPY event_store.import (stream, event_type, data, occurred_at) FROM STDIN;

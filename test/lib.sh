@@ -86,6 +86,8 @@ es_end() {
 # es_fail MESSAGE: shows the end of the log, says what went wrong, ends the script.
 es_fail() {
     if [[ -s $ES_LOG ]]; then
+        # A compiler's first complaint is the one that counts, and the end may be far from it.
+        grep -m 10 -E '(error|warning):' "$ES_LOG" || true
         echo "---- the last lines of the log ----"
         tail -n 60 "$ES_LOG"
         echo "-----------------------------------"

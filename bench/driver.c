@@ -409,7 +409,7 @@ print_slice(const Options *opt, const Slice *s)
 	printf("\"cpu_us\":%.2f,\"other_cpu_us\":%.2f,\"client_cpu_us\":%.2f,\"wal_bytes\":%.1f,",
 		   s->meter.backends_us / events, s->meter.others_us / events, s->meter.client_us / events,
 		   (double) s->wal_bytes / events);
-	printf("\"load\":%.2f,\"foreign_cores\":%.2f}\n", load_average(), foreign_us / s->meter.clock_us);
+	printf("\"load\":%.2f,\"foreign_percent\":%.0f}\n", load_average(), 100 * foreign_us / s->meter.clock_us);
 }
 
 /* ---- command line ---- */

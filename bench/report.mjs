@@ -76,10 +76,12 @@ const figureTable = (filter, key) => table(
     ...['p50_us', 'p95_us', 'p99_us'].map((f) => digits(c.median(f) / 1000)),
     digits(c.median('cpu_us')), digits(c.median('client_cpu_us')), whole(c.median('wal_bytes'))]));
 
-const span = (field) => {
+const span = (field, decimals) => {
   const values = slices.map((s) => s[field]);
-  return `${median(values).toFixed(1)} (${Math.min(...values).toFixed(1)} to ${Math.max(...values).toFixed(1)})`;
+  const [middle, least, greatest] = [median(values), Math.min(...values), Math.max(...values)].map((x) => x.toFixed(decimals));
+  return `${middle} (${least} to ${greatest})`;
 };
+const count = (condition) => slices.filter(condition).length;
 
 const section = (title, note, body) => `## ${title}\n\n${note}\n\n${body}\n`;
 const isOneStream = (c) => c.clients === 1 && !c.scattered && !isSingle(c);
@@ -90,10 +92,11 @@ console.log(`# event_store against Message DB
 event_store ${facts.event_store}, Message DB ${facts.message_db}, PostgreSQL ${facts.postgresql}; ${facts.date}.
 ${facts.cpu}; memory ${facts.memory}; ${facts.kernel}.
 
-${facts.rounds} rounds of ${facts.slice} s a cell, in random order in each round. Both stores were filled with
-${whole(facts.events)} events in ${whole(facts.streams)} streams first. fsync, synchronous_commit and full_page_writes on;
-no checkpoint ran in between. Load average ${span('load')}, our own clients included; cores that other work on the
-machine took: ${span('foreign_cores')}. \`bench/README.md\` says how this is measured and how to read it.
+Rounds: ${facts.rounds}, with a slice of ${facts.slice} s a cell, in random order. Both stores were filled with ${whole(facts.events)} events in
+${whole(facts.streams)} streams first. fsync, synchronous_commit and full_page_writes on; no checkpoint ran in between.
+Load average ${span('load', 1)}, our own clients included. Other work on the machine took, in percent of a
+core, ${span('foreign_percent', 0)}; ${count((s) => s.tries > 1)} of ${slices.length} slices were done again for it, ${count((s) => s.foreign_percent > 30)} stayed above 30.
+\`bench/README.md\` says how this is measured and how to read it.
 
 Ratios are ours / theirs inside a round, medians of the rounds: more is better for events/s, less for CPU and WAL.
 `);

@@ -149,20 +149,24 @@ COMMENT ON FUNCTION es_publish_mark() IS
 
 -- ---------------------------------------------------------------- rights
 
--- Everything here can write or read events, whoever owns them, so nobody has it by default.
-DO $do$
-DECLARE
-    f regprocedure;
-BEGIN
-    FOR f IN
-        SELECT d.objid::regprocedure
-        FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_extension e ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
-            AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
-        WHERE e.extname OPERATOR(pg_catalog.=) 'event_store'
-            AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
-    LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
-    END LOOP;
-END
-$do$;
+-- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
+-- (es_refuse_change only raises an error; an owner of a store who is no superuser needs it.)
+REVOKE ALL ON FUNCTION es_create_store(integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_upgrade_store() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_grant(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_revoke(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append(text, bigint, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append(text, bigint, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append_multi(jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_find_append(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_import_handler() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read_category(text, bigint, bigint, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read_all(bigint, bigint, text[], text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_stream_version(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_position_at(timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_trace(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_high_water_mark() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_publish_mark() FROM PUBLIC;

@@ -218,6 +218,12 @@ has(const BatchArray *array, int i)
 	return array->given && !array->nulls[i];
 }
 
+static void
+batch_context(void *arg)
+{
+	errcontext("index %d of the arrays of es_append_batch", *(int *) arg + 1);
+}
+
 Datum
 es_append_batch(PG_FUNCTION_ARGS)
 {
@@ -231,8 +237,10 @@ es_append_batch(PG_FUNCTION_ARGS)
 	const BatchArray *times = &arrays[5];
 	const BatchArray *expected = &arrays[6];
 	const BatchArray *versions = &arrays[7];
+	ErrorContextCallback context;
 	Datum		values[4];
 	bool		nulls[4] = {false};
+	int			i;
 
 	read_array(fcinfo, 0, "streams", true, &arrays[0]);
 	read_array(fcinfo, 1, "event_types", true, &arrays[1]);
@@ -254,7 +262,11 @@ es_append_batch(PG_FUNCTION_ARGS)
 		es_check_key(call->batch_key);
 	}
 
-	for (int i = 0; i < streams->count; i++)
+	context.callback = batch_context;
+	context.arg = &i;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	for (i = 0; i < streams->count; i++)
 	{
 		text	   *stream = DatumGetTextPP(streams->values[i]);
 		TimestampTz occurred_at = has(times, i) ? DatumGetTimestampTz(times->values[i]) : 0;
@@ -276,6 +288,7 @@ es_append_batch(PG_FUNCTION_ARGS)
 					  has(times, i) ? &occurred_at : NULL,
 					  has(versions, i) ? &schema_version : NULL);
 	}
+	error_context_stack = context.previous;
 	es_call_execute(call);
 
 	values[0] = Int64GetDatum(call->replayed ? call->replayed_events : call->event_count);
@@ -298,7 +311,7 @@ es_find_append(PG_FUNCTION_ARGS)
 
 	(void) es_store();
 	InitMaterializedSRF(fcinfo, 0);
-	if (es_stream_find(stream, GetActiveSnapshot(), &head) && es_key_find(head.id, key, &row))
+	if (es_stream_find(stream, GetActiveSnapshot(), &head) && es_key_find(head.id, key, GetActiveSnapshot(), &row))
 	{
 		Datum		values[4];
 		bool		nulls[4] = {false};

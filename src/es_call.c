@@ -92,9 +92,9 @@ es_category_length(const text *stream)
 }
 
 static void
-check_stream_name(const text *stream)
+check_stream_name(const EsCall *call, const text *stream)
 {
-	check_name(stream, "stream name");
+	check_name(stream, call->source == ES_FROM_IMPORT ? "column stream" : "stream name");
 	if (es_category_length(stream) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -168,7 +168,7 @@ find_stream(EsCall *call, text *name)
 		entry->stream = call->stream_count;
 	}
 
-	check_stream_name(name);
+	check_stream_name(call, name);
 	if (call->stream_count == call->stream_space)
 		call->streams = grow(call, call->streams, &call->stream_space, sizeof(EsCallStream));
 	memset(&call->streams[call->stream_count], 0, sizeof(EsCallStream));

@@ -21,6 +21,7 @@
 #include "es_error.h"
 #include "es_execute.h"
 #include "es_guc.h"
+#include "es_json.h"
 #include "es_key.h"
 #include "es_log.h"
 #include "es_mark.h"
@@ -42,7 +43,8 @@ setting_metadata(void)
 	if (parsed_text != NULL && strcmp(parsed_text, es_metadata) == 0)
 		return parsed;
 
-	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(es_metadata)));
+	json = es_json_parse(cstring_to_text(es_metadata),
+						 "This is the setting event_store.metadata; it must be a JSON object.");
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

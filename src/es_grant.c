@@ -105,7 +105,7 @@ apply(const Right *right, const char *role, bool give)
 	const char *to = give ? "TO" : "FROM";
 	const char *who = quote_identifier(role);
 	char	   *code = pstrdup(quote_identifier(get_namespace_name(es_extension_schema())));
-	char	   *query = psprintf("SELECT p.proname, p.oid::regprocedure::text FROM pg_proc p"
+	char	   *query = psprintf("SELECT p.proname, p.oid::regprocedure::text AS signature, p.oid FROM pg_proc p"
 								 " WHERE p.pronamespace = %u AND p.proname IN (%s)"
 								 " AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid"
 								 "  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
@@ -123,6 +123,13 @@ apply(const Right *right, const char *role, bool give)
 		if (give || !function_still_needed(role, right->name, name))
 			es_sql_runf("%s EXECUTE ON FUNCTION %s %s %s", verb, signature, to, who);
 	}
+	/* GRANT by somebody who may not give only warns: that would look like success. */
+	if (give && es_sql_run(psprintf("SELECT FROM (%s) f WHERE NOT has_function_privilege(%s, f.oid, 'EXECUTE')",
+									query, quote_literal_cstr(role))) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("could not grant EXECUTE on the extension's functions"),
+				 errdetail("They belong to the owner of the extension.")));
 	if (give)
 		es_sql_runf("GRANT USAGE ON SCHEMA %s TO %s", code, who);
 	if (right->relations != NULL)
@@ -154,7 +161,6 @@ reapply_others(const char *role, const char *right)
 	}
 }
 
-/* A GRANT by somebody who is not allowed to give only warns; that would look like success. */
 static void
 check_owner(void)
 {

@@ -112,7 +112,13 @@ begin_import(ResultRelInfo *rri)
 	return import;
 }
 
-/* Tells which row an error in the middle of a chunk is about. */
+static void
+row_context(void *arg)
+{
+	errcontext("event_store.import, row %lld", (long long) ((const Import *) arg)->rows);
+}
+
+/* Tells which rows an error of the chunk as a whole is about. */
 static void
 flush_context(void *arg)
 {
@@ -167,9 +173,14 @@ add_row(Import *import, TupleTableSlot *slot)
 	int32		schema_version = 0;
 	pg_uuid_t  *id = NULL;
 	int			element;
+	ErrorContextCallback context;
 
 	slot_getallattrs(slot);
 	import->rows++;
+	context.callback = row_context;
+	context.arg = import;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 	if (import->call == NULL)
 	{
 		import->call = es_call_begin(ES_FROM_IMPORT);
@@ -202,6 +213,7 @@ add_row(Import *import, TupleTableSlot *slot)
 				  slot->tts_isnull[IMPORT_OCCURRED_AT] ? NULL : &occurred_at,
 				  slot->tts_isnull[IMPORT_SCHEMA_VERSION] ? NULL : &schema_version);
 	MemoryContextSwitchTo(old);
+	error_context_stack = context.previous;
 
 	if (import->call->event_count >= IMPORT_ROWS || import->bytes >= IMPORT_BYTES)
 		flush(import);

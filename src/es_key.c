@@ -66,16 +66,15 @@ static bool
 expired(TimestampTz recorded_at)
 {
 	return es_idempotency_retention > 0 &&
-		TimestampDifferenceExceeds(recorded_at, GetCurrentTimestamp(), 0) &&
-		(GetCurrentTimestamp() - recorded_at) / USECS_PER_SEC > es_idempotency_retention;
+		(GetCurrentTimestamp() - recorded_at) / USECS_PER_SEC >= es_idempotency_retention;
 }
 
 /* Finds a row whatever its age; *tid is where it is. */
 static bool
-find(const KeyTable *t, int64 stream, const text *key, EsKeyRow *row, ItemPointer tid)
+find(const KeyTable *t, int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row,
+	 ItemPointer tid)
 {
 	Relation	rel = table_open(t->table, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -108,9 +107,19 @@ find(const KeyTable *t, int64 stream, const text *key, EsKeyRow *row, ItemPointe
 		*tid = tuple->t_self;
 	}
 	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
 	return HeapTupleIsValid(tuple);
+}
+
+/* The same as of now. */
+static bool
+find_now(const KeyTable *t, int64 stream, const text *key, EsKeyRow *row, ItemPointer tid)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = find(t, stream, key, snapshot, row, tid);
+
+	UnregisterSnapshot(snapshot);
+	return found;
 }
 
 static void
@@ -125,7 +134,7 @@ store(const KeyTable *t, int64 stream, const text *key, const EsKeyRow *row)
 	EsKeyRow	old;
 	ItemPointerData tid;
 
-	if (find(t, stream, key, &old, &tid))
+	if (find_now(t, stream, key, &old, &tid))
 	{
 		simple_heap_delete(rel, &tid);	/* expired, or we would have replayed it */
 		CommandCounterIncrement();
@@ -155,14 +164,14 @@ store(const KeyTable *t, int64 stream, const text *key, const EsKeyRow *row)
 	table_close(rel, NoLock);
 }
 
-/* Looks up a stream's key; the caller holds the stream's head lock or wants only to look. */
+/* Looks up a stream's key as a snapshot shows it. */
 bool
-es_key_find(int64 stream, const text *key, EsKeyRow *row)
+es_key_find(int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row)
 {
 	KeyTable	t = stream_keys();
 	ItemPointerData tid;
 
-	return find(&t, stream, key, row, &tid) && !expired(row->recorded_at);
+	return find(&t, stream, key, snapshot, row, &tid) && !expired(row->recorded_at);
 }
 
 /* Stores a key that es_key_find() did not find; the caller holds the stream's head lock. */
@@ -192,7 +201,7 @@ es_batch_key_find(const text *key, EsKeyRow *row)
 	KeyTable	t = batch_keys();
 	ItemPointerData tid;
 
-	return find(&t, 0, key, row, &tid) && !expired(row->recorded_at);
+	return find_now(&t, 0, key, row, &tid) && !expired(row->recorded_at);
 }
 
 void

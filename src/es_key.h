@@ -6,6 +6,7 @@
 #define ES_KEY_H
 
 #include "datatype/timestamp.h"
+#include "utils/snapshot.h"
 
 #include "es_digest.h"
 
@@ -19,7 +20,7 @@ typedef struct EsKeyRow
 	TimestampTz recorded_at;
 } EsKeyRow;
 
-extern bool es_key_find(int64 stream, const text *key, EsKeyRow *row);
+extern bool es_key_find(int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row);
 extern void es_key_store(int64 stream, const text *key, const EsKeyRow *row);
 extern void es_batch_key_lock(const text *key);
 extern bool es_batch_key_find(const text *key, EsKeyRow *row);

@@ -24,6 +24,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -209,6 +210,22 @@ read_row_now(EsMarkRow *row)
 	UnregisterSnapshot(snapshot);
 }
 
+/*
+ * Flushes everything inserted so far. At the start of a page the insert pointer already counts the
+ * page's header, which no record has caused to be written yet: XLogFlush would refuse it.
+ */
+static void
+flush_inserted(void)
+{
+	XLogRecPtr	upto = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(upto, wal_segment_size) == SizeOfXLogLongPHD)
+		upto -= SizeOfXLogLongPHD;
+	else if (upto % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		upto -= SizeOfXLogShortPHD;
+	XLogFlush(upto);
+}
+
 /* Positions of the open transaction itself are not settled. */
 static int64
 below_own(int64 mark)
@@ -249,7 +266,7 @@ es_mark_snapshot(int64 *mark)
 		*mark = Max(known_mark, row.mark);
 	}
 	*mark = below_own(*mark);
-	XLogFlush(GetXLogInsertRecPtr());
+	flush_inserted();
 #if !(defined(ES_MUTANT) && ES_MUTANT == 2)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 #endif
@@ -304,7 +321,7 @@ es_publish_mark(PG_FUNCTION_ARGS)
 	 * The row must not be durable before the events it speaks of, nor before the sequence's own
 	 * record: after a crash a position below a published mark would be drawn again.
 	 */
-	XLogFlush(GetXLogInsertRecPtr());
+	flush_inserted();
 	ForceSyncCommit();
 
 	values[0] = Int64GetDatum(mark);

@@ -146,13 +146,17 @@ replay_by_ids(EsCall *call, EsElement *element)
 static bool
 replay_by_key(EsCall *call, EsElement *element)
 {
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EsCallStream *stream = &call->streams[element->stream];
 	EsKeyRow	row;
+	bool		found = es_key_find(stream->head.id, element->key, snapshot, &row);
 
-	if (!es_key_find(call->streams[element->stream].head.id, element->key, &row))
+	UnregisterSnapshot(snapshot);
+	if (!found)
 		return false;
 	if (memcmp(row.request, element->request, ES_DIGEST_LEN) != 0)
 		key_reused(element->key, psprintf("The first append with this key to stream \"%s\" had other events.",
-										  text_to_cstring(call->streams[element->stream].name)));
+										  text_to_cstring(stream->name)));
 	element->version = row.version;
 	element->first_position = row.first_position;
 	element->position = row.last_position;

@@ -86,8 +86,11 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
 {
-	int64		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
+	int64		next;
 
+	if (after >= upto)
+		return;					/* no leaves, no rows */
+	next = Max(after, ES_NODE_START(es_store()->node)) + 1;
 	scan->from = next;
 	scan->to = upto;
 	choose_leaves(scan, next, upto);

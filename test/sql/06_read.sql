@@ -1,0 +1,123 @@
+-- Reading: by stream, category, position; filters, limits, directions; row by row and whole.
+\t on
+\pset format unaligned
+SELECT es_create_store();
+SELECT es_high_water_mark() AS start \gset
+SELECT events FROM es_append_batch(
+    (SELECT array_agg(CASE WHEN i % 3 = 0 THEN 'rb-' ELSE 'ra-' END || i % 5 ORDER BY i) FROM generate_series(1, 60) i),
+    (SELECT array_agg('Read' || i % 4 ORDER BY i) FROM generate_series(1, 60) i),
+    (SELECT array_agg(to_jsonb(i) ORDER BY i) FROM generate_series(1, 60) i));
+SELECT position - :start AS p60 FROM es_read_all(:start, NULL) ORDER BY position DESC LIMIT 1;
+
+-- by stream
+SELECT array_agg(data ORDER BY version) FROM es_read('ra-1');
+SELECT array_agg(version) FROM es_read('ra-1');
+SELECT array_agg(version) FROM es_read('ra-1', 3);
+SELECT array_agg(version) FROM es_read('ra-1', 3, 2);
+SELECT array_agg(version) FROM es_read('ra-1', backward => true);
+SELECT array_agg(version) FROM es_read('ra-1', backward => true, max_count => 2);
+SELECT array_agg(version) FROM es_read('ra-1', 3, backward => true);
+SELECT array_agg(version) FROM es_read('ra-1', 3, 2, true);
+SELECT array_agg(version) FROM es_read('ra-1', 99);
+SELECT array_agg(version) FROM es_read('ra-1', 99, NULL, true);
+SELECT array_agg(version) FROM es_read('ra-1', 1, 0);
+
+-- by position, filters inside
+SELECT count(*), bool_and(position > before) FROM (SELECT position, lag(position, 1, 0::bigint) OVER () AS before FROM es_read_all(:start, NULL)) e;
+SELECT array_agg(data) FROM es_read_all(:start, 5);
+SELECT array_agg(data) FROM es_read_all(:start, 5, event_types => '{Read1,Read2}');
+SELECT array_agg(data) FROM es_read_all(:start, 5, event_types => '{Read1,nonsense}', categories => '{rb}');
+SELECT count(*) FROM es_read_all(:start, NULL, categories => '{ra}'), es_high_water_mark();
+SELECT array_agg(data) FROM es_read_category('rb', :start, 4);
+SELECT array_agg(data) FROM es_read_category('rb', :start, NULL, '{Read0}');
+SELECT array_agg(DISTINCT category) FROM es_read_category('rb', :start, NULL);
+-- pages of a cursor see each event once
+DO $$
+DECLARE
+    cursor_at bigint := 0; last bigint; n int := 0; got int; want int;
+BEGIN
+    LOOP
+        SELECT max(position), count(*) INTO last, got FROM es_read_all(cursor_at, 7);
+        EXIT WHEN got = 0;
+        n := n + got;
+        cursor_at := last;
+    END LOOP;
+    SELECT count(*) INTO want FROM event_store.events;
+    RAISE NOTICE 'all seen once: %', n = want;
+END $$;
+
+-- in a select list rows come one at a time: a limit stops the scan, a cursor can be left early
+SELECT (e).data FROM (SELECT es_read_all(:start, NULL) AS e) s LIMIT 3;
+SELECT count(*) FROM (SELECT es_read_all(:start, NULL) AS e, es_read('ra-1') AS f) s;
+BEGIN;
+DECLARE c CURSOR FOR SELECT (e).data FROM (SELECT es_read_all(:start, NULL) AS e) s;
+FETCH 2 FROM c;
+SAVEPOINT s;
+FETCH 2 FROM c;
+SELECT version > 0 FROM es_append('ra-1', NULL, 'Meanwhile', '{}');
+ROLLBACK TO s;
+FETCH 1 FROM c;
+CLOSE c;
+DECLARE d CURSOR FOR SELECT (e).data FROM (SELECT es_read_all(:start, NULL) AS e) s;
+FETCH 1 FROM d;
+COMMIT;
+SELECT count(*) FROM generate_series(1, 3) i, LATERAL es_read('ra-' || i);
+
+-- a read only transaction, and what an appending one sees of itself
+BEGIN READ ONLY;
+SELECT count(*) FROM es_read_all(:start, NULL);
+SELECT count(*) > 0 FROM es_read('ra-1');
+COMMIT;
+BEGIN;
+SELECT version AS v FROM es_append('ra-1', NULL, 'Own', '{}') \gset
+SELECT es_stream_version('ra-1') = :v, (SELECT max(version) = :v FROM es_read('ra-1'));
+-- its positions are not settled
+SELECT count(*) FROM es_read_all(:start, NULL, '{Own}');
+SELECT es_high_water_mark() < (SELECT max(position) FROM event_store.events);
+COMMIT;
+SELECT count(*) FROM es_read_all(:start, NULL, '{Own}');
+SELECT es_high_water_mark() = (SELECT max(position) FROM event_store.events);
+
+-- the mark that is published, and the views
+SELECT es_publish_mark() = es_high_water_mark();
+SELECT count(*) = (SELECT count(*) FROM event_store.events) FROM event_store.feed;
+BEGIN;
+SELECT version > 0 FROM es_append('ra-1', NULL, 'Unpublished', '{}');
+COMMIT;
+SELECT (SELECT count(*) FROM event_store.events) - (SELECT count(*) FROM event_store.feed) AS not_published;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM es_read_all(:start, NULL, '{Unpublished}');
+COMMIT;
+SELECT es_publish_mark() > 0;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM es_read_all(:start, NULL, '{Unpublished}');
+COMMIT;
+SELECT mark = es_high_water_mark(), stable_until < clock_timestamp(), floor >= stable_until FROM event_store.mark;
+-- stable_until follows the floor by one round
+SELECT floor AS f FROM event_store.mark \gset
+SELECT es_publish_mark() > 0;
+SELECT stable_until = :'f' FROM event_store.mark;
+-- a stamp is later than the floor, whatever the clock says
+BEGIN;
+UPDATE event_store.mark SET floor = clock_timestamp() + interval '1 hour';
+SELECT recorded_at > clock_timestamp() + interval '50 minutes' FROM es_append('ra-1', NULL, 'Late', '{}');
+ROLLBACK;
+
+-- position of a time
+SELECT recorded_at AS r, position AS p FROM es_append('ra-1', NULL, 'Stamped', '{}') \gset
+SELECT es_position_at(:'r') = :p, es_position_at(:'r'::timestamptz - interval '1 us') < :p, es_position_at('infinity') = es_high_water_mark();
+
+-- correlated events
+SELECT count(*) FROM es_append_multi('[{"stream": "ra-1", "events": {"type": "Traced", "metadata": {"correlation_id": "x-1"}}}, {"stream": "rb-1", "events": [{"type": "Traced", "metadata": {"correlation_id": "x-2"}}, {"type": "Traced2", "metadata": {"correlation_id": "x-1"}}]}]');
+SELECT stream, event_type FROM es_trace('x-1');
+SELECT count(*) FROM es_trace('none');
+SELECT es_create_store(trace => true);
+SELECT stream, event_type FROM es_trace('x-1');
+SELECT (es_trace('x-2')).event_type;
+
+-- erased data reads as NULL
+BEGIN;
+ALTER TABLE event_store.log_0 DISABLE TRIGGER es_immutable;
+UPDATE event_store.log_0 SET data = NULL, salt = NULL WHERE metadata ->> 'correlation_id' = 'x-2';
+SELECT event_type, data IS NULL AS erased FROM es_read('rb-1', backward => true, max_count => 2);
+ROLLBACK;

@@ -5,7 +5,7 @@
 #     QUICK=1 bench/run.sh     3 rounds of 0.7 s a cell on smaller stores, results/quick.md
 #
 # Also ROUNDS, SLICE (seconds), TRIES (of a slice that was disturbed), EVENTS (that each store is filled with first),
-# WAL_SEGMENTS (of 16 MB, made beforehand), ONLY (a regular expression: the cells to run, such as 'es-batch|unnest' or
+# WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for both stores to the end; less on small machines), ONLY (a regular expression: the cells to run, such as 'es-batch|unnest' or
 # ' 16 1$'; results/quick.md), and those of test/lib.sh.
 set -euo pipefail
 
@@ -17,15 +17,17 @@ MESSAGE_DB='@eventide/message-db@1.3.1'
 BENCH=$ES_TOP/bench
 
 if [[ -n ${QUICK:-} ]]; then
-    : "${ROUNDS:=3}" "${SLICE:=0.7}" "${TRIES:=1}" "${EVENTS:=100000}" "${WAL_SEGMENTS:=100}"
+    : "${ROUNDS:=3}" "${SLICE:=0.7}" "${TRIES:=1}" "${EVENTS:=100000}" "${WAL_SEGMENTS:=100}" "${BUFFERS_MB:=2048}"
 else
-    : "${ROUNDS:=3}" "${SLICE:=2}" "${TRIES:=4}" "${EVENTS:=300000}" "${WAL_SEGMENTS:=300}"
+    : "${ROUNDS:=3}" "${SLICE:=2}" "${TRIES:=4}" "${EVENTS:=300000}" "${WAL_SEGMENTS:=300}" "${BUFFERS_MB:=4096}"
 fi
 if [[ -n ${QUICK:-}${ONLY:-} ]]; then
     RESULT=$BENCH/results/quick
 else
     RESULT=$BENCH/results/latest
 fi
+# The default is room for both stores to the end, so that neither pays for the other's evictions.
+(($(awk '/^MemTotal/ {print $2}' /proc/meminfo) > 15000000)) || BUFFERS_MB=1024
 # Fewer events a stream, and Message DB's planner reads a whole stream to find its version (README.md).
 STREAMS=$((EVENTS / 10))
 
@@ -65,23 +67,22 @@ sql() {
     "$ES_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -d "$database" "$@"
 }
 
-# Memory for both stores to the end, so that neither pays for the other's evictions.
-shared_buffers() {
-    if (($(awk '/^MemTotal/ {print $2}' /proc/meminfo) > 15000000)); then echo 4GB; else echo 1GB; fi
-}
-
 # Checkpoints are put off past the end: with one, a round's full-page images would depend on how long ago it was.
 start_server() {
     [[ $(stat -f -c %T "$ES_TMP") != tmpfs ]] || es_fail "$ES_TMP is in memory: set TMPDIR to a directory on a disk"
-    BUFFERS=$(shared_buffers)
-    es_start_server 'fsync = on' 'synchronous_commit = on' 'full_page_writes = on' "shared_buffers = $BUFFERS" \
+    es_start_server 'fsync = on' 'synchronous_commit = on' 'full_page_writes = on' "shared_buffers = ${BUFFERS_MB}MB" \
         'min_wal_size = 64GB' 'max_wal_size = 64GB' 'checkpoint_timeout = 1d' 'jit = off'
 }
 
-# A server that has run for a while writes its WAL into old files. Without checkpoints there are none, and sessions
-# would fill new ones with zeros first: a tenth of a batch's CPU, and waits of 50 ms. So make some, and let one
-# checkpoint keep them for later.
-make_wal_files() {
+# What a server that has run for a while has behind it, and what would else be counted as the stores' work, a tenth of
+# a batch's CPU each:
+# - It writes its WAL into old files. Without checkpoints there are none, and sessions would fill new ones with zeros
+#   first. So make some, and let one checkpoint keep them for later.
+# - It has used all of its shared memory. The kernel clears a page when it is first touched, here by a table that is
+#   dropped again.
+age_server() {
+    sql postgres -c 'CREATE UNLOGGED TABLE filler (page text)' -c 'ALTER TABLE filler ALTER page SET STORAGE PLAIN' \
+        -c "INSERT INTO filler SELECT repeat('x', 8100) FROM generate_series(1, $BUFFERS_MB * 128)" -c 'DROP TABLE filler'
     sql postgres -c "DO \$\$ BEGIN
             FOR i IN 1..$WAL_SEGMENTS LOOP
                 PERFORM pg_logical_emit_message(false, '', '');
@@ -186,7 +187,7 @@ facts() {
         postgresql "$(sql postgres -c 'SHOW server_version')" \
         message_db "${MESSAGE_DB##*@}" \
         cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores" \
-        memory "$(awk '/^MemTotal/ {printf "%.0f GB", $2 / 1048576}' /proc/meminfo), shared_buffers $BUFFERS" \
+        memory "$(awk '/^MemTotal/ {printf "%.0f GB", $2 / 1048576}' /proc/meminfo), shared_buffers $BUFFERS_MB MB" \
         kernel "$(uname -sr)" \
         rounds "$ROUNDS" slice "$SLICE" events "$EVENTS" streams "$STREAMS" \
         disk_event_store "$(bytes_per_event event_store event_store.events)" \
@@ -210,7 +211,7 @@ need_npm
 es_build all
 es_step 'building the driver' build_driver
 start_server
-es_step 'making WAL files' make_wal_files
+es_step 'ageing the server' age_server
 es_step 'installing event_store' install_event_store
 es_step 'installing Message DB' install_message_db
 es_step "filling event_store with $EVENTS events" fill event_store es-batch

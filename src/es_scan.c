@@ -187,6 +187,19 @@ passes(EsScan *scan, TupleTableSlot *slot)
 	return true;
 }
 
+/* The index may keep what it allocates on the way until the scan's end: not in a caller's context. */
+static bool
+next_row(EsScan *scan)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+	bool		found = index_getnext_slot(scan->scan,
+										   scan->backward ? BackwardScanDirection : ForwardScanDirection,
+										   scan->slot);
+
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
 /* The next event, in a slot that is good until the next call; NULL at the end. */
 TupleTableSlot *
 es_scan_next(EsScan *scan)
@@ -196,9 +209,7 @@ es_scan_next(EsScan *scan)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (scan->rel == NULL ||
-			!index_getnext_slot(scan->scan, scan->backward ? BackwardScanDirection : ForwardScanDirection,
-								scan->slot))
+		if (scan->rel == NULL || !next_row(scan))
 		{
 			if (open_next_leaf(scan))
 				continue;

@@ -63,6 +63,27 @@ FETCH 1 FROM d;
 COMMIT;
 SELECT count(*) FROM generate_series(1, 3) i, LATERAL es_read('ra-' || i);
 
+-- over many dead entries: what the index remembers of them must live as long as the scan
+DO $$
+BEGIN
+    FOR i IN 1..300 LOOP
+        PERFORM es_append('dead-1', NULL, 'Alive', '{}');
+        BEGIN
+            PERFORM es_append('dead-1', NULL, 'Dead', '{}') FROM generate_series(1, 3);
+            RAISE EXCEPTION 'undone' USING ERRCODE = 'P0002';
+        EXCEPTION WHEN no_data_found THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+SELECT count(*) FROM es_read('dead-1');
+SELECT count(*) FROM es_read('dead-1', backward => true);
+SELECT count(*) FROM es_read_all(0, NULL, '{Alive}');
+SELECT count(*) FROM (SELECT es_read('dead-1')) s;
+SELECT count(*) FROM (SELECT es_read('dead-1', backward => true)) s;
+SELECT count(*) FROM (SELECT es_read_all(0, NULL, '{Alive}')) s;
+SELECT count(*) FROM es_read('dead-1');
+
 -- a read only transaction, and what an appending one sees of itself
 BEGIN READ ONLY;
 SELECT count(*) FROM es_read_all(:start, NULL);

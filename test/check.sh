@@ -119,7 +119,7 @@ run_tap() {
         # TESTDIR for PostgreSQL 15, the other two for later ones.
         if as_user_within 900 env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
             TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" TMPDIR="$ES_TMP" \
-            ES_SRC="$ES_SRC" ES_LONG="${ES_LONG:-}" \
+            ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" \
             prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$log" 2>&1; then
             # prove is content with a file that skips all of it; its reason belongs on the line.
             report tap "$name" ok "$((SECONDS - start)) s $(sed -n 's/^1\.\.0 # SKIP/skipped:/p' "$log")"

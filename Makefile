@@ -52,4 +52,4 @@ endif
 sql/event_store--$(EXTVERSION).sql: sql/event_store.sql
 	cp $< $@
 
-src/%.o: $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*.h)

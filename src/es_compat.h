@@ -24,6 +24,9 @@
 #include "varatt.h"
 #endif
 
+/* 18 has its own word for it, in another place. */
+#define ES_NORETURN	__attribute__((noreturn))
+
 /* 18 lets the caller ask for instrumentation. */
 static inline IndexScanDesc
 es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
@@ -82,12 +85,15 @@ es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId c
 	return result;
 }
 
-/* 16 made one function of the aclchecks for all catalogs. */
-#if PG_VERSION_NUM < 160000
-#include "catalog/pg_foreign_server.h"
-#include "catalog/pg_namespace.h"
+/* 16 tells being a member of a role from being allowed to SET ROLE to it. */
+static inline bool
+es_member_can_set_role(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return member_can_set_role(member, role);
+#else
+	return is_member_of_role(member, role);
 #endif
-
-/* 18 added the path's disabled_nodes and two fdw arguments: unused here, we refuse scans. */
+}
 
 #endif							/* ES_COMPAT_H */

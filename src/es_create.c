@@ -8,7 +8,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "fmgr.h"
@@ -16,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -174,6 +177,32 @@ check_foreign_schema(void)
 				 errhint("Rename the schema, or drop what is in it.")));
 }
 
+/*
+ * Refuses to make a store in somebody else's schema: its owner could drop the tables, or put others
+ * of the same names there.
+ */
+static void
+check_schema_owner(void)
+{
+	Oid			nsp = get_namespace_oid(ES_SCHEMA, true);
+	HeapTuple	tuple;
+	Oid			owner;
+
+	if (!OidIsValid(nsp))
+		return;
+	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(nsp));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema %u", nsp);
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	if (owner != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("schema \"%s\" belongs to another role", ES_SCHEMA),
+				 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, true)),
+				 errhint("Drop or rename the schema, or act as its owner.")));
+}
+
 /* Refuses a store of which something is missing. */
 static void
 check_whole(void)
@@ -285,12 +314,14 @@ es_create_store(PG_FUNCTION_ARGS)
 				 errmsg("argument node must be between 0 and %d", ES_MAX_NODE),
 				 errdetail("It is %d.", node)));
 
-	es_sql_begin(&sql, InvalidOid);
 	if (!es_store_exists())
 	{
+		check_schema_owner();
+		es_sql_begin(&sql, InvalidOid);
 		if (has_schema)
 			check_foreign_schema();
 		make_tables(node, has_schema);
+		es_sql_end(&sql);
 	}
 	else
 	{
@@ -300,10 +331,14 @@ es_create_store(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("this database has an event store with another node number"),
 					 errdetail("Its node number is %d, not %d.", es_store()->node, node)));
+		es_check_store_owner();
 	}
+
+	/* Nothing that the store's owner may have put there runs with the caller's rights. */
+	es_sql_begin(&sql, es_store()->owner);
 	make_dependents(trace);
-	es_grants_restore();
 	es_sql_end(&sql);
+	es_grants_restore();
 	PG_RETURN_VOID();
 }
 

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
@@ -62,6 +63,32 @@ find_right(const char *name)
 			 errhint("Rights are append, read, import and operate.")));
 }
 
+/*
+ * Runs a statement on event_store.grants as the store's owner: what the owner may have attached to
+ * the table must not run with the caller's rights.
+ */
+static uint64
+on_grants(const char *statement, const char *role, const char *right)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+	uint64		rows;
+
+	values[0] = CStringGetTextDatum(role);
+	values[1] = CStringGetTextDatum(right);
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_run_args(statement, 2, types, values, NULL);
+	es_sql_end(&sql);
+	return rows;
+}
+
+static bool
+has_right(const char *role, const char *right)
+{
+	return on_grants("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right) > 0;
+}
+
 /* A role that has another right too must keep what both give. */
 static bool
 function_still_needed(const char *role, const char *right, const char *function)
@@ -70,34 +97,13 @@ function_still_needed(const char *role, const char *right, const char *function)
 	bool		needed = false;
 
 	for (int i = 0; i < lengthof(rights) && !needed; i++)
-	{
-		Oid			types[2] = {TEXTOID, TEXTOID};
-		Datum		values[2];
-
-		if (strcmp(rights[i].name, right) == 0 || strstr(rights[i].functions, quoted) == NULL)
-			continue;
-		values[0] = CStringGetTextDatum(role);
-		values[1] = CStringGetTextDatum(rights[i].name);
-		needed = es_sql_run_args("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2",
-								 2, types, values, NULL) > 0;
-	}
+		needed = strcmp(rights[i].name, right) != 0 &&
+			strstr(rights[i].functions, quoted) != NULL && has_right(role, rights[i].name);
 	pfree(quoted);
 	return needed;
 }
 
-static bool
-has_other_right(const char *role, const char *right)
-{
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-
-	values[0] = CStringGetTextDatum(role);
-	values[1] = CStringGetTextDatum(right);
-	return es_sql_run_args("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" <> $2",
-						   2, types, values, NULL) > 0;
-}
-
-/* GRANTs or REVOKEs what a right is made of. SPI is connected. */
+/* GRANTs or REVOKEs what a right is made of, as the caller. */
 static void
 apply(const Right *right, const char *role, bool give)
 {
@@ -112,9 +118,13 @@ apply(const Right *right, const char *role, bool give)
 								 "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
 								 "  AND x.extname = 'event_store') ORDER BY 2",
 								 es_extension_schema(), right->functions);
-	uint64		count = es_sql_run(query);
-	SPITupleTable *functions = SPI_tuptable;
+	EsSql		sql;
+	uint64		count;
+	SPITupleTable *functions;
 
+	es_sql_begin(&sql, InvalidOid);
+	count = es_sql_run(query);
+	functions = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
 	{
 		char	   *name = SPI_getvalue(functions->vals[i], functions->tupdesc, 1);
@@ -138,38 +148,41 @@ apply(const Right *right, const char *role, bool give)
 		if (give)
 			es_sql_runf("GRANT USAGE ON SCHEMA event_store TO %s", who);
 	}
-	if (!give && !has_other_right(role, right->name))
-		es_sql_runf("REVOKE USAGE ON SCHEMA event_store FROM %s", who);
+	es_sql_end(&sql);
 }
 
-/* Another right's relations overlap too: give what remains once more. */
+/* What another right gives was taken away with this one where they overlap: give it once more. */
 static void
 reapply_others(const char *role, const char *right)
 {
-	for (int i = 0; i < lengthof(rights); i++)
-	{
-		Oid			types[2] = {TEXTOID, TEXTOID};
-		Datum		values[2];
+	bool		any = false;
 
-		if (strcmp(rights[i].name, right) == 0)
-			continue;
-		values[0] = CStringGetTextDatum(role);
-		values[1] = CStringGetTextDatum(rights[i].name);
-		if (es_sql_run_args("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2",
-							2, types, values, NULL) > 0)
+	for (int i = 0; i < lengthof(rights); i++)
+		if (strcmp(rights[i].name, right) != 0 && has_right(role, rights[i].name))
+		{
 			apply(&rights[i], role, true);
+			any = true;
+		}
+	if (!any)
+	{
+		EsSql		sql;
+
+		es_sql_begin(&sql, InvalidOid);
+		es_sql_runf("REVOKE USAGE ON SCHEMA event_store FROM %s", quote_identifier(role));
+		es_sql_end(&sql);
 	}
 }
 
-static void
-check_owner(void)
+/* Raises 42501 unless the caller is the store's owner, or acts with its rights. */
+void
+es_check_store_owner(void)
 {
 	Oid			owner = es_store()->owner;
 
 	if (!has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of the event store to change rights on it"),
+				 errmsg("must be owner of the event store"),
 				 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
 }
 
@@ -178,29 +191,21 @@ change_right(FunctionCallInfo fcinfo, bool give)
 {
 	char	   *role = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	const Right *right = find_right(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	EsSql		sql;
 
 	(void) get_role_oid(role, false);
-	check_owner();
-	values[0] = CStringGetTextDatum(role);
-	values[1] = CStringGetTextDatum(right->name);
-	es_sql_begin(&sql, InvalidOid);
+	es_check_store_owner();
 	if (give)
 	{
 		apply(right, role, true);
-		es_sql_run_args("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING",
-						2, types, values, NULL);
+		on_grants("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING", role, right->name);
 	}
 	else
 	{
-		es_sql_run_args("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2",
-						2, types, values, NULL);
+		on_grants("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right->name);
+		CommandCounterIncrement();
 		apply(right, role, false);
 		reapply_others(role, right->name);
 	}
-	es_sql_end(&sql);
 }
 
 Datum
@@ -217,17 +222,32 @@ es_revoke(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Gives every right on record again; roles that are gone are left out. SPI is connected. */
+/* Gives every right on record again; roles that are gone are left out. */
 void
 es_grants_restore(void)
 {
-	uint64		count = es_sql_run("SELECT g.role, g.\"right\" FROM event_store.grants g"
-								   " JOIN pg_roles r ON r.rolname = g.role ORDER BY 1, 2");
-	SPITupleTable *grants = SPI_tuptable;
+	EsSql		sql;
+	uint64		count;
+	SPITupleTable *grants;
 
+	es_sql_begin(&sql, es_store()->owner);
+	count = es_sql_run("SELECT g.role, g.\"right\" FROM event_store.grants g"
+					   " JOIN pg_roles r ON r.rolname = g.role ORDER BY 1, 2");
+	grants = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
-		apply(find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2)),
-			  SPI_getvalue(grants->vals[i], grants->tupdesc, 1), true);
+	{
+		char	   *role = SPI_getvalue(grants->vals[i], grants->tupdesc, 1);
+		const Right *right = find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2));
+		Oid			owner;
+		int			context;
+
+		/* The grants themselves are the caller's. */
+		GetUserIdAndSecContext(&owner, &context);
+		SetUserIdAndSecContext(sql.saved_user, sql.saved_context);
+		apply(right, role, true);
+		SetUserIdAndSecContext(owner, context);
+	}
+	es_sql_end(&sql);
 }
 
 /* The trigger on the store's tables, BEFORE UPDATE OR DELETE OR TRUNCATE, for each statement. */

@@ -44,6 +44,7 @@ open_leaf(EsLogWriter *writer, int64 position)
 {
 	writer->leaf = es_leaf_for(position);
 	writer->rel = table_open(writer->leaf.relid, RowExclusiveLock);
+	es_store_check_leaf(writer->rel);
 	refuse_row_triggers(writer->rel);
 	writer->check_constraints = writer->rel->rd_att->constr != NULL &&
 		(writer->rel->rd_att->constr->num_check > 0 || writer->rel->rd_att->constr->has_not_null);

@@ -5,6 +5,8 @@
 #ifndef ES_PARTITION_H
 #define ES_PARTITION_H
 
+#include "es_compat.h"
+
 typedef struct EsLeaf
 {
 	int64		from;			/* positions from <= p < to */
@@ -17,6 +19,6 @@ extern EsLeaf es_leaf_for(int64 position);
 extern void es_partition_prepare(int64 events);
 extern void es_partition_make(int64 from, int64 to);
 extern Oid	es_leaf_index(Relation leaf, int natts, AttrNumber first);
-extern void es_range_missing(int64 from, int64 to) pg_attribute_noreturn();
+ES_NORETURN extern void es_range_missing(int64 from, int64 to);
 
 #endif							/* ES_PARTITION_H */

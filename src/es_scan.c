@@ -138,6 +138,7 @@ open_next_leaf(EsScan *scan)
 
 	old = MemoryContextSwitchTo(scan->context);
 	scan->rel = table_open(scan->leaves[scan->leaf].relid, AccessShareLock);
+	es_store_check_leaf(scan->rel);
 	if (scan->by_stream)
 	{
 		scan->index = index_open(es_leaf_index(scan->rel, 2, Anum_log_stream), AccessShareLock);

@@ -11,11 +11,15 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -33,7 +37,7 @@ is_ours(Oid relid)
 	return relid == store.log || relid == store.heads || relid == store.heads_pkey ||
 		relid == store.heads_name || relid == store.categories || relid == store.event_types ||
 		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
-		relid == store.mark || relid == store.position_seq || relid == store.stream_seq;
+		relid == store.mark || relid == store.grants || relid == store.position_seq || relid == store.stream_seq;
 }
 
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
@@ -64,16 +68,170 @@ es_store_forget(void)
 	store_valid = false;
 }
 
+/*
+ * What the C code relies on. The tables belong to the store's owner, who can alter them; reading a
+ * changed one by these columns could crash the server or worse, so it is refused instead.
+ */
+typedef struct EsColumnDef
+{
+	const char *name;
+	Oid			type;
+	bool		nullable;
+} EsColumnDef;
+
+#define MAX_COLUMNS		13
+
+static const struct TableDef
+{
+	const char *name;
+	int			columns;
+	EsColumnDef	column[MAX_COLUMNS];
+}			table_defs[] =
+{
+	{"store", 5, {{"layout", INT4OID}, {"node", INT4OID}, {"id", UUIDOID}, {"created_at", TIMESTAMPTZOID},
+	{"one", BOOLOID}}},
+	{"mark", 4, {{"mark", INT8OID}, {"stable_until", TIMESTAMPTZOID}, {"floor", TIMESTAMPTZOID}, {"one", BOOLOID}}},
+	{"categories", 2, {{"id", INT4OID}, {"name", TEXTOID}}},
+	{"event_types", 2, {{"id", INT4OID}, {"name", TEXTOID}}},
+	{"heads", Natts_head, {{"id", INT8OID}, {"first_position", INT8OID}, {"created_at", TIMESTAMPTZOID},
+	{"category", INT4OID}, {"version", INT8OID}, {"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID},
+	{"digest", BYTEAOID}, {"name", TEXTOID}}},
+	{"log", Natts_log, {{"position", INT8OID}, {"stream", INT8OID}, {"version", INT8OID},
+	{"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID}, {"category", INT4OID},
+	{"event_type", INT4OID}, {"schema_version", INT4OID}, {"rest", INT4OID}, {"event_id", UUIDOID},
+	{"salt", UUIDOID, true}, {"data", JSONBOID, true}, {"metadata", JSONBOID, true}}},
+	{"append_keys", 7, {{"stream", INT8OID}, {"key", TEXTOID}, {"request", BYTEAOID}, {"version", INT8OID},
+	{"first_position", INT8OID}, {"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID}}},
+	{"batch_keys", 6, {{"key", TEXTOID}, {"request", BYTEAOID}, {"events", INT8OID}, {"first_position", INT8OID},
+	{"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID}}},
+	{"grants", 2, {{"role", TEXTOID}, {"right", TEXTOID}}},
+};
+
+static void
+changed(const char *what, const char *name, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s \"%s.%s\" has been changed", what, ES_SCHEMA, name),
+			 errdetail("%s", detail),
+			 errhint("Undo the change; the library reads these tables below SQL.")));
+}
+
+/* Raises an error unless an open table has the columns of one of the definitions. */
+static void
+check_columns(Relation rel, const struct TableDef *def)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	if (desc->natts != def->columns)
+		changed("table", RelationGetRelationName(rel),
+				psprintf("It has %d columns, counting dropped ones, instead of %d.", desc->natts, def->columns));
+	for (int i = 0; i < def->columns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		const EsColumnDef *column = &def->column[i];
+
+		if (att->attisdropped || att->atttypid != column->type || att->attgenerated != '\0' ||
+			strcmp(NameStr(att->attname), column->name) != 0 ||
+			(!column->nullable && !att->attnotnull))
+			changed("table", RelationGetRelationName(rel),
+					psprintf("Column %d is not \"%s\" as it was made.", i + 1, column->name));
+	}
+}
+
+/* The same for a leaf of the log; the caller has opened it. */
+void
+es_store_check_leaf(Relation leaf)
+{
+	for (int i = 0; i < lengthof(table_defs); i++)
+		if (strcmp(table_defs[i].name, "log") == 0)
+			check_columns(leaf, &table_defs[i]);
+}
+
 static Oid
-find_relation(Oid nsp, const char *name)
+relation_owner(Oid relid, char *kind)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	*kind = ((Form_pg_class) GETSTRUCT(tuple))->relkind;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static Oid
+schema_owner(Oid nsp)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(nsp));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema %u", nsp);
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* A relation of the store, which is of this kind and belongs to the owner of the schema. */
+static Oid
+find_relation(Oid nsp, const char *name, char kind)
 {
 	Oid			relid = get_relname_relid(name, nsp);
+	char		actual;
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the event store is incomplete: relation \"%s.%s\" does not exist", ES_SCHEMA, name),
-				 errhint("Restore the relation from a backup; SELECT es_create_store() lists what else is missing.")));
+				 errhint("Restore it from a backup; or, if there are no events to keep, drop the schema and run SELECT es_create_store().")));
+	if (relation_owner(relid, &actual) != schema_owner(nsp))
+		changed("relation", name, "It does not belong to the owner of the schema: a store has one owner.");
+	if (actual != kind)
+		changed("relation", name, "It is not of the kind that it was made as.");
+	return relid;
+}
+
+static Oid
+find_table(Oid nsp, const char *name)
+{
+	for (int i = 0; i < lengthof(table_defs); i++)
+	{
+		Oid			relid;
+		Relation	rel;
+
+		if (strcmp(table_defs[i].name, name) != 0)
+			continue;
+		relid = find_relation(nsp, name, strcmp(name, "log") == 0 ? RELKIND_PARTITIONED_TABLE : RELKIND_RELATION);
+		rel = table_open(relid, AccessShareLock);
+		check_columns(rel, &table_defs[i]);
+		table_close(rel, NoLock);
+		return relid;
+	}
+	elog(ERROR, "no definition of table \"%s\"", name);
+}
+
+/* A unique btree index on exactly these columns; strings compared bytewise. */
+static Oid
+find_index(Oid nsp, const char *name, Oid table, int first, int second)
+{
+	Oid			relid = find_relation(nsp, name, RELKIND_INDEX);
+	Relation	index = index_open(relid, AccessShareLock);
+	Form_pg_index form = index->rd_index;
+	int			natts = second == 0 ? 1 : 2;
+
+	if (form->indrelid != table || index->rd_rel->relam != BTREE_AM_OID || !form->indisunique ||
+		!form->indisvalid || !form->indimmediate || form->indnatts != natts ||
+		form->indkey.values[0] != first || (second != 0 && form->indkey.values[1] != second) ||
+		RelationGetIndexPredicate(index) != NIL)
+		changed("index", name, "It is not the unique index that it was made as.");
+	for (int i = 0; i < natts; i++)
+		if (TupleDescAttr(RelationGetDescr(index), i)->atttypid == TEXTOID &&
+			index->rd_indcollation[i] != C_COLLATION_OID)
+			changed("index", name, "It does not compare bytewise.");
+	index_close(index, NoLock);
 	return relid;
 }
 
@@ -108,19 +266,6 @@ read_store_row(Oid relid, EsStore *into)
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
-}
-
-static Oid
-relation_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }
 
 /* Whether this database has a store (of any layout, whole or not). */
@@ -161,25 +306,26 @@ es_store(void)
 		store_reading = true;
 		memset(&found, 0, sizeof(found));
 		nsp = get_namespace_oid(ES_SCHEMA, false);
-		read_store_row(find_relation(nsp, "store"), &found);
-		found.log = find_relation(nsp, "log");
-		found.heads = find_relation(nsp, "heads");
-		found.heads_pkey = find_relation(nsp, "heads_pkey");
-		found.heads_name = find_relation(nsp, "heads_name_key");
-		found.categories = find_relation(nsp, "categories");
-		found.categories_pkey = find_relation(nsp, "categories_pkey");
-		found.categories_name = find_relation(nsp, "categories_name_key");
-		found.event_types = find_relation(nsp, "event_types");
-		found.event_types_pkey = find_relation(nsp, "event_types_pkey");
-		found.event_types_name = find_relation(nsp, "event_types_name_key");
-		found.keys = find_relation(nsp, "append_keys");
-		found.keys_pkey = find_relation(nsp, "append_keys_pkey");
-		found.batch_keys = find_relation(nsp, "batch_keys");
-		found.batch_keys_pkey = find_relation(nsp, "batch_keys_pkey");
-		found.mark = find_relation(nsp, "mark");
-		found.position_seq = find_relation(nsp, "position_seq");
-		found.stream_seq = find_relation(nsp, "stream_seq");
-		found.owner = relation_owner(found.log);
+		read_store_row(find_table(nsp, "store"), &found);
+		found.owner = schema_owner(nsp);
+		found.log = find_table(nsp, "log");
+		found.heads = find_table(nsp, "heads");
+		found.heads_pkey = find_index(nsp, "heads_pkey", found.heads, Anum_head_id, 0);
+		found.heads_name = find_index(nsp, "heads_name_key", found.heads, Anum_head_name, 0);
+		found.categories = find_table(nsp, "categories");
+		found.categories_pkey = find_index(nsp, "categories_pkey", found.categories, 1, 0);
+		found.categories_name = find_index(nsp, "categories_name_key", found.categories, 2, 0);
+		found.event_types = find_table(nsp, "event_types");
+		found.event_types_pkey = find_index(nsp, "event_types_pkey", found.event_types, 1, 0);
+		found.event_types_name = find_index(nsp, "event_types_name_key", found.event_types, 2, 0);
+		found.keys = find_table(nsp, "append_keys");
+		found.keys_pkey = find_index(nsp, "append_keys_pkey", found.keys, 1, 2);
+		found.batch_keys = find_table(nsp, "batch_keys");
+		found.batch_keys_pkey = find_index(nsp, "batch_keys_pkey", found.batch_keys, 1, 0);
+		found.grants = find_table(nsp, "grants");
+		found.mark = find_table(nsp, "mark");
+		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
+		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */
 
 	store_reading = false;

@@ -5,8 +5,8 @@
 #ifndef ES_STORE_H
 #define ES_STORE_H
 
-#include "access/attnum.h"
 #include "datatype/timestamp.h"
+#include "utils/relcache.h"
 #include "utils/uuid.h"
 
 #define ES_SCHEMA			"event_store"
@@ -70,6 +70,7 @@ typedef struct EsStore
 	Oid			keys_pkey;
 	Oid			batch_keys;
 	Oid			batch_keys_pkey;
+	Oid			grants;
 	Oid			mark;			/* published mark, one row */
 	Oid			position_seq;
 	Oid			stream_seq;
@@ -80,5 +81,6 @@ extern const EsStore *es_store(void);
 extern bool es_store_exists(void);
 extern void es_store_init(void);
 extern void es_store_forget(void);
+extern void es_store_check_leaf(Relation leaf);
 
 #endif							/* ES_STORE_H */

@@ -1,0 +1,380 @@
+/*
+ * es_expr.c
+ *	  SQL expressions that users register: folds, upcasters, checks.
+ *
+ * An expression is parsed and planned once (SQL functions are inlined) and then run by the executor's
+ * expression interpreter, without SPI. It is one bare expression over the variables it is given: no
+ * FROM, no subquery, no aggregate, no set, nothing volatile and nothing that depends on when or by
+ * whom it is run.
+ *
+ * It is planned, initialised and evaluated as the role that registered it, in a security restricted
+ * operation, and only while the store's owner could SET ROLE to that role: otherwise a name written
+ * into a table row would be a way to that name's rights. Settings that change what stable functions
+ * return are pinned.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_node.h"
+#include "parser/parser.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/float.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "es_compat.h"
+#include "es_expr.h"
+#include "es_store.h"
+
+/* ---------------------------------------------------------------- whose rights */
+
+/*
+ * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
+ * not act as it.
+ */
+Oid
+es_role_to_run(const char *role)
+{
+	Oid			oid = get_role_oid(role, true);
+	Oid			owner = es_store()->owner;
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered this, does not exist", role),
+				 errhint("Register it again.")));
+	if (!es_member_can_set_role(owner, oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("owner of the event store cannot act as role \"%s\"", role),
+				 errdetail("The store belongs to \"%s\".", GetUserNameFromId(owner, false)),
+				 errhint("Grant the role to the store's owner, or register as a role that it is a member of.")));
+	return oid;
+}
+
+/* ---------------------------------------------------------------- parsing */
+
+typedef struct ParseVariables
+{
+	const EsVariable *variables;
+	int			count;
+	Bitmapset  *used;
+} ParseVariables;
+
+/* A bare name that is one of the variables becomes a parameter. */
+static Node *
+resolve_column(ParseState *pstate, ColumnRef *cref)
+{
+	ParseVariables *known = pstate->p_ref_hook_state;
+	const char *name;
+
+	if (list_length(cref->fields) != 1 || !IsA(linitial(cref->fields), String))
+		return NULL;
+	name = strVal(linitial(cref->fields));
+	for (int i = 0; i < known->count; i++)
+	{
+		Param	   *param;
+
+		if (strcmp(name, known->variables[i].name) != 0)
+			continue;
+		known->used = bms_add_member(known->used, i);
+		param = makeNode(Param);
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = i + 1;
+		param->paramtype = known->variables[i].type;
+		param->paramtypmod = -1;
+		param->paramcollid = get_typcollation(param->paramtype);
+		param->location = cref->location;
+		return (Node *) param;
+	}
+	return NULL;
+}
+
+static void
+not_an_expression(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("%s must be a single expression", what),
+			 errdetail("It has no FROM, WHERE, subquery, aggregate, window or set-returning function.")));
+}
+
+/* The expression of a text like "state || data". */
+static Node *
+parse_expression(const char *text, const char *what)
+{
+	List	   *raw = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *select;
+	ResTarget  *target;
+
+	if (list_length(raw) != 1)
+		not_an_expression(what);
+	select = castNode(SelectStmt, linitial_node(RawStmt, raw)->stmt);
+	if (list_length(select->targetList) != 1 || select->distinctClause != NIL ||
+		select->fromClause != NIL || select->whereClause != NULL || select->groupClause != NIL ||
+		select->havingClause != NULL || select->windowClause != NIL || select->valuesLists != NIL ||
+		select->sortClause != NIL || select->limitOffset != NULL || select->limitCount != NULL ||
+		select->lockingClause != NIL || select->withClause != NULL || select->op != SETOP_NONE)
+		not_an_expression(what);
+	target = linitial_node(ResTarget, select->targetList);
+	if (target->name != NULL || target->indirection != NIL)
+		not_an_expression(what);
+	return target->val;
+}
+
+/* ---------------------------------------------------------------- what it may call */
+
+/* Stable, but of another answer tomorrow or for another session. */
+static bool
+function_is_fickle(Oid func)
+{
+	switch (func)
+	{
+		case F_NOW:
+		case F_TRANSACTION_TIMESTAMP:
+		case F_STATEMENT_TIMESTAMP:
+		case F_AGE_TIMESTAMPTZ:
+		case F_AGE_TIMESTAMP:
+		case F_CURRENT_USER:
+		case F_SESSION_USER:
+		case F_CURRENT_SCHEMA:
+		case F_CURRENT_SCHEMAS:
+		case F_CURRENT_DATABASE:
+		case F_CURRENT_SETTING_TEXT:
+		case F_CURRENT_SETTING_TEXT_BOOL:
+		case F_PG_BACKEND_PID:
+		case F_TXID_CURRENT:
+		case F_PG_CURRENT_XACT_ID:
+		case F_PG_CURRENT_SNAPSHOT:
+		case F_TXID_CURRENT_SNAPSHOT:
+		case F_INET_CLIENT_ADDR:
+		case F_INET_SERVER_ADDR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+is_fickle(Oid func, void *context)
+{
+	return function_is_fickle(func);
+}
+
+static bool
+find_fickle(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, SQLValueFunction) || IsA(node, NextValueExpr) || IsA(node, CurrentOfExpr))
+		return true;
+	if (check_functions_in_node(node, is_fickle, context))
+		return true;
+	return expression_tree_walker(node, find_fickle, context);
+}
+
+typedef struct FunctionNotes
+{
+	StringInfo	definitions;	/* of user-defined functions; NULL: do not collect */
+	bool		user_defined;
+	bool		not_immutable;
+} FunctionNotes;
+
+static bool
+note_function(Oid func, void *context)
+{
+	FunctionNotes *notes = context;
+
+	if (func_volatile(func) != PROVOLATILE_IMMUTABLE)
+		notes->not_immutable = true;
+	if (func < FirstNormalObjectId)
+		return false;
+	notes->user_defined = true;
+	if (notes->definitions != NULL)
+	{
+		HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func));
+
+		if (HeapTupleIsValid(tuple) && ((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION)
+			appendStringInfoString(notes->definitions,
+								   TextDatumGetCString(DirectFunctionCall1(pg_get_functiondef,
+																		   ObjectIdGetDatum(func))));
+		if (HeapTupleIsValid(tuple))
+			ReleaseSysCache(tuple);
+	}
+	return false;
+}
+
+static bool
+note_functions(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	(void) check_functions_in_node(node, note_function, context);
+	return expression_tree_walker(node, note_functions, context);
+}
+
+/* ---------------------------------------------------------------- rights and settings of a run */
+
+static void
+pin(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Pins what is not yet as it should be; most sessions have most of it. */
+static int
+pin_settings(const char *search_path, bool stable)
+{
+	bool		path = search_path != NULL && strcmp(namespace_search_path, search_path) != 0;
+	bool		zone = stable && strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0;
+	bool		dates = stable && (DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY);
+	bool		intervals = stable && IntervalStyle != INTSTYLE_POSTGRES;
+	bool		floats = stable && extra_float_digits != 1;
+	int			level;
+
+	if (!path && !zone && !dates && !intervals && !floats)
+		return 0;
+	level = NewGUCNestLevel();
+	if (path)
+		pin("search_path", search_path);
+	if (zone)
+		pin("TimeZone", "UTC");
+	if (dates)
+		pin("DateStyle", "ISO, MDY");
+	if (intervals)
+		pin("IntervalStyle", "postgres");
+	if (floats)
+		pin("extra_float_digits", "1");
+	return level;
+}
+
+static void
+become(EsRun *run, Oid role, const char *search_path, bool stable)
+{
+	GetUserIdAndSecContext(&run->saved_user, &run->saved_context);
+	SetUserIdAndSecContext(role, run->saved_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	run->guc_level = pin_settings(search_path, stable);
+}
+
+static void
+unbecome(EsRun *run)
+{
+	if (run->guc_level != 0)
+		AtEOXact_GUC(false, run->guc_level);
+	SetUserIdAndSecContext(run->saved_user, run->saved_context);
+}
+
+/* ---------------------------------------------------------------- compiling and running */
+
+/*
+ * Compiles an expression in the current memory context. what names the argument in errors; role and
+ * search_path are those of the registration. Raises a syntax or type error of core's, or ours for
+ * what is not allowed.
+ */
+EsExpr *
+es_expr_compile(const char *text, const char *what, Oid result_type,
+				const EsVariable *variables, int count, const char *role, const char *search_path)
+{
+	EsExpr	   *compiled = palloc0(sizeof(EsExpr));
+	ParseVariables known = {variables, count, NULL};
+	ParseState *pstate;
+	FunctionNotes notes = {NULL, false, false};
+	StringInfoData definitions;
+	EsRun		rights;
+	Node	   *node;
+	Node	   *coerced;
+
+	compiled->role = es_role_to_run(role);
+	become(&rights, compiled->role, search_path, true);
+
+	pstate = make_parsestate(NULL);
+	pstate->p_sourcetext = text;
+	pstate->p_pre_columnref_hook = resolve_column;
+	pstate->p_ref_hook_state = &known;
+	node = transformExpr(pstate, parse_expression(text, what), EXPR_KIND_SELECT_TARGET);
+	if (pstate->p_hasSubLinks || pstate->p_hasAggs || pstate->p_hasWindowFuncs || pstate->p_hasTargetSRFs)
+		not_an_expression(what);
+	coerced = coerce_to_target_type(pstate, node, exprType(node), result_type, -1,
+									COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (coerced == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("%s must return %s, not %s", what, format_type_be(result_type),
+						format_type_be(exprType(node)))));
+	assign_expr_collations(pstate, coerced);
+
+	if (contain_volatile_functions(coerced))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s must not call volatile functions", what),
+				 errhint("Declare a function that depends on its arguments alone IMMUTABLE.")));
+	if (find_fickle(coerced, NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s must not depend on the time, the session or the user", what),
+				 errhint("Use occurred_at or recorded_at, or put the value into the event.")));
+
+	initStringInfo(&definitions);
+	notes.definitions = &definitions;
+	(void) note_functions(coerced, &notes);
+	compiled->functions = definitions.data;
+	compiled->planned = expression_planner((Expr *) coerced);
+	notes.definitions = NULL;
+	(void) note_functions((Node *) compiled->planned, &notes);
+	free_parsestate(pstate);
+	unbecome(&rights);
+
+	compiled->what = what;
+	compiled->variables = variables;
+	compiled->variable_count = count;
+	compiled->used = known.used;
+	compiled->search_path = notes.user_defined ? pstrdup(search_path) : NULL;
+	compiled->stable = notes.not_immutable || notes.user_defined;
+	return compiled;
+}
+
+/*
+ * Begins a series of evaluations: takes on the role and the settings. What happens until
+ * es_run_end() happens with that role's rights. An error restores everything with the transaction.
+ */
+void
+es_run_begin(EsRun *run, const EsExpr *expr)
+{
+	run->expr = expr;
+	become(run, expr->role, expr->search_path, expr->stable);
+	run->econtext = CreateStandaloneExprContext();
+	run->params = makeParamList(expr->variable_count);
+	for (int i = 0; i < expr->variable_count; i++)
+	{
+		run->params->params[i].ptype = expr->variables[i].type;
+		run->params->params[i].pflags = 0;
+		run->params->params[i].isnull = true;
+	}
+	run->econtext->ecxt_param_list_info = run->params;
+	run->state = ExecInitExprWithParams(expr->planned, run->params);
+}
+
+void
+es_run_end(EsRun *run)
+{
+	FreeExprContext(run->econtext, true);
+	unbecome(run);
+}

@@ -1,0 +1,130 @@
+-- The store's owner is not the superuser: what it may do, and what it cannot make the library do.
+CREATE FUNCTION public.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE m text; d text; s text;
+BEGIN
+    EXECUTE statement;
+    RETURN 'ok';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS s = RETURNED_SQLSTATE, m = MESSAGE_TEXT, d = PG_EXCEPTION_DETAIL;
+    RETURN concat_ws(E'\n  detail: ', s || ': ' || m, nullif(d, ''));
+END $$;
+\t on
+\pset format unaligned
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS event_store CASCADE;
+DROP ROLE IF EXISTS es_test_owner;
+DROP ROLE IF EXISTS es_test_app;
+DROP ROLE IF EXISTS es_test_mallory;
+RESET client_min_messages;
+CREATE ROLE es_test_owner;
+CREATE ROLE es_test_app;
+CREATE ROLE es_test_mallory;
+SELECT current_database() AS db \gset
+GRANT CREATE ON DATABASE :"db" TO es_test_owner, es_test_mallory;
+
+-- a schema that somebody else made first is not taken, empty or not
+SET ROLE es_test_mallory;
+CREATE SCHEMA event_store;
+RESET ROLE;
+SELECT try('SELECT es_create_store()');
+SET ROLE es_test_mallory;
+CREATE FUNCTION event_store.evil() RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'evil ran as %', current_user; RETURN 'x'; END$$;
+CREATE TABLE event_store.store (layout int NOT NULL, node int NOT NULL, id uuid NOT NULL, created_at timestamptz NOT NULL, one boolean NOT NULL);
+INSERT INTO event_store.store VALUES (1, 0, gen_random_uuid(), now(), true);
+CREATE VIEW event_store.grants AS SELECT event_store.evil() AS role, 'read' AS "right";
+CREATE VIEW event_store.heads AS SELECT event_store.evil() AS id;
+DO $$ DECLARE t text; BEGIN FOREACH t IN ARRAY '{mark,categories,event_types,log,append_keys,batch_keys,events,feed,streams,partitions}'::text[] LOOP EXECUTE format('CREATE VIEW event_store.%I AS SELECT event_store.evil() AS id', t); END LOOP; END $$;
+CREATE SEQUENCE event_store.position_seq;
+CREATE SEQUENCE event_store.stream_seq;
+RESET ROLE;
+SELECT try('SELECT es_create_store()');
+SELECT try($$SELECT es_append('a-1', 0, 'A', '{}')$$);
+SELECT try($$SELECT es_grant('es_test_app', 'read')$$);
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+
+-- an owner who is no superuser
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean), es_grant(text, text) TO es_test_owner;
+SET ROLE es_test_owner;
+SELECT try('SELECT es_create_store()');
+RESET ROLE;
+GRANT USAGE ON FOREIGN SERVER event_store_import TO es_test_owner;
+SET ROLE es_test_owner;
+SELECT try('SELECT es_create_store()');
+-- cannot give EXECUTE on functions that are not its own, and is told so
+SET client_min_messages = error;
+SELECT try($$SELECT es_grant('es_test_app', 'append')$$) LIKE '42501:%';
+RESET client_min_messages;
+SELECT count(*) FROM event_store.grants;
+RESET ROLE;
+-- the superuser can, and nothing of the owner's runs with its rights
+SET ROLE es_test_owner;
+CREATE FUNCTION event_store.spy() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE NOTICE 'trigger on % ran as %', tg_table_name, current_user; RETURN NEW; END$$;
+CREATE TRIGGER spy BEFORE INSERT ON event_store.grants FOR EACH ROW EXECUTE FUNCTION event_store.spy();
+CREATE TRIGGER spy BEFORE INSERT ON event_store.categories FOR EACH ROW EXECUTE FUNCTION event_store.spy();
+CREATE TRIGGER spy BEFORE UPDATE ON event_store.mark FOR EACH ROW EXECUTE FUNCTION event_store.spy();
+RESET ROLE;
+SELECT try($$SELECT es_grant('es_test_app', 'append')$$);
+SELECT try($$SELECT es_grant('es_test_app', 'import')$$);
+SELECT try($$SELECT es_append('new-1', 0, 'A', '{}')$$);
+SELECT try($$SELECT es_publish_mark()$$);
+SELECT try($$SELECT es_create_store()$$);
+SET ROLE es_test_app;
+SELECT version FROM es_append('new-1', 1, 'B', '{}');
+INSERT INTO event_store.import (stream, event_type) VALUES ('new-1', 'C');
+RESET ROLE;
+-- partitions made by an application's append belong to the owner
+SET event_store.partition_size = 100;
+SET ROLE es_test_app;
+SELECT events FROM es_append_batch(array_fill('new-1'::text, '{300}'), array_fill('T'::text, '{300}'), NULL);
+RESET ROLE;
+SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relkind IN ('r', 'p', 'v', 'S', 'i', 'f');
+RESET event_store.partition_size;
+-- mallory is nobody here
+SET ROLE es_test_mallory;
+SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean), es_grant(text, text) TO es_test_mallory;
+SET ROLE es_test_mallory;
+SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
+RESET ROLE;
+
+-- a table that was altered is refused: it is read below SQL
+CREATE FUNCTION pg_temp.tampered(ddl text, statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE answer text;
+BEGIN
+    EXECUTE ddl;
+    answer := public.try(statement);
+    RAISE EXCEPTION USING ERRCODE = 'P0002', MESSAGE = answer;
+EXCEPTION WHEN no_data_found THEN
+    RETURN SQLERRM;
+END $$;
+SELECT pg_temp.tampered(ddl, $$SELECT es_append('new-1', NULL, 'A', '{}', idempotency_key => 'k')$$) FROM unnest(ARRAY[
+    'ALTER TABLE event_store.heads ADD COLUMN note text',
+    'ALTER TABLE event_store.heads ALTER digest TYPE bigint USING 1',
+    'ALTER TABLE event_store.heads DROP COLUMN digest',
+    'ALTER TABLE event_store.heads RENAME COLUMN digest TO hash',
+    'ALTER TABLE event_store.append_keys ADD COLUMN note text',
+    'ALTER TABLE event_store.log ADD COLUMN note text',
+    'ALTER TABLE event_store.append_keys ALTER version TYPE text',
+    'ALTER TABLE event_store.mark ALTER floor DROP NOT NULL',
+    'ALTER TABLE event_store.heads DROP CONSTRAINT heads_name_key',
+    'ALTER TABLE event_store.heads DROP CONSTRAINT heads_name_key; CREATE UNIQUE INDEX heads_name_key ON event_store.heads (version, id)',
+    'ALTER TABLE event_store.heads DROP CONSTRAINT heads_name_key; CREATE INDEX heads_name_key ON event_store.heads (name)',
+    'ALTER TABLE event_store.heads DROP CONSTRAINT heads_name_key; CREATE UNIQUE INDEX heads_name_key ON event_store.heads (name COLLATE "POSIX")',
+    'ALTER TABLE event_store.event_types OWNER TO es_test_mallory',
+    'ALTER TABLE event_store.mark RENAME TO other; CREATE VIEW event_store.mark AS SELECT * FROM event_store.other']) ddl;
+-- a column added and dropped again is no better
+SELECT pg_temp.tampered('ALTER TABLE event_store.heads ADD COLUMN note text; ALTER TABLE event_store.heads DROP COLUMN note', $$SELECT es_append('new-5', 0, 'A', '{}')$$);
+-- and nothing of it has stayed
+SELECT version > 0 FROM es_append('new-1', NULL, 'A', '{}', idempotency_key => 'k');
+
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+REVOKE CREATE ON DATABASE :"db" FROM es_test_owner, es_test_mallory;
+DROP OWNED BY es_test_owner, es_test_app, es_test_mallory;
+DROP ROLE es_test_owner, es_test_app, es_test_mallory;
+DROP FUNCTION public.try(text);
+RESET client_min_messages;
+SELECT es_create_store();

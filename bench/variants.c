@@ -192,7 +192,7 @@ static const Store message_db = {
 	true
 };
 
-/* Transaction ids; autovacuum takes some too. */
+/* Transaction ids; whatever else the server does may take some too. */
 static const Store transactions = {
 	"event_store", "app",
 	"SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint",

@@ -309,7 +309,7 @@ es_find_append(PG_FUNCTION_ARGS)
 	EsHead		head;
 	EsKeyRow	row;
 
-	(void) es_store();
+	(void) es_store_now();
 	InitMaterializedSRF(fcinfo, 0);
 	if (es_stream_find(stream, GetActiveSnapshot(), &head) && es_key_find(head.id, key, GetActiveSnapshot(), &row))
 	{

@@ -85,6 +85,28 @@ static const char *const tables[] = {
 	" role text NOT NULL, \"right\" text NOT NULL, PRIMARY KEY (role, \"right\"))",
 	"COMMENT ON TABLE event_store.grants IS 'what es_grant gave, for es_create_store to put back'",
 
+	"CREATE TABLE event_store.aggregates ("
+	" category text COLLATE \"C\" PRIMARY KEY, fold text, rules jsonb, initial_state jsonb NOT NULL,"
+	" snapshot_every integer NOT NULL, role text NOT NULL, search_path text NOT NULL)",
+	"COMMENT ON TABLE event_store.aggregates IS 'how events of a category are folded into state: es_register_aggregate'",
+
+	"CREATE TABLE event_store.upcasters ("
+	" event_type text COLLATE \"C\" NOT NULL, from_version integer NOT NULL, transform text NOT NULL,"
+	" to_type text COLLATE \"C\" NOT NULL, role text NOT NULL, search_path text NOT NULL,"
+	" PRIMARY KEY (event_type, from_version))",
+	"COMMENT ON TABLE event_store.upcasters IS 'how old shapes of events are read: es_register_upcaster'",
+
+	"CREATE TABLE event_store.event_checks ("
+	" event_type text COLLATE \"C\" NOT NULL, schema_version integer NOT NULL, check_expr text,"
+	" role text NOT NULL, search_path text NOT NULL, PRIMARY KEY (event_type, schema_version))",
+	"COMMENT ON TABLE event_store.event_checks IS 'what an appended event must satisfy: es_register_event_type'",
+
+	"CREATE TABLE event_store.snapshots ("
+	" stream bigint NOT NULL, fingerprint bytea NOT NULL, version bigint NOT NULL, position bigint NOT NULL,"
+	" recorded_at timestamptz NOT NULL, state jsonb NOT NULL, state_hash bytea NOT NULL,"
+	" PRIMARY KEY (stream, fingerprint, version))",
+	"COMMENT ON TABLE event_store.snapshots IS 'states at a version, for faster loads; may be emptied at any time'",
+
 	"CREATE SEQUENCE event_store.stream_seq",
 	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",
 
@@ -132,6 +154,10 @@ static const struct
 	{"append_keys", "table"},
 	{"batch_keys", "table"},
 	{"grants", "table"},
+	{"aggregates", "table"},
+	{"upcasters", "table"},
+	{"event_checks", "table"},
+	{"snapshots", "table"},
 	{"position_seq", "sequence"},
 	{"stream_seq", "sequence"},
 	{"events", "view"},
@@ -232,7 +258,7 @@ make_tables(int node, bool has_schema)
 
 	/* CACHE 1 matters: positions cached by a session would be drawn before its locks are taken. */
 	es_sql_runf("CREATE SEQUENCE event_store.position_seq AS bigint MINVALUE %lld MAXVALUE %lld CACHE 1",
-				(long long) (ES_NODE_START(node) + 1), (long long) (ES_NODE_START(node) | UINT64CONST(0xFFFFFFFFFFFF)));
+				(long long) (ES_NODE_START(node) + 1), (long long) (ES_NODE_END(node) - 1));
 	es_sql_run("COMMENT ON SEQUENCE event_store.position_seq IS "
 			   "'global positions; the lock that nextval takes on it is how readers know whom to wait for: nobody else may use it'");
 

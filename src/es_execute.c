@@ -466,7 +466,7 @@ es_call_execute(EsCall *call)
 	PreventCommandIfReadOnly("appending events");
 	PreventCommandDuringRecovery("appending events");
 	PreventCommandIfParallelMode("appending events");
-	(void) es_store();
+	(void) es_store_now();
 
 	check_ids(call);
 	merge_setting(call);

@@ -298,7 +298,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	ParseState *pstate;
 	FunctionNotes notes = {NULL, false, false};
 	StringInfoData definitions;
-	EsRun		rights;
+	EsRun		rights = {0};
 	Node	   *node;
 	Node	   *coerced;
 
@@ -351,15 +351,13 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	return compiled;
 }
 
-/*
- * Begins a series of evaluations: takes on the role and the settings. What happens until
- * es_run_end() happens with that role's rights. An error restores everything with the transaction.
- */
-void
-es_run_begin(EsRun *run, const EsExpr *expr)
+/* Makes an expression ready, in the current memory context. */
+EsRun *
+es_run_open(const EsExpr *expr)
 {
+	EsRun	   *run = palloc0(sizeof(EsRun));
+
 	run->expr = expr;
-	become(run, expr->role, expr->search_path, expr->stable);
 	run->econtext = CreateStandaloneExprContext();
 	run->params = makeParamList(expr->variable_count);
 	for (int i = 0; i < expr->variable_count; i++)
@@ -369,12 +367,33 @@ es_run_begin(EsRun *run, const EsExpr *expr)
 		run->params->params[i].isnull = true;
 	}
 	run->econtext->ecxt_param_list_info = run->params;
+
+	/* Initialising checks EXECUTE on the functions: as the role that registered. */
+	es_run_enter(run);
 	run->state = ExecInitExprWithParams(expr->planned, run->params);
+	es_run_leave(run);
+	return run;
+}
+
+/*
+ * Takes on the role and the settings for one or more evaluations; what happens until es_run_leave()
+ * happens with that role's rights. After an error the transaction's abort restores everything.
+ */
+void
+es_run_enter(EsRun *run)
+{
+	become(run, run->expr->role, run->expr->search_path, run->expr->stable);
 }
 
 void
-es_run_end(EsRun *run)
+es_run_leave(EsRun *run)
+{
+	unbecome(run);
+}
+
+void
+es_run_close(EsRun *run)
 {
 	FreeExprContext(run->econtext, true);
-	unbecome(run);
+	pfree(run);
 }

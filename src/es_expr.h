@@ -30,7 +30,7 @@ typedef struct EsExpr
 	char	   *functions;		/* definitions of the user's functions it names, for the fingerprint */
 } EsExpr;
 
-/* One evaluation after the other. */
+/* An expression ready to be evaluated, one evaluation at a time. */
 typedef struct EsRun
 {
 	const EsExpr *expr;
@@ -45,8 +45,10 @@ typedef struct EsRun
 extern EsExpr *es_expr_compile(const char *text, const char *what, Oid result_type,
 							   const EsVariable *variables, int count,
 							   const char *role, const char *search_path);
-extern void es_run_begin(EsRun *run, const EsExpr *expr);
-extern void es_run_end(EsRun *run);
+extern EsRun *es_run_open(const EsExpr *expr);
+extern void es_run_enter(EsRun *run);
+extern void es_run_leave(EsRun *run);
+extern void es_run_close(EsRun *run);
 extern Oid	es_role_to_run(const char *role);
 
 /* Sets a variable; the datum must stay where it is until the evaluation. */
@@ -63,7 +65,7 @@ es_run_uses(const EsRun *run, int variable)
 	return bms_is_member(variable, run->expr->used);
 }
 
-/* Evaluates in the context es_run_memory(), which the caller resets. */
+/* Evaluates, between enter and leave, in the context es_run_memory(), which the caller resets. */
 static inline Datum
 es_run_eval(EsRun *run, bool *isnull)
 {

@@ -32,11 +32,10 @@
 void
 es_heads_open(EsHeads *heads, LOCKMODE lockmode)
 {
-	const EsStore *store = es_store();
-
 	memset(heads, 0, sizeof(*heads));
-	heads->rel = table_open(store->heads, lockmode);
-	heads->name_index = index_open(store->heads_name, lockmode);
+	heads->rel = table_open(es_store()->heads, lockmode);
+	/* Only now: the lock may have brought news of another index. */
+	heads->name_index = index_open(es_store()->heads_name, lockmode);
 	heads->slot = table_slot_create(heads->rel, NULL);
 }
 

@@ -393,6 +393,19 @@ es_json_appends(EsCall *call, Jsonb *appends)
 		writing += call->elements[e].events > 0;
 		keyed += call->elements[e].key != NULL;
 	}
+	for (int e = 0; e < call->element_count; e++)
+		for (int f = call->streams[call->elements[e].stream].first_element; f < e; f++)
+			if (call->elements[f].stream == call->elements[e].stream &&
+				call->elements[f].key != NULL && call->elements[e].key != NULL &&
+				VARSIZE_ANY_EXHDR(call->elements[f].key) == VARSIZE_ANY_EXHDR(call->elements[e].key) &&
+				memcmp(VARDATA_ANY(call->elements[f].key), VARDATA_ANY(call->elements[e].key),
+					   VARSIZE_ANY_EXHDR(call->elements[e].key)) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("idempotency key \"%s\" is given twice for stream \"%s\"",
+								text_to_cstring(call->elements[e].key),
+								text_to_cstring(call->streams[call->elements[e].stream].name)),
+						 errdetail("Elements %d and %d of appends.", f + 1, e + 1)));
 	if (keyed > 0 && keyed < writing)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -404,7 +417,9 @@ es_json_appends(EsCall *call, Jsonb *appends)
 static void
 parse_context(void *arg)
 {
-	errhint("%s", (const char *) arg);
+	/* Not over core's own hint on a stack that is too deep, or the like. */
+	if (geterrcode() == ERRCODE_INVALID_TEXT_REPRESENTATION)
+		errhint("%s", (const char *) arg);
 }
 
 /* Parses an argument that came as text; the json parser's complaint gets a hint. */

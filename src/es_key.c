@@ -42,24 +42,19 @@
 typedef struct KeyTable
 {
 	Oid			table;
-	Oid			index;
 	int			key_columns;	/* (stream, key) or (key) */
 } KeyTable;
 
 static KeyTable
 stream_keys(void)
 {
-	const EsStore *store = es_store();
-
-	return (KeyTable) {store->keys, store->keys_pkey, 2};
+	return (KeyTable) {es_store()->keys, 2};
 }
 
 static KeyTable
 batch_keys(void)
 {
-	const EsStore *store = es_store();
-
-	return (KeyTable) {store->batch_keys, store->batch_keys_pkey, 1};
+	return (KeyTable) {es_store()->batch_keys, 1};
 }
 
 static bool
@@ -76,6 +71,7 @@ find(const KeyTable *t, int64 stream, const text *key, Snapshot snapshot, EsKeyR
 {
 	Relation	rel = table_open(t->table, AccessShareLock);
 	ScanKeyData keys[2];
+	Oid			index;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
@@ -83,7 +79,9 @@ find(const KeyTable *t, int64 stream, const text *key, Snapshot snapshot, EsKeyR
 		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
 	ScanKeyEntryInitialize(&keys[t->key_columns - 1], 0, t->key_columns, BTEqualStrategyNumber,
 						   InvalidOid, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(key));
-	scan = systable_beginscan(rel, t->index, true, snapshot, t->key_columns, keys);
+	/* The lock may have brought news of another index. */
+	index = t->key_columns == 2 ? es_store()->keys_pkey : es_store()->batch_keys_pkey;
+	scan = systable_beginscan(rel, index, true, snapshot, t->key_columns, keys);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{

@@ -246,6 +246,7 @@ es_mark_snapshot(int64 *mark)
 	Snapshot	snapshot;
 	EsMarkRow	row;
 
+	(void) es_store_now();
 	if (IsolationUsesXactSnapshot() || RecoveryInProgress())
 	{
 		snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() :
@@ -310,6 +311,7 @@ es_publish_mark(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_publish_mark()");
 	PreventCommandDuringRecovery("es_publish_mark()");
+	(void) es_store_now();
 
 	read_row_now(&row);			/* its floor is committed before the round begins */
 	now = GetCurrentTimestamp();

@@ -161,11 +161,12 @@ remember(EsNameCache *cache, int32 id, const text *name)
  * isolation level: an id once committed is a fact, whatever this transaction may see of events.
  */
 static text *
-look_up(EsNameKind kind, const EsNameTable *t, Oid index, ScanKey key, int32 *id)
+look_up(EsNameKind kind, bool by_name, ScanKey key, int32 *id)
 {
-	Relation	rel = table_open(t->table, AccessShareLock);
+	Relation	rel = table_open(name_table(kind).table, AccessShareLock);
+	EsNameTable t = name_table(kind);	/* the lock may have brought news of another index */
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan = systable_beginscan(rel, index, true, snapshot, 1, key);
+	SysScanDesc scan = systable_beginscan(rel, by_name ? t.name_index : t.pkey, true, snapshot, 1, key);
 	HeapTuple	tuple = systable_getnext(scan);
 	text	   *name = NULL;
 
@@ -176,7 +177,7 @@ look_up(EsNameKind kind, const EsNameTable *t, Oid index, ScanKey key, int32 *id
 		*id = DatumGetInt32(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull));
 		name = DatumGetTextPCopy(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
 		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
-			remember(name_cache(kind, t->table), *id, name);
+			remember(name_cache(kind, t.table), *id, name);
 	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
@@ -204,23 +205,29 @@ es_name_find(EsNameKind kind, const char *name, int len)
 
 	ScanKeyEntryInitialize(&key, 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
 						   F_TEXTEQ, PointerGetDatum(cstring_to_text_with_len(name, len)));
-	(void) look_up(kind, &t, t.name_index, &key, &id);
+	(void) look_up(kind, true, &key, &id);
 	return id;
 }
 
+/* Ids grow by one or more a name: only an id past the limit is a reason to count. */
 static void
-check_category_limit(const char *name, int len)
+check_category_limit(int32 id, const char *name, int len)
 {
+	EsSql		sql;
 	uint64		count;
 	bool		isnull;
 
+	if (id <= es_max_categories)
+		return;
+	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run("SELECT count(*) FROM event_store.categories");
 	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	if (count >= (uint64) es_max_categories)
+	es_sql_end(&sql);
+	if (count > (uint64) es_max_categories)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many categories: \"%.*s\" would be number %llu",
-						pg_mbcliplen(name, len, 64), name, (unsigned long long) count + 1),
+						pg_mbcliplen(name, len, 64), name, (unsigned long long) count),
 				 errdetail("The setting event_store.max_categories is %d.", es_max_categories),
 				 errhint("A stream is named category-id, such as account-123: the category is the kind of thing, the part before the first \"-\".")));
 }
@@ -249,14 +256,14 @@ es_name_make(EsNameKind kind, const char *name, int len)
 	do
 	{
 		es_sql_begin(&sql, es_store()->owner);
-		if (kind == ES_CATEGORY)
-			check_category_limit(name, len);
 		es_sql_run_args(statement, 1, types, values, NULL);
 		es_sql_end(&sql);
 		CommandCounterIncrement();
 		id = es_name_find(kind, name, len);
 		CHECK_FOR_INTERRUPTS();
 	} while (id == 0);			/* the one who was first rolled back after we looked */
+	if (kind == ES_CATEGORY)
+		check_category_limit(id, name, len);
 	return id;
 }
 
@@ -275,7 +282,7 @@ es_name_of(EsNameKind kind, int32 id)
 		return entry->text;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
-	name = look_up(kind, &t, t.pkey, &key, &found);
+	name = look_up(kind, false, &key, &found);
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),

@@ -4,24 +4,33 @@
  *
  * A leaf is made complete (table, indexes, immutability triggers) and then attached: CREATE TABLE
  * ... PARTITION OF would take AccessExclusiveLock on the parent, and two appenders would deadlock.
- * Makers are serialised by a lock of our own, taken before any head is locked: conditionally while
- * the newest leaf has room (whoever holds the lock makes the leaf), waiting only when a call's own
- * events would not fit.
+ *
+ * It is made in a transaction of its own, by a background worker that the append which needs it
+ * starts and waits for. Made in the append's transaction it would be invisible, and its lock held, for
+ * as long as that transaction is open: others that use up the newest leaf meanwhile would queue behind
+ * it, with head rows locked that it may want. That is only done where a worker cannot do it: no
+ * worker slot is free, or the store itself was made by the open transaction.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/index.h"
 #include "miscadmin.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "es_compat.h"
 #include "es_guc.h"
@@ -33,10 +42,20 @@
 /* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
 #define ES_LOCK_PARTITION	0xE5
 
+/* What a worker is told, in bgw_extra. */
+typedef struct WorkerTask
+{
+	Oid			database;
+	int			partition_size;
+	int64		position;
+} WorkerTask;
+
+PGDLLEXPORT void es_partition_worker(Datum arg);
+
 static EsLeaf *cached = NULL;
 static int	cached_count = 0;
 static uint64 cached_generation = 0;
-static int64 cached_last = 0;	/* a position known to be drawn */
+static int64 cached_last = 0;	/* a position that is drawn, or will be by this call */
 
 /* Reads the leaves in order of position; a change of the parent makes a new store generation. */
 static void
@@ -123,6 +142,18 @@ lock_partitions(bool wait)
 	return true;
 }
 
+/* Whether somebody is making a leaf just now. */
+static bool
+partitions_locked(void)
+{
+	LOCKTAG		tag;
+	int			count;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, es_store()->log, 0, ES_LOCK_PARTITION);
+	pfree(GetLockConflicts(&tag, ExclusiveLock, &count));
+	return count > 0;
+}
+
 /* Makes the leaf for positions from <= p < to. The caller is serialised against other makers. */
 void
 es_partition_make(int64 from, int64 to)
@@ -145,29 +176,6 @@ es_partition_make(int64 from, int64 to)
 	refresh();
 }
 
-/* ATTACH refuses while a query of this very session is reading the log. */
-static bool
-log_in_use(void)
-{
-	Relation	log = table_open(es_store()->log, AccessShareLock);
-	bool		in_use = log->rd_refcnt > 1;
-
-	table_close(log, NoLock);
-	return in_use;
-}
-
-/*
- * Makes the leaf after the newest: partition_size positions, or as many as one call needs, so that a
- * call never makes more than two.
- */
-static void
-make_next(int64 needed)
-{
-	int64		from = newest_end();
-
-	es_partition_make(from, Max(from + es_partition_size, needed + 1));
-}
-
 /* Whether a position lies past 80 % of the newest leaf. */
 static bool
 nearly_full(int64 position)
@@ -181,6 +189,93 @@ nearly_full(int64 position)
 }
 
 /*
+ * Makes the leaf after the newest: partition_size positions, or as many as one call needs, so that a
+ * call never makes more than two.
+ */
+static void
+make_next(int64 needed)
+{
+	int64		from = newest_end();
+	int64		end = ES_NODE_END(es_store()->node);
+	int64		to = end - from <= es_partition_size ? end : from + es_partition_size;
+
+	es_partition_make(from, Min(end, Max(to, needed + 1)));
+}
+
+/* Makes leaves until there is one for a position, with room behind it. The maker's lock is held. */
+static void
+make_until(int64 position)
+{
+	while (nearly_full(position) && newest_end() < ES_NODE_END(es_store()->node))
+		make_next(position);
+}
+
+/*
+ * Entry of the worker: makes leaves until there is one for a position, with room behind it. Others may
+ * have done it by the time it holds the lock.
+ */
+void
+es_partition_worker(Datum arg)
+{
+	WorkerTask	task;
+
+	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(task.database, InvalidOid, 0);
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, "making a partition of the event log");
+	/* Whoever waits for us must not hold what we wait for: nobody would notice that deadlock. */
+	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	es_partition_size = task.partition_size;
+	(void) lock_partitions(true);
+	make_until(task.position);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+	proc_exit(0);
+}
+
+/* Has a worker do it; false when it could not be started or did not come to its end. */
+static bool
+make_by_worker(int64 position)
+{
+	Relation	log = table_open(es_store()->log, AccessShareLock);
+	bool		own = log->rd_createSubid != InvalidSubTransactionId;
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+	WorkerTask	task;
+
+	table_close(log, NoLock);
+	if (own || !IsUnderPostmaster)
+		return false;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_partition_worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "event_store partition maker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "event_store partition maker", BGW_MAXLEN);
+	task.database = MyDatabaseId;
+	task.position = position;
+	task.partition_size = es_partition_size;
+	memcpy(worker.bgw_extra, &task, sizeof(task));
+
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	if (WaitForBackgroundWorkerShutdown(handle) != BGWH_STOPPED)
+		return false;
+	AcceptInvalidationMessages();
+	refresh();
+	return true;
+}
+
+/*
  * Makes sure, before anything is locked, that the next `events` positions have a leaf, and makes the
  * next leaf ahead when the newest is 80 % full.
  */
@@ -188,6 +283,7 @@ void
 es_partition_prepare(int64 events)
 {
 	int64		last;
+	int64		end = ES_NODE_END(es_store()->node);
 
 	refresh();
 
@@ -195,23 +291,33 @@ es_partition_prepare(int64 events)
 	 * The session's own last position tells most calls that there is room without looking at the
 	 * sequence. It may be out of date, but whoever drew the positions since has looked.
 	 */
-	if (cached_last != 0 && !nearly_full(cached_last + events))
-		return;
-
-	cached_last = last = es_position_last();
-	if (!nearly_full(last + events))
-		return;
-
-	if (last + events < newest_end() ? (!log_in_use() && lock_partitions(false)) : lock_partitions(true))
+	if (cached_last != 0 && events < end - cached_last && !nearly_full(cached_last + events))
 	{
-		while (nearly_full(last + events))
-			make_next(last + events);
+		cached_last += events;
+		return;
 	}
+
+	last = es_position_last();
+	if (newest_end() >= end || events > end - last)
+		return;					/* nothing to make; the sequence says when it is at its end */
+	if (!nearly_full(last + events))
+	{
+		cached_last = last + events;
+		return;
+	}
+
+	/* While there is room, one maker is enough. */
+	if (last + events < newest_end() && partitions_locked())
+		return;
+	if (make_by_worker(last + events) && last + events < newest_end())
+		return;
+	if (lock_partitions(last + events >= newest_end()))
+		make_until(last + events);
 }
 
 /*
  * The leaf of a position that was just drawn. That there is none is rare: others used up what
- * es_partition_prepare() found. Then it is made here, after waiting for a maker under way.
+ * es_partition_prepare() found.
  */
 EsLeaf
 es_leaf_for(int64 position)
@@ -221,13 +327,14 @@ es_leaf_for(int64 position)
 	refresh();
 	cached_last = Max(cached_last, position);
 	leaf = find_leaf(position);
-	if (likely(leaf != NULL))
-		return *leaf;
-
-	lock_partitions(true);
-	while (newest_end() <= position)
-		make_next(position);
-	leaf = find_leaf(position);
+	if (unlikely(leaf == NULL) && make_by_worker(position))
+		leaf = find_leaf(position);
+	if (unlikely(leaf == NULL))
+	{
+		(void) lock_partitions(true);
+		make_until(position);
+		leaf = find_leaf(position);
+	}
 	if (leaf == NULL)
 		es_range_missing(position, position);
 	return *leaf;

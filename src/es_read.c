@@ -271,7 +271,7 @@ open_stream(FunctionCallInfo fcinfo)
 				 errmsg("argument from_version must be 1 or more"),
 				 errdetail("It is %lld; the first event of a stream has version 1.",
 						   (long long) PG_GETARG_INT64(1))));
-	(void) es_store();
+	(void) es_store_now();
 
 	snapshot = RegisterSnapshot(GetActiveSnapshot());
 	if (!es_stream_find(name, snapshot, &head) || head.version == 0)
@@ -308,7 +308,7 @@ es_stream_version(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		null_argument("stream");
-	(void) es_store();
+	(void) es_store_now();
 	if (!es_stream_find(PG_GETARG_TEXT_PP(0), GetActiveSnapshot(), &head))
 		PG_RETURN_INT64(0);
 	PG_RETURN_INT64(head.version);
@@ -429,7 +429,7 @@ es_trace(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		null_argument("correlation_id");
 	args[0] = PG_GETARG_DATUM(0);
-	(void) es_store();
+	(void) es_store_now();
 	InitMaterializedSRF(fcinfo, 0);
 
 	es_sql_begin(&sql, es_store()->owner);

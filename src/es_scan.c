@@ -73,7 +73,7 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 	scan->stream = head->id;
 	scan->from = from;
 	scan->to = to;
-	scan->next_version = scan->backward ? to : from;
+	scan->left = from <= to ? to - from + 1 : 0;
 	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
 	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
 	choose_leaves(scan, head->first_position, head->last_position);
@@ -159,6 +159,13 @@ open_next_leaf(EsScan *scan)
 	return true;
 }
 
+/* The version of a stream that must come next. */
+static int64
+next_version(const EsScan *scan)
+{
+	return scan->backward ? scan->from + (scan->left - 1) : scan->to - (scan->left - 1);
+}
+
 /* A version that is not the next one: part of the stream is not attached. */
 static void
 check_dense(EsScan *scan, TupleTableSlot *slot)
@@ -166,13 +173,13 @@ check_dense(EsScan *scan, TupleTableSlot *slot)
 	int64		version = DatumGetInt64(es_row_column(slot, Anum_log_version));
 	int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
 
-	if (version != scan->next_version)
+	if (version != next_version(scan))
 	{
 		if (scan->backward)
 			es_range_missing(position + 1, scan->last_position - 1);
 		es_range_missing(scan->last_position + 1, position - 1);
 	}
-	scan->next_version += scan->backward ? -1 : 1;
+	scan->left--;
 	scan->last_position = position;
 }
 
@@ -214,12 +221,11 @@ es_scan_next(EsScan *scan)
 		{
 			if (open_next_leaf(scan))
 				continue;
-			if (scan->by_stream &&
-				(scan->backward ? scan->next_version >= scan->from : scan->next_version <= scan->to))
+			if (scan->by_stream && scan->left > 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("version %lld of stream \"%s\" is not attached",
-								(long long) scan->next_version, text_to_cstring(scan->stream_name)),
+								(long long) next_version(scan), text_to_cstring(scan->stream_name)),
 						 errdetail("It is stored %s position %lld.", scan->backward ? "before" : "after",
 								   (long long) scan->last_position),
 						 errhint("Attach the partition of event_store.log that was detached.")));

@@ -32,7 +32,7 @@ typedef struct EsScan
 	int64		stream;
 	int64		from;			/* first position, or version of the stream, wanted */
 	int64		to;				/* last one */
-	int64		next_version;	/* by stream: what must come next */
+	int64		left;			/* by stream: versions still to come */
 	int64		last_position;	/* of the row before */
 	EsLeaf	   *leaves;
 	int			leaf_count;

@@ -37,7 +37,9 @@ is_ours(Oid relid)
 	return relid == store.log || relid == store.heads || relid == store.heads_pkey ||
 		relid == store.heads_name || relid == store.categories || relid == store.event_types ||
 		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
-		relid == store.mark || relid == store.grants || relid == store.position_seq || relid == store.stream_seq;
+		relid == store.mark || relid == store.grants || relid == store.aggregates ||
+		relid == store.upcasters || relid == store.event_checks || relid == store.snapshots ||
+		relid == store.snapshots_pkey || relid == store.position_seq || relid == store.stream_seq;
 }
 
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
@@ -105,6 +107,14 @@ static const struct TableDef
 	{"batch_keys", 6, {{"key", TEXTOID}, {"request", BYTEAOID}, {"events", INT8OID}, {"first_position", INT8OID},
 	{"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID}}},
 	{"grants", 2, {{"role", TEXTOID}, {"right", TEXTOID}}},
+	{"aggregates", 7, {{"category", TEXTOID}, {"fold", TEXTOID, true}, {"rules", JSONBOID, true},
+	{"initial_state", JSONBOID}, {"snapshot_every", INT4OID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
+	{"upcasters", 6, {{"event_type", TEXTOID}, {"from_version", INT4OID}, {"transform", TEXTOID},
+	{"to_type", TEXTOID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
+	{"event_checks", 5, {{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"check_expr", TEXTOID, true},
+	{"role", TEXTOID}, {"search_path", TEXTOID}}},
+	{"snapshots", 7, {{"stream", INT8OID}, {"fingerprint", BYTEAOID}, {"version", INT8OID}, {"position", INT8OID},
+	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"state_hash", BYTEAOID}}},
 };
 
 static void
@@ -324,6 +334,11 @@ es_store(void)
 		found.batch_keys_pkey = find_index(nsp, "batch_keys_pkey", found.batch_keys, 1, 0);
 		found.grants = find_table(nsp, "grants");
 		found.mark = find_table(nsp, "mark");
+		found.aggregates = find_table(nsp, "aggregates");
+		found.upcasters = find_table(nsp, "upcasters");
+		found.event_checks = find_table(nsp, "event_checks");
+		found.snapshots = find_table(nsp, "snapshots");
+		found.snapshots_pkey = find_relation(nsp, "snapshots_pkey", RELKIND_INDEX);
 		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
 		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */
@@ -333,4 +348,15 @@ es_store(void)
 	store = found;
 	store_valid = true;
 	return &store;
+}
+
+/*
+ * The same for the beginning of a call from SQL: an open transaction may not have heard yet that the
+ * store was dropped and made again.
+ */
+const EsStore *
+es_store_now(void)
+{
+	AcceptInvalidationMessages();
+	return es_store();
 }

@@ -16,6 +16,7 @@
 #define ES_NODE_SHIFT		48
 #define ES_MAX_NODE			32767
 #define ES_NODE_START(node)	((int64) (node) << ES_NODE_SHIFT)
+#define ES_NODE_END(node)	(ES_NODE_START(node) | INT64CONST(0xFFFFFFFFFFFF))	/* not itself a position */
 
 /* Columns of event_store.log, the events. */
 enum EsLogColumn
@@ -72,12 +73,18 @@ typedef struct EsStore
 	Oid			batch_keys_pkey;
 	Oid			grants;
 	Oid			mark;			/* published mark, one row */
+	Oid			aggregates;
+	Oid			upcasters;
+	Oid			event_checks;
+	Oid			snapshots;
+	Oid			snapshots_pkey;	/* (stream, fingerprint, version) */
 	Oid			position_seq;
 	Oid			stream_seq;
 	uint64		generation;		/* differs after every re-read: a key for caches beside this one */
 } EsStore;
 
 extern const EsStore *es_store(void);
+extern const EsStore *es_store_now(void);
 extern bool es_store_exists(void);
 extern void es_store_init(void);
 extern void es_store_forget(void);

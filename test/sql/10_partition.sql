@@ -100,3 +100,46 @@ DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;
 RESET event_store.partition_size;
 SELECT es_create_store();
+-- a maker does not hold others up: the partition is there before its transaction ends
+SET event_store.partition_size = 100;
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+SELECT es_create_store();
+SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{79}'), array_fill('T'::text, '{79}'), NULL);
+BEGIN;
+SELECT position FROM es_append('full-1', NULL, 'T', '{}');
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory';
+ROLLBACK;
+SELECT name FROM event_store.partitions;
+-- while a query of the same session reads the log
+BEGIN;
+DECLARE c CURSOR FOR SELECT position FROM event_store.feed;
+FETCH 1 FROM c;
+SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{300}'), array_fill('T'::text, '{300}'), NULL);
+COMMIT;
+-- a store made by the same transaction has to do it itself
+BEGIN;
+SET LOCAL client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+SELECT es_create_store();
+SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{300}'), array_fill('T'::text, '{300}'), NULL);
+SELECT name FROM event_store.partitions;
+ROLLBACK;
+RESET event_store.partition_size;
+SELECT count(*) FROM es_read('full-1');
+-- the last position of the last node
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+SELECT es_create_store(node => 32767);
+SELECT setval('event_store.position_seq', 9223372036854775804) > 0;
+SELECT position FROM es_append('end-1', 0, 'T', '{}');
+SELECT pg_temp.try($$SELECT es_append('end-1', 1, '[{"type": "T"}, {"type": "T"}]'::jsonb)$$);
+SELECT pg_temp.try($$SELECT es_append('end-1', 1, 'T', '{}')$$);
+SELECT from_position, to_position FROM event_store.partitions ORDER BY 1 DESC LIMIT 1;
+SELECT version FROM es_read_all(9223372036854775804);
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+SELECT es_create_store();

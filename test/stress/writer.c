@@ -292,7 +292,7 @@ expecting_call(Writer *w)
 static void
 old_call(Writer *w)
 {
-	for (int tries = 0; tries < 50; tries++)
+	for (int tries = 0; tries < 50 && call_count > 0; tries++)
 	{
 		int64_t		number = next_random(&w->random) % call_count;
 		Call	   *call = &calls[number];

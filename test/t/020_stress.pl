@@ -71,6 +71,7 @@ sub stress
 	local $ENV{PGDATABASE} = $db;
 	my $passed = IPC::Run::run([ "$build/stress", '-s', $ENV{ES_STRESS_SEED} // 1 + int(rand(1e9)), @options ], '>', \$out, '2>&1');
 	$node->safe_psql('postgres', "DROP DATABASE $db WITH (FORCE)");
+	$out .= "stress: killed by signal " . ($? & 127) . "\n" if $? & 127;
 	note($out);
 	return ($passed, $out);
 }
@@ -98,7 +99,7 @@ for my $mutant (sort keys %mutants)
 		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', "$source/$_", "$dir/");
 	}
 	unlink glob "$dir/src/*.o $dir/src/*.bc $dir/event_store.so";
-	ok(make('-s', '-C', $dir, "PG_CONFIG=$pg_config", 'with_llvm=no', "ES_MUTANT=$mutant", 'ES_CFLAGS=-O0 -D_FORTIFY_SOURCE=0', 'event_store.so'),
+	ok(make('-s', '-C', $dir, "PG_CONFIG=$pg_config", 'with_llvm=no', "ES_MUTANT=$mutant", '-j2', 'event_store.so'),
 		"mutant $mutant is built");
 	($passed, $said) = stress("mutant$mutant", "$dir/event_store.so", '-t', 3);
 	ok(!$passed, "mutant $mutant is caught") or diag($said);

@@ -104,10 +104,10 @@ COMMENT ON SERVER event_store_import IS 'the store of this database';
 -- ---------------------------------------------------------------- read
 
 CREATE FUNCTION es_read(stream text, from_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL,
-    backward boolean DEFAULT false) RETURNS SETOF es_recorded_event
+    backward boolean DEFAULT false, upcast boolean DEFAULT true) RETURNS SETOF es_recorded_event
 AS 'MODULE_PATHNAME', 'es_read' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 100;
-COMMENT ON FUNCTION es_read(text, bigint, bigint, boolean) IS
-'the events of a stream in version order, or from the last one back; from_version NULL: from the first (backward: the last); max_count NULL: all';
+COMMENT ON FUNCTION es_read(text, bigint, bigint, boolean, boolean) IS
+'the events of a stream in version order, or from the last one back; from_version NULL: from the first (backward: the last); max_count NULL: all; upcast false: as they are stored';
 
 CREATE FUNCTION es_read_category(category text, after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
     event_types text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
@@ -134,6 +134,99 @@ CREATE FUNCTION es_trace(correlation_id text) RETURNS SETOF es_recorded_event
 AS 'MODULE_PATHNAME', 'es_trace' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION es_trace(text) IS
 'the events whose metadata carries this correlation_id, in position order; fast where es_create_store(trace => true) made the index';
+
+-- ---------------------------------------------------------------- state
+
+CREATE FUNCTION es_register_aggregate(category text, fold text DEFAULT NULL, rules jsonb DEFAULT NULL,
+    initial_state jsonb DEFAULT '{}', snapshot_every integer DEFAULT 100) RETURNS void
+AS 'MODULE_PATHNAME', 'es_register_aggregate' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer) IS
+'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
+
+CREATE FUNCTION es_unregister_aggregate(category text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_unregister_aggregate' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_unregister_aggregate(text) IS 'takes back es_register_aggregate';
+
+CREATE FUNCTION es_load(stream text,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_load' LANGUAGE C STABLE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_load(text) IS
+'the current state of a stream, with the transaction''s own appends; its version is what es_append expects next; without events the initial state and version 0';
+
+CREATE FUNCTION es_load_version(stream text, version bigint,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_load_version' LANGUAGE C STABLE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_load_version(text, bigint) IS 'the state of a stream as of one of its versions';
+
+CREATE FUNCTION es_load_at(stream text, as_of timestamptz,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_load_at' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_load_at(text, timestamptz) IS
+'the state of a stream by the events recorded up to a time: final, or refused with YE004';
+
+CREATE FUNCTION es_load_valid_at(stream text, valid_at timestamptz, known_at timestamptz DEFAULT NULL,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_load_valid_at' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_load_valid_at(text, timestamptz, timestamptz) IS
+'the state of a stream by the events that had occurred by a time, as known now or as recorded up to known_at, folded in order of occurred_at';
+
+CREATE FUNCTION es_load_category(category text, as_of timestamptz DEFAULT NULL)
+RETURNS TABLE (stream text, state jsonb, version bigint)
+AS 'MODULE_PATHNAME', 'es_load_category' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000 ROWS 1000;
+COMMENT ON FUNCTION es_load_category(text, timestamptz) IS 'the state of every stream of a category, now or as of a time';
+
+CREATE FUNCTION es_history(stream text, from_version bigint DEFAULT 1, max_count bigint DEFAULT NULL)
+RETURNS TABLE (version bigint, event_type text, occurred_at timestamptz, recorded_at timestamptz, state jsonb)
+AS 'MODULE_PATHNAME', 'es_history' LANGUAGE C STABLE PARALLEL UNSAFE COST 1000 ROWS 100;
+COMMENT ON FUNCTION es_history(text, bigint, bigint) IS 'the state of a stream after each of its events';
+
+CREATE FUNCTION es_snapshot(stream text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_snapshot' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_snapshot(text) IS 'stores the current state of a stream, so that later loads replay less; returns its version';
+
+CREATE FUNCTION es_drop_snapshots(category text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_drop_snapshots' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_drop_snapshots(text) IS 'drops the snapshots of a category''s streams; no answer changes; returns how many';
+
+CREATE FUNCTION es_put_snapshot(stream text, version bigint, state jsonb, fingerprint text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_put_snapshot' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_put_snapshot(text, bigint, jsonb, text) IS
+'keeps a state that the application folded itself; the fingerprint names the code that made it';
+
+CREATE FUNCTION es_get_snapshot(stream text, fingerprint text,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'es_get_snapshot' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 1;
+COMMENT ON FUNCTION es_get_snapshot(text, text) IS 'the newest state put with this fingerprint, or no row';
+
+CREATE FUNCTION es_replayed_events() RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_replayed_events' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_replayed_events() IS 'how many events the loads of this session have folded';
+
+-- ---------------------------------------------------------------- schema evolution
+
+CREATE FUNCTION es_register_event_type(event_type text, schema_version integer DEFAULT 1, check_expr text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_register_event_type' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_register_event_type(text, integer, text) IS
+'an appended event of this type and schema version must satisfy check_expr, a SQL condition over data, metadata, event_type, occurred_at (else YE009)';
+
+CREATE FUNCTION es_unregister_event_type(event_type text, schema_version integer DEFAULT 1) RETURNS void
+AS 'MODULE_PATHNAME', 'es_unregister_event_type' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_unregister_event_type(text, integer) IS 'takes back es_register_event_type';
+
+CREATE FUNCTION es_register_upcaster(event_type text, from_version integer, transform text, to_type text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_register_upcaster' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_register_upcaster(text, integer, text, text) IS
+'events of this type and schema version are read with the data that transform yields, a SQL expression over data, metadata, event_type, occurred_at, as the next schema version, of to_type where given; NULL drops the event from what is read';
+
+CREATE FUNCTION es_unregister_upcaster(event_type text, from_version integer) RETURNS void
+AS 'MODULE_PATHNAME', 'es_unregister_upcaster' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_unregister_upcaster(text, integer) IS 'takes back es_register_upcaster';
+
+CREATE FUNCTION es_test_upcasters(of_type text DEFAULT NULL)
+RETURNS TABLE (event_type text, schema_version integer, events bigint, failures bigint, first_failure bigint, error text)
+AS 'MODULE_PATHNAME', 'es_test_upcasters' LANGUAGE C STABLE PARALLEL UNSAFE COST 100000 ROWS 10;
+COMMENT ON FUNCTION es_test_upcasters(text) IS
+'runs the upcasters over the stored events, changing nothing: by type and schema version how many there are, how many fail, the position and error of the first';
 
 -- ---------------------------------------------------------------- the mark
 
@@ -162,7 +255,7 @@ REVOKE ALL ON FUNCTION es_append_multi(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_find_append(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_import_handler() FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_read_category(text, bigint, bigint, text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_read_all(bigint, bigint, text[], text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_stream_version(text) FROM PUBLIC;
@@ -170,3 +263,21 @@ REVOKE ALL ON FUNCTION es_position_at(timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_trace(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_high_water_mark() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_publish_mark() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_unregister_aggregate(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load_version(text, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load_at(text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load_valid_at(text, timestamptz, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load_category(text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_history(text, bigint, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_snapshot(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_drop_snapshots(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_put_snapshot(text, bigint, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_get_snapshot(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_replayed_events() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_register_event_type(text, integer, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_unregister_event_type(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_register_upcaster(text, integer, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_unregister_upcaster(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_test_upcasters(text) FROM PUBLIC;

@@ -57,7 +57,7 @@ static const char *const tables[] = {
 	" id bigint PRIMARY KEY, first_position bigint NOT NULL, created_at timestamptz NOT NULL,"
 	" category integer NOT NULL, version bigint NOT NULL, last_position bigint NOT NULL,"
 	" recorded_at timestamptz NOT NULL, digest bytea NOT NULL,"
-	" name text COLLATE \"C\" NOT NULL UNIQUE) WITH (fillfactor = 75)",
+	" name text COLLATE \"C\" NOT NULL UNIQUE) WITH (fillfactor = 90)",
 	"COMMENT ON TABLE event_store.heads IS 'one row a stream: its lock and its truth'",
 
 	"CREATE TABLE event_store.log ("

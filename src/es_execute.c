@@ -18,8 +18,10 @@
 #include "utils/timestamp.h"
 
 #include "es_call.h"
+#include "es_define.h"
 #include "es_error.h"
 #include "es_execute.h"
+#include "es_failure.h"
 #include "es_guc.h"
 #include "es_json.h"
 #include "es_key.h"
@@ -224,6 +226,79 @@ resolve_names(EsCall *call)
 											   VARSIZE_ANY_EXHDR(missing[i]->type));
 	}
 	pfree(missing);
+}
+
+/* A check that fails with an error rejects the event too. */
+static void
+rejected_context(void *arg)
+{
+	if (es_failure_is_ours())
+	{
+		errcode(ES_EVENT_REJECTED);
+		if (arg != NULL)
+			errdetail("%s", (const char *) arg);
+	}
+}
+
+/* Refuses events that do not satisfy what is registered for their type and schema version. */
+static void
+check_events(EsCall *call)
+{
+	EsDefinitions *defs = es_definitions();
+	const EsExpr *checked = NULL;
+	EsRun	   *run = NULL;
+
+	if (!es_has_checks(defs))
+		return;
+	for (int i = 0; i < call->event_count; i++)
+	{
+		EsEvent    *event = &call->events[i];
+		const EsExpr *check = es_find_check(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type),
+											event->schema_version);
+		ErrorContextCallback context;
+		Datum		result;
+		bool		isnull;
+
+		if (check == NULL)
+			continue;
+		if (check != checked)
+		{
+			if (run != NULL)
+				es_run_close(run);
+			run = es_run_open(check);
+			checked = check;
+		}
+		es_run_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
+		es_run_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
+				   event->metadata == NULL);
+		es_run_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
+		/* An event that is to occur when it is recorded is checked as of now. */
+		es_run_set(run, EVENT_OCCURRED_AT,
+				   TimestampTzGetDatum(event->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
+
+		context.callback = rejected_context;
+		context.arg = es_call_label(call, i);
+		context.previous = error_context_stack;
+		error_context_stack = &context;
+		es_run_enter(run);
+		result = es_run_eval(run, &isnull);
+		es_run_leave(run);
+		error_context_stack = context.previous;
+		if (isnull || !DatumGetBool(result))
+		{
+			char	   *label = es_call_label(call, i);
+
+			ereport(ERROR,
+					(errcode(ES_EVENT_REJECTED),
+					 errmsg("event of type \"%s\" is rejected by the check of its type",
+							text_to_cstring(event->type)),
+					 errdetail("%s%sSchema version %d.", label ? label : "", label ? " " : "",
+							   event->schema_version)));
+		}
+		MemoryContextReset(es_run_memory(run));
+	}
+	if (run != NULL)
+		es_run_close(run);
 }
 
 static void
@@ -496,6 +571,7 @@ es_call_execute(EsCall *call)
 		return;
 	}
 	check_versions(call);
+	check_events(call);			/* a retry of what was accepted once is not checked again */
 	if (call->event_count > 0)
 	{
 		positions = draw_positions(call);

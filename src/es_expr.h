@@ -5,6 +5,7 @@
 #ifndef ES_EXPR_H
 #define ES_EXPR_H
 
+#include "executor/executor.h"
 #include "nodes/bitmapset.h"
 #include "nodes/execnodes.h"
 #include "nodes/params.h"

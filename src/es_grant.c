@@ -37,17 +37,21 @@ typedef struct Right
 
 static const Right rights[] = {
 	{"append",
-		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version'",
+		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version', "
+		"'es_put_snapshot', 'es_get_snapshot'",
 	NULL},
 	{"read",
 		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
-		"'es_high_water_mark', 'es_find_append'",
+		"'es_high_water_mark', 'es_find_append', 'es_load', 'es_load_version', 'es_load_at', 'es_load_valid_at', "
+		"'es_load_category', 'es_history', 'es_get_snapshot', 'es_replayed_events'",
 	"SELECT ON event_store.events, event_store.feed, event_store.streams, event_store.mark"},
 	{"import",
 		"'es_stream_version'",
 	"INSERT ON event_store.import"},
 	{"operate",
-		"'es_publish_mark', 'es_high_water_mark', 'es_position_at'",
+		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_register_aggregate', "
+		"'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', 'es_register_upcaster', "
+		"'es_unregister_upcaster', 'es_test_upcasters', 'es_snapshot', 'es_drop_snapshots'",
 	"SELECT ON event_store.streams, event_store.partitions, event_store.mark, event_store.grants"},
 };
 

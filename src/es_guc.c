@@ -10,11 +10,13 @@
 
 #include "es_guc.h"
 
+#define ES_DEFAULT_AS_OF_WAIT		1000
 #define ES_DEFAULT_MARK_WAIT		100
 #define ES_DEFAULT_MAX_CATEGORIES	10000
 #define ES_DEFAULT_PARTITION_SIZE	10000000
 #define ES_MIN_PARTITION_SIZE		100
 
+int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 int			es_idempotency_retention = 0;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_max_categories = ES_DEFAULT_MAX_CATEGORIES;
@@ -25,6 +27,12 @@ int			es_partition_size = ES_DEFAULT_PARTITION_SIZE;
 void
 es_guc_init(void)
 {
+	DefineCustomIntVariable("event_store.as_of_wait",
+							"Sets how long an as-of load waits until its time is final.",
+							NULL,
+							&es_as_of_wait,
+							ES_DEFAULT_AS_OF_WAIT, 0, 60 * 60 * 1000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.idempotency_retention",
 							"Sets how long an idempotency key is remembered; 0 means for ever.",
 							NULL,

@@ -5,6 +5,7 @@
 #ifndef ES_GUC_H
 #define ES_GUC_H
 
+extern int	es_as_of_wait;				/* milliseconds */
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
 extern int	es_mark_wait;				/* milliseconds */
 extern int	es_max_categories;

@@ -66,8 +66,9 @@ need_estate(EsHeads *heads)
 	ExecOpenIndices(heads->rri, true);
 }
 
-static void
-read_head(TupleTableSlot *slot, EsHead *head)
+/* Takes a head apart; the slot may be cleared afterwards. */
+void
+es_head_read(TupleTableSlot *slot, EsHead *head)
 {
 	bytea	   *digest;
 
@@ -114,7 +115,7 @@ es_head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
 	bool		found = find_row(heads, name, snapshot);
 
 	if (found)
-		read_head(heads->slot, head);
+		es_head_read(heads->slot, head);
 	ExecClearTuple(heads->slot);
 	return found;
 }
@@ -184,22 +185,26 @@ static bool
 insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 {
 	ItemPointerData conflict_tid;
+	List	   *arbiters;
 	uint32		token;
 	bool		conflict = false;
 
 	need_estate(heads);
+	/* The name decides; an index that somebody added may only raise its error. */
+	arbiters = list_make1_oid(RelationGetRelid(heads->name_index));
 	memset(head, 0, sizeof(*head));
 	head->category = category;
 	head->id = nextval_internal(es_store()->stream_seq, false);
 	fill_slot(heads, head, name);
 
 	ItemPointerSetInvalid(&conflict_tid);
-	if (!es_check_index_constraints(heads->rri, heads->slot, heads->estate, &conflict_tid, NIL))
+	if (!es_check_index_constraints(heads->rri, heads->slot, heads->estate, &conflict_tid, arbiters))
 		return false;
 
 	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 	table_tuple_insert_speculative(heads->rel, heads->slot, GetCurrentCommandId(true), 0, NULL, token);
-	es_insert_index_tuples(heads->rri, heads->slot, heads->estate, false, true, &conflict, NIL);
+	es_insert_index_tuples(heads->rri, heads->slot, heads->estate, false, true, &conflict,
+						   arbiters);
 	table_tuple_complete_speculative(heads->rel, heads->slot, token, !conflict);
 	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 	ResetPerTupleExprContext(heads->estate);
@@ -235,7 +240,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			continue;
 		}
 		check_snapshot(heads);
-		read_head(heads->slot, head);
+		es_head_read(heads->slot, head);
 		tid = heads->slot->tts_tid;
 		ExecClearTuple(heads->slot);
 		if (head->version > limit)
@@ -252,7 +257,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		switch (result)
 		{
 			case TM_Ok:
-				read_head(heads->slot, head);
+				es_head_read(heads->slot, head);
 				ExecClearTuple(heads->slot);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:

@@ -337,7 +337,7 @@ read_append(EsCall *call, JsonbContainer *object, Place *place)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an append has no \"stream\"")));
-	if (events != NULL && JsonContainerSize(events) == 0)
+	if (events != NULL && JsonContainerIsArray(events) && JsonContainerSize(events) == 0)
 		events = NULL;
 	if (events == NULL && idempotency_key != NULL)
 		ereport(ERROR,

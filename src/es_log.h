@@ -36,6 +36,7 @@ typedef struct EsLogWriter
 	EsLeaf		leaf;
 	Relation	rel;			/* NULL: no leaf open */
 	EState	   *estate;
+	MemoryContext scratch;		/* of one flush */
 	ResultRelInfo *rri;
 	BulkInsertState bulk;
 	bool		check_constraints;

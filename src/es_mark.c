@@ -116,6 +116,15 @@ poll_rounds(void)
 	}
 }
 
+/* Positions of the open transaction itself are not settled. */
+static int64
+below_own(int64 mark)
+{
+	int64		own = es_xact_first_position();
+
+	return own != 0 && own <= mark ? own - 1 : mark;
+}
+
 static void
 begin_round(Oid sequence)
 {
@@ -123,7 +132,7 @@ begin_round(Oid sequence)
 	EsRound    *round;
 	VirtualTransactionId *holders;
 	int			count;
-	int64		position = es_position_last();
+	int64		position = below_own(es_position_last());	/* we do not see our own lock */
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, sequence);
 	holders = GetLockConflicts(&tag, ShareLock, &count);
@@ -226,15 +235,6 @@ flush_inserted(void)
 	XLogFlush(upto);
 }
 
-/* Positions of the open transaction itself are not settled. */
-static int64
-below_own(int64 mark)
-{
-	int64		own = es_xact_first_position();
-
-	return own != 0 && own <= mark ? own - 1 : mark;
-}
-
 /*
  * The mark and a registered snapshot that shows everything up to it. In READ COMMITTED on a primary
  * the mark is found now and nothing beyond the flushed WAL is promised; elsewhere both are what the
@@ -285,6 +285,20 @@ es_mark_floor(void)
 
 	read_row_now(&row);
 	return row.floor;
+}
+
+/* The two published times, as the transaction may rely on them. */
+void
+es_mark_times(TimestampTz *stable_until, TimestampTz *floor)
+{
+	Snapshot	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() :
+											GetLatestSnapshot());
+	EsMarkRow	row;
+
+	read_row(snapshot, &row);
+	UnregisterSnapshot(snapshot);
+	*stable_until = row.stable_until;
+	*floor = row.floor;
 }
 
 Datum

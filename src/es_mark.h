@@ -10,5 +10,6 @@
 
 extern Snapshot es_mark_snapshot(int64 *mark);
 extern TimestampTz es_mark_floor(void);
+extern void es_mark_times(TimestampTz *stable_until, TimestampTz *floor);
 
 #endif							/* ES_MARK_H */

@@ -14,17 +14,21 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/index.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
-#include "partitioning/partbounds.h"
-#include "partitioning/partdesc.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
+#include "nodes/parsenodes.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -57,46 +61,102 @@ static int	cached_count = 0;
 static uint64 cached_generation = 0;
 static int64 cached_last = 0;	/* a position that is drawn, or will be by this call */
 
-/* Reads the leaves in order of position; a change of the parent makes a new store generation. */
+static int
+compare_leaves(const void *a, const void *b)
+{
+	const EsLeaf *left = a;
+	const EsLeaf *right = b;
+
+	return (left->from > right->from) - (left->from < right->from);
+}
+
+static int64
+bound(List *datums)
+{
+	PartitionRangeDatum *datum = linitial_node(PartitionRangeDatum, datums);
+
+	if (datum->kind != PARTITION_RANGE_DATUM_VALUE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a partition of the event log is bounded by MINVALUE or MAXVALUE")));
+	return DatumGetInt64(castNode(Const, datum->value)->constvalue);
+}
+
+/* Reads a leaf's bounds from the catalog; false when it is just going away. */
+static bool
+read_leaf(Relation pg_class, Oid relid, EsLeaf *leaf)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(pg_class, ClassOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		stored = heap_getattr(tuple, Anum_pg_class_relpartbound, RelationGetDescr(pg_class), &isnull);
+
+		if (!isnull)
+		{
+			PartitionBoundSpec *spec = castNode(PartitionBoundSpec, stringToNode(TextDatumGetCString(stored)));
+
+			if (spec->strategy != PARTITION_STRATEGY_RANGE || spec->is_default)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("the event log has a default partition"),
+						 errhint("Detach it: the log must consist of ranges of positions.")));
+			leaf->relid = relid;
+			leaf->from = bound(spec->lowerdatums);
+			leaf->to = bound(spec->upperdatums);
+			found = true;
+		}
+	}
+	systable_endscan(scan);
+	return found;
+}
+
+/*
+ * Reads the leaves in order of position; a change of the parent makes a new store generation.
+ *
+ * Not from the parent's cached partition descriptor: in a session that has just connected, core may
+ * store one that was overtaken by a concurrent ATTACH while it was being built, and keep it. Here the
+ * generation is noted before the catalogs are read, so whatever comes in between leads to another read.
+ */
 static void
 refresh(void)
 {
 	const EsStore *store = es_store();
+	uint64		generation = store->generation;
 	Relation	log;
-	PartitionDesc desc;
-	PartitionBoundInfo bounds;
+	Relation	pg_class;
+	List	   *children;
+	ListCell   *lc;
 	EsLeaf	   *leaves;
 	int			count = 0;
 
-	if (cached_generation == store->generation && cached != NULL)
+	if (cached_generation == generation && cached != NULL)
 		return;
 
 	log = table_open(store->log, AccessShareLock);
-	store = es_store();			/* the lock may have brought news */
-	desc = RelationGetPartitionDesc(log, true);
-	bounds = desc->boundinfo;
-	leaves = MemoryContextAlloc(TopMemoryContext, sizeof(EsLeaf) * Max(desc->nparts, 1));
-	for (int i = 0; desc->nparts > 0 && i < bounds->ndatums; i++)
-	{
-		int			part = bounds->indexes[i];
-
-		if (part < 0 || i == 0)
-			continue;			/* a gap between two leaves, or below the first */
-		if (bounds->kind && (bounds->kind[i][0] != PARTITION_RANGE_DATUM_VALUE ||
-							 bounds->kind[i - 1][0] != PARTITION_RANGE_DATUM_VALUE))
-			continue;			/* not made by us: MINVALUE or MAXVALUE */
-		leaves[count].from = DatumGetInt64(bounds->datums[i - 1][0]);
-		leaves[count].to = DatumGetInt64(bounds->datums[i][0]);
-		leaves[count].relid = desc->oids[part];
-		count++;
-	}
+	generation = es_store()->generation;	/* the lock may have brought news */
+	children = find_inheritance_children(RelationGetRelid(log), NoLock);
+	leaves = MemoryContextAlloc(TopMemoryContext, sizeof(EsLeaf) * Max(list_length(children), 1));
+	pg_class = table_open(RelationRelationId, AccessShareLock);
+	foreach(lc, children)
+		count += read_leaf(pg_class, lfirst_oid(lc), &leaves[count]);
+	table_close(pg_class, AccessShareLock);
 	table_close(log, NoLock);
+	list_free(children);
+	qsort(leaves, count, sizeof(EsLeaf), compare_leaves);
 
 	if (cached != NULL)
 		pfree(cached);
 	cached = leaves;
 	cached_count = count;
-	cached_generation = store->generation;
+	cached_generation = generation;
 	cached_last = 0;
 }
 
@@ -117,6 +177,22 @@ find_leaf(int64 position)
 		if (position >= cached[i].from)
 			return position < cached[i].to ? &cached[i] : NULL;
 	return NULL;
+}
+
+/*
+ * Whether there is a table for the positions after the newest leaf: then that leaf was detached, and
+ * a read that wants them must not just end before.
+ */
+void
+es_check_newest_attached(int64 upto)
+{
+	int64		from;
+
+	refresh();
+	from = cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
+	if (upto >= from &&
+		OidIsValid(get_relname_relid(psprintf("log_%lld", (long long) from), get_namespace_oid(ES_SCHEMA, false))))
+		es_range_missing(from, upto);
 }
 
 /* Where the next leaf begins. */
@@ -162,6 +238,11 @@ es_partition_make(int64 from, int64 to)
 	long long	name = (long long) from;
 	const char *code = quote_identifier(get_namespace_name(es_extension_schema()));
 
+	if (OidIsValid(get_relname_relid(psprintf("log_%lld", name), get_namespace_oid(ES_SCHEMA, false))))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition \"event_store.log_%lld\" of the event log is not attached", name),
+				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_runf("CREATE TABLE event_store.log_%lld (LIKE event_store.log INCLUDING ALL)", name);
 	es_sql_runf("CREATE UNIQUE INDEX log_%lld_stream_version ON event_store.log_%lld (stream, version)",
@@ -276,6 +357,23 @@ make_by_worker(int64 position)
 }
 
 /*
+ * Waits a while for a maker that is at work, rather than starting one more; true when there is a leaf
+ * for the position afterwards.
+ */
+static bool
+await_maker(int64 position)
+{
+	for (int naps = 0; naps < 2000 && partitions_locked(); naps++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	AcceptInvalidationMessages();
+	refresh();
+	return position < newest_end();
+}
+
+/*
  * Makes sure, before anything is locked, that the next `events` positions have a leaf, and makes the
  * next leaf ahead when the newest is 80 % full.
  */
@@ -306,18 +404,20 @@ es_partition_prepare(int64 events)
 		return;
 	}
 
-	/* While there is room, one maker is enough. */
-	if (last + events < newest_end() && partitions_locked())
-		return;
-	if (make_by_worker(last + events) && last + events < newest_end())
-		return;
-	if (lock_partitions(last + events >= newest_end()))
-		make_until(last + events);
+	/* While there is room one maker is enough; when there is none, it is worth waiting for. */
+	if (last + events < newest_end())
+	{
+		if (!partitions_locked())
+			(void) make_by_worker(last + events);
+	}
+	else if (!await_maker(last + events))
+		(void) make_by_worker(last + events);
 }
 
 /*
  * The leaf of a position that was just drawn. That there is none is rare: others used up what
- * es_partition_prepare() found.
+ * es_partition_prepare() found, or no worker could be started. Only here, behind the heads, is the
+ * makers' lock kept to the end of a transaction: the order heads, makers' lock is the same everywhere.
  */
 EsLeaf
 es_leaf_for(int64 position)
@@ -327,7 +427,7 @@ es_leaf_for(int64 position)
 	refresh();
 	cached_last = Max(cached_last, position);
 	leaf = find_leaf(position);
-	if (unlikely(leaf == NULL) && make_by_worker(position))
+	if (unlikely(leaf == NULL) && (await_maker(position) || make_by_worker(position)))
 		leaf = find_leaf(position);
 	if (unlikely(leaf == NULL))
 	{

@@ -15,6 +15,7 @@ typedef struct EsLeaf
 } EsLeaf;
 
 extern int	es_leaves_copy(EsLeaf **leaves);
+extern void es_check_newest_attached(int64 upto);
 extern EsLeaf es_leaf_for(int64 position);
 extern void es_partition_prepare(int64 events);
 extern void es_partition_make(int64 from, int64 to);

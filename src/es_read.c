@@ -57,11 +57,10 @@ event_values(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls)
 	values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
 	values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
 	values[3] = slot->tts_values[Anum_log_version - 1];
-	values[4] = PointerGetDatum(es_name_of(ES_EVENT_TYPE, DatumGetInt32(slot->tts_values[Anum_log_event_type - 1])));
-	values[5] = slot->tts_values[Anum_log_schema_version - 1];
+	values[4] = PointerGetDatum(es_scan_type(scan, slot));
+	values[5] = Int32GetDatum(es_scan_schema_version(scan, slot));
 	values[6] = slot->tts_values[Anum_log_event_id - 1];
-	values[7] = slot->tts_values[Anum_log_data - 1];
-	nulls[7] = slot->tts_isnull[Anum_log_data - 1];
+	values[7] = es_scan_data(scan, slot, &nulls[7]);
 	values[8] = slot->tts_values[Anum_log_metadata - 1];
 	nulls[8] = slot->tts_isnull[Anum_log_metadata - 1];
 	values[9] = slot->tts_values[Anum_log_occurred_at - 1];
@@ -211,7 +210,8 @@ position_argument(FunctionCallInfo fcinfo, int n)
  * store does not know match nothing.
  */
 static bool
-filter_argument(FunctionCallInfo fcinfo, int n, const char *name, EsNameKind kind, Bitmapset **ids)
+filter_argument(FunctionCallInfo fcinfo, int n, const char *name, EsNameKind kind, Bitmapset **ids,
+				List **names)
 {
 	ArrayType  *array;
 	Datum	   *values;
@@ -242,6 +242,8 @@ filter_argument(FunctionCallInfo fcinfo, int n, const char *name, EsNameKind kin
 		id = es_name_find(kind, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
 		if (id != 0)
 			*ids = bms_add_member(*ids, id);
+		if (names != NULL)
+			*names = lappend(*names, value);
 	}
 	return true;
 }
@@ -263,6 +265,8 @@ open_stream(FunctionCallInfo fcinfo)
 		null_argument("stream");
 	if (PG_ARGISNULL(3))
 		null_argument("backward");
+	if (PG_ARGISNULL(4))
+		null_argument("upcast");
 	name = PG_GETARG_TEXT_PP(0);
 	backward = PG_GETARG_BOOL(3);
 	if (!PG_ARGISNULL(1) && PG_GETARG_INT64(1) < 1)
@@ -282,6 +286,8 @@ open_stream(FunctionCallInfo fcinfo)
 	scan = es_scan_create(snapshot);
 	scan->backward = backward;
 	scan->limit = limit;
+	if (PG_GETARG_BOOL(4))
+		scan->upcast = es_upcast_begin(es_definitions());
 	if (backward)
 	{
 		from = PG_ARGISNULL(1) ? head.version : Min(PG_GETARG_INT64(1), head.version);
@@ -316,6 +322,14 @@ es_stream_version(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- by position */
 
+/* Whether no event can pass the filter on types. */
+static bool
+nothing_wanted(const EsScan *scan)
+{
+	return scan->filter_types && scan->types == NULL &&
+		(scan->upcast == NULL || scan->type_names == NIL);
+}
+
 static EsScan *
 open_category(FunctionCallInfo fcinfo)
 {
@@ -342,8 +356,10 @@ open_category(FunctionCallInfo fcinfo)
 	id = es_name_find(ES_CATEGORY, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
 	if (id != 0)
 		scan->categories = bms_make_singleton(id);
-	scan->filter_types = filter_argument(fcinfo, 3, "event_types", ES_EVENT_TYPE, &scan->types);
-	if (scan->categories == NULL || (scan->filter_types && scan->types == NULL))
+	scan->filter_types = filter_argument(fcinfo, 3, "event_types", ES_EVENT_TYPE, &scan->types,
+										 &scan->type_names);
+	scan->upcast = es_upcast_begin(es_definitions());
+	if (scan->categories == NULL || nothing_wanted(scan))
 		scan->limit = 0;
 	es_scan_positions(scan, after, mark);
 	return scan;
@@ -365,10 +381,11 @@ open_all(FunctionCallInfo fcinfo)
 
 	scan = es_scan_create(es_mark_snapshot(&mark));
 	scan->limit = limit;
-	scan->filter_types = filter_argument(fcinfo, 2, "event_types", ES_EVENT_TYPE, &scan->types);
-	scan->filter_categories = filter_argument(fcinfo, 3, "categories", ES_CATEGORY, &scan->categories);
-	if ((scan->filter_types && scan->types == NULL) ||
-		(scan->filter_categories && scan->categories == NULL))
+	scan->filter_types = filter_argument(fcinfo, 2, "event_types", ES_EVENT_TYPE, &scan->types,
+										 &scan->type_names);
+	scan->filter_categories = filter_argument(fcinfo, 3, "categories", ES_CATEGORY, &scan->categories, NULL);
+	scan->upcast = es_upcast_begin(es_definitions());
+	if (nothing_wanted(scan) || (scan->filter_categories && scan->categories == NULL))
 		scan->limit = 0;
 	es_scan_positions(scan, after, mark);
 	return scan;

@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 
 #include "es_compat.h"
+#include "es_name.h"
 #include "es_scan.h"
 
 /* Stream names that a scan remembers before it starts anew. */
@@ -81,7 +82,7 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 
 /*
  * Wants positions after < p <= upto. Raises an error that names the range when part of it is not
- * attached; nothing has ever been written past the newest leaf.
+ * attached.
  */
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
@@ -100,6 +101,7 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 			es_range_missing(next, scan->leaves[i].from - 1);
 		next = scan->leaves[i].to;
 	}
+	es_check_newest_attached(upto);
 	if (scan->leaf_count == 0 && upto >= next)
 	{
 		EsLeaf	   *all;
@@ -183,16 +185,85 @@ check_dense(EsScan *scan, TupleTableSlot *slot)
 	scan->last_position = position;
 }
 
+/* Filters on what is stored. Upcasters may turn a type into one that is wanted: seen afterwards. */
 static bool
 passes(EsScan *scan, TupleTableSlot *slot)
 {
-	if (scan->filter_types &&
-		!bms_is_member(DatumGetInt32(es_row_column(slot, Anum_log_event_type)), scan->types))
-		return false;
+	if (scan->filter_types)
+	{
+		int32		type = DatumGetInt32(es_row_column(slot, Anum_log_event_type));
+
+		if (!bms_is_member(type, scan->types) &&
+			(scan->upcast == NULL || !es_upcast_may_become(scan->upcast, type, scan->type_names)))
+			return false;
+	}
 	if (scan->filter_categories &&
 		!bms_is_member(DatumGetInt32(es_row_column(slot, Anum_log_category)), scan->categories))
 		return false;
 	return true;
+}
+
+static bool
+is_wanted(EsScan *scan, const text *type)
+{
+	ListCell   *lc;
+
+	foreach(lc, scan->type_names)
+	{
+		const text *wanted = lfirst(lc);
+
+		if (VARSIZE_ANY_EXHDR(wanted) == VARSIZE_ANY_EXHDR(type) &&
+			memcmp(VARDATA_ANY(wanted), VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The current event as it is stored, for an upcaster. */
+void
+es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape)
+{
+	slot_getallattrs(slot);
+	shape->type_id = DatumGetInt32(slot->tts_values[Anum_log_event_type - 1]);
+	shape->type = es_name_of(ES_EVENT_TYPE, shape->type_id);
+	shape->schema_version = DatumGetInt32(slot->tts_values[Anum_log_schema_version - 1]);
+	shape->data = slot->tts_values[Anum_log_data - 1];
+	shape->data_null = slot->tts_isnull[Anum_log_data - 1];
+	shape->metadata = slot->tts_values[Anum_log_metadata - 1];
+	shape->metadata_null = slot->tts_isnull[Anum_log_metadata - 1];
+	shape->occurred_at = DatumGetTimestampTz(slot->tts_values[Anum_log_occurred_at - 1]);
+	shape->stream = es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1]));
+	shape->version = DatumGetInt64(slot->tts_values[Anum_log_version - 1]);
+	shape->position = DatumGetInt64(slot->tts_values[Anum_log_position - 1]);
+}
+
+/* Upcasts the current event; false when that drops it or makes it a type that is not wanted. */
+static bool
+upcast(EsScan *scan, TupleTableSlot *slot)
+{
+	EsShape    *shape = &scan->shape;
+
+	scan->changed = false;
+	if (scan->upcast == NULL)
+		return true;
+	if (es_upcast_applies(scan->upcast, DatumGetInt32(es_row_column(slot, Anum_log_event_type)),
+						  DatumGetInt32(es_row_column(slot, Anum_log_schema_version))))
+	{
+		es_scan_shape(scan, slot, shape);
+		scan->changed = true;
+		if (!es_upcast(scan->upcast, shape))
+			return false;
+	}
+	return !scan->filter_types || is_wanted(scan, es_scan_type(scan, slot));
+}
+
+/* The type of the current event; good until the next one. */
+text *
+es_scan_type(EsScan *scan, TupleTableSlot *slot)
+{
+	if (scan->changed)
+		return scan->shape.type;
+	return es_name_of(ES_EVENT_TYPE, DatumGetInt32(es_row_column(slot, Anum_log_event_type)));
 }
 
 /* The index may keep what it allocates on the way until the scan's end: not in a caller's context. */
@@ -233,7 +304,7 @@ es_scan_next(EsScan *scan)
 		}
 		if (scan->by_stream)
 			check_dense(scan, scan->slot);
-		if (!passes(scan, scan->slot))
+		if (!passes(scan, scan->slot) || !upcast(scan, scan->slot))
 			continue;
 		if (scan->limit != ES_NO_LIMIT)
 			scan->limit--;
@@ -302,5 +373,7 @@ void
 es_scan_end(EsScan *scan)
 {
 	close_leaf(scan);
+	if (scan->upcast != NULL)
+		es_upcast_end(scan->upcast);
 	UnregisterSnapshot(scan->snapshot);
 }

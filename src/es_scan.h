@@ -13,6 +13,7 @@
 #include "es_head.h"
 #include "es_partition.h"
 #include "es_store.h"
+#include "es_upcast.h"
 
 #define ES_NO_LIMIT		(-1)
 
@@ -24,6 +25,8 @@ typedef struct EsScan
 	int64		limit;			/* rows still to come, ES_NO_LIMIT for all */
 	bool		filter_types;
 	Bitmapset  *types;			/* ids, when filter_types */
+	List	   *type_names;		/* the same as text *, also of types that are not stored */
+	EsUpcast   *upcast;			/* NULL: events are shown as they are stored */
 	bool		filter_categories;
 	Bitmapset  *categories;
 
@@ -41,6 +44,8 @@ typedef struct EsScan
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
+	EsShape		shape;			/* the current event, when it was upcast */
+	bool		changed;		/* it was */
 	text	   *stream_name;	/* by stream */
 	HTAB	   *names;			/* stream names by id, else */
 	MemoryContext names_context;
@@ -53,6 +58,8 @@ extern void es_scan_positions(EsScan *scan, int64 after, int64 upto);
 extern TupleTableSlot *es_scan_next(EsScan *scan);
 extern text *es_scan_stream_name(EsScan *scan, int64 stream);
 extern void es_scan_end(EsScan *scan);
+extern text *es_scan_type(EsScan *scan, TupleTableSlot *slot);
+extern void es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape);
 
 /* A column of the row that es_scan_next() returned; never NULL but for salt, data and metadata. */
 static inline Datum
@@ -61,6 +68,32 @@ es_row_column(TupleTableSlot *slot, int column)
 	if (slot->tts_nvalid < column)
 		slot_getsomeattrs(slot, column);
 	return slot->tts_values[column - 1];
+}
+
+/* The current event's data and the like, in the shape that upcasters gave them. */
+static inline Datum
+es_scan_data(EsScan *scan, TupleTableSlot *slot, bool *isnull)
+{
+	if (scan->changed)
+	{
+		*isnull = scan->shape.data_null;
+		return scan->shape.data;
+	}
+	return slot_getattr(slot, Anum_log_data, isnull);
+}
+
+static inline int32
+es_scan_schema_version(EsScan *scan, TupleTableSlot *slot)
+{
+	return scan->changed ? scan->shape.schema_version :
+		DatumGetInt32(es_row_column(slot, Anum_log_schema_version));
+}
+
+/* 0 when the type is only a name. */
+static inline int32
+es_scan_type_id(EsScan *scan, TupleTableSlot *slot)
+{
+	return scan->changed ? scan->shape.type_id : DatumGetInt32(es_row_column(slot, Anum_log_event_type));
 }
 
 #endif							/* ES_SCAN_H */

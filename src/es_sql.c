@@ -39,6 +39,7 @@ es_sql_begin(EsSql *sql, Oid role)
 							   SECURITY_RESTRICTED_OPERATION);
 	sql->guc_level = NewGUCNestLevel();
 	pin("search_path", "pg_catalog, pg_temp");
+	pin("standard_conforming_strings", "on");
 	pin("default_tablespace", "");
 	pin("default_table_access_method", "heap");
 	SPI_connect();

@@ -16,6 +16,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -149,6 +150,26 @@ check_columns(Relation rel, const struct TableDef *def)
 	}
 }
 
+/* Writes below SQL fire no triggers: refused where there are any but those that refuse changes. */
+static void
+check_triggers(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (!trigger->tgisinternal && strcmp(trigger->tgname, "es_immutable") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table \"%s.%s\" has a trigger \"%s\"", ES_SCHEMA,
+							RelationGetRelationName(rel), trigger->tgname),
+					 errdetail("Appends write below SQL and would not fire it."),
+					 errhint("Drop the trigger; read the log by position instead.")));
+	}
+}
+
 /* The same for a leaf of the log; the caller has opened it. */
 void
 es_store_check_leaf(Relation leaf)
@@ -156,6 +177,7 @@ es_store_check_leaf(Relation leaf)
 	for (int i = 0; i < lengthof(table_defs); i++)
 		if (strcmp(table_defs[i].name, "log") == 0)
 			check_columns(leaf, &table_defs[i]);
+	check_triggers(leaf);
 }
 
 static Oid
@@ -217,7 +239,11 @@ find_table(Oid nsp, const char *name)
 		relid = find_relation(nsp, name, strcmp(name, "log") == 0 ? RELKIND_PARTITIONED_TABLE : RELKIND_RELATION);
 		rel = table_open(relid, AccessShareLock);
 		check_columns(rel, &table_defs[i]);
-		table_close(rel, NoLock);
+		if (strcmp(name, "log") == 0 || strcmp(name, "heads") == 0 ||
+			strcmp(name, "append_keys") == 0 || strcmp(name, "batch_keys") == 0)
+			check_triggers(rel);
+		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
+		table_close(rel, AccessShareLock);
 		return relid;
 	}
 	elog(ERROR, "no definition of table \"%s\"", name);
@@ -241,7 +267,7 @@ find_index(Oid nsp, const char *name, Oid table, int first, int second)
 		if (TupleDescAttr(RelationGetDescr(index), i)->atttypid == TEXTOID &&
 			index->rd_indcollation[i] != C_COLLATION_OID)
 			changed("index", name, "It does not compare bytewise.");
-	index_close(index, NoLock);
+	index_close(index, AccessShareLock);
 	return relid;
 }
 

@@ -11,6 +11,7 @@
 
 #include "access/xact.h"
 
+#include "es_define.h"
 #include "es_xact.h"
 
 static int64 first_position = 0;
@@ -24,6 +25,7 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			first_position = 0;
+			es_define_end_of_transaction();
 			break;
 		default:
 			break;

@@ -6,6 +6,7 @@
 
 #include "fmgr.h"
 
+#include "es_define.h"
 #include "es_guc.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -19,5 +20,6 @@ _PG_init(void)
 {
 	es_guc_init();
 	es_store_init();
+	es_define_init();
 	es_xact_init();
 }

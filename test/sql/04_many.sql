@@ -31,6 +31,9 @@ SELECT version, event_type FROM es_read('wallet-a');
 -- a stream that was only checked is not listed
 SELECT stream FROM event_store.streams WHERE stream LIKE 'wallet-%' ORDER BY 1;
 
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "wallet-a", "events": {"type": "A"}, "idempotency_key": "k"}, {"stream": "wallet-a", "events": {"type": "A"}, "idempotency_key": "k"}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "wallet-a", "events": {}}]')$$);
+SELECT stream, version FROM es_append_multi('[{"stream": "wallet-a", "events": []}]');
 -- batches: order kept within a stream
 SELECT events, last_position - first_position + 1 AS positions, replayed FROM es_append_batch(
     ARRAY['bat-1', 'bat-2', 'bat-1', 'bat-3', 'bat-1'], ARRAY['A', 'B', 'C', 'D', 'E'],

@@ -52,6 +52,15 @@ CREATE TRIGGER mine BEFORE INSERT ON event_store.log_0 FOR EACH ROW EXECUTE FUNC
 SELECT pg_temp.try($$SELECT es_append('stone-1', 1, 'Carved', '{}')$$);
 ROLLBACK;
 BEGIN;
+CREATE FUNCTION pg_temp.noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER mine AFTER INSERT ON event_store.log FOR EACH STATEMENT EXECUTE FUNCTION pg_temp.noop();
+SELECT pg_temp.try($$SELECT es_append('stone-1', 1, 'Carved', '{}')$$);
+ROLLBACK;
+BEGIN;
+CREATE UNIQUE INDEX one_pebble ON event_store.heads (category) WHERE name LIKE 'pebble-%';
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "pebble-1"}, {"stream": "pebble-2"}]')$$) LIKE '23505:%';
+ROLLBACK;
+BEGIN;
 ALTER TABLE event_store.log_0 ADD CONSTRAINT no_secrets CHECK (NOT data ? 'secret');
 CREATE INDEX by_id ON event_store.log_0 (event_id);
 SELECT pg_temp.try($$SELECT es_append('stone-1', 1, 'Carved', '{"secret": 1}')$$) LIKE '23514: new row for relation "log_0" violates check constraint "no_secrets"%';

@@ -84,6 +84,14 @@ SELECT pg_temp.try($$SELECT count(*) FROM es_read('part-0')$$);
 SELECT count(*) > 0 FROM es_read_all(99, NULL);
 SELECT version > 0 FROM es_append('part-0', NULL, 'T', '{}');
 ROLLBACK;
+-- the newest one: nothing is read as if it had never been, and nothing is written over it
+BEGIN;
+SELECT name AS newest FROM event_store.partitions ORDER BY from_position DESC LIMIT 1 \gset
+SELECT version > 0 FROM es_append('part-0', NULL, 'T', '{}');
+DO $$ DECLARE n text; p bigint; BEGIN FOR n, p IN SELECT name, from_position FROM event_store.partitions WHERE to_position > (SELECT last_value FROM event_store.position_seq) LOOP EXECUTE format('ALTER TABLE event_store.log DETACH PARTITION event_store.%I', n); END LOOP; END $$;
+SELECT pg_temp.try($$SELECT count(*) FROM es_read_all(0, NULL)$$) LIKE '55000: events at positions % are not attached%';
+SELECT pg_temp.try($$SELECT es_append('part-0', NULL, 'T', '{}')$$) LIKE '55000: partition "event_store.log_%" of the event log is not attached%';
+ROLLBACK;
 -- in a loop over the log itself
 SET event_store.partition_size = 1000;
 DO $$

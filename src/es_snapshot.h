@@ -1,0 +1,26 @@
+/*
+ * es_snapshot.h
+ *	  Stored states of streams.
+ */
+#ifndef ES_SNAPSHOT_H
+#define ES_SNAPSHOT_H
+
+#include "utils/jsonb.h"
+#include "utils/snapshot.h"
+
+#include "es_digest.h"
+#include "es_fold.h"
+
+typedef struct EsSnapshot
+{
+	Jsonb	   *state;
+	int64		version;
+	int64		position;
+	TimestampTz recorded_at;
+} EsSnapshot;
+
+extern bool es_snapshot_find(int64 stream, const uint8 *fingerprint, int64 max_version,
+							 const TimestampTz *as_of, Snapshot snapshot, EsSnapshot *found);
+extern void es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state);
+
+#endif							/* ES_SNAPSHOT_H */

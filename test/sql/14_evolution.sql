@@ -1,0 +1,89 @@
+-- Schema evolution: upcasters and checks.
+CREATE FUNCTION pg_temp.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE m text; d text; h text; s text;
+BEGIN
+    EXECUTE statement;
+    RETURN 'ok';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS s = RETURNED_SQLSTATE, m = MESSAGE_TEXT, d = PG_EXCEPTION_DETAIL, h = PG_EXCEPTION_HINT;
+    RETURN concat_ws(E'\n  ', s || ': ' || m, 'detail: ' || nullif(regexp_replace(d, 'position \d+', 'position N'), ''), 'hint: ' || nullif(h, ''));
+END $$;
+\t on
+\pset format unaligned
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+SELECT es_create_store();
+SELECT es_register_aggregate('cart', $$state || jsonb_build_object('items', coalesce(state -> 'items', '[]') || (data -> 'item'), 'types', coalesce(state -> 'types', '[]') || to_jsonb(event_type || schema_version))$$);
+SELECT version FROM es_append('cart-1', 0, '[{"type": "ItemAdded", "data": {"sku": "a"}}, {"type": "Debug"}, {"type": "ItemAdded", "data": {"sku": "b", "qty": 2}, "schema_version": 2}, {"type": "LineAdded", "data": {"item": {"sku": "c", "qty": 3}}, "schema_version": 3}]');
+
+-- a chain with a rename, and a type that is dropped
+SELECT es_register_upcaster('ItemAdded', 1, $$data || '{"qty": 1}'$$);
+SELECT es_register_upcaster('ItemAdded', 2, $$jsonb_build_object('item', data)$$, 'LineAdded');
+SELECT es_register_upcaster('Debug', 1, 'NULL');
+SELECT version, event_type, schema_version, data FROM es_read('cart-1');
+SELECT version, event_type, schema_version, data FROM es_read('cart-1', upcast => false);
+SELECT version, event_type, schema_version FROM es_read('cart-1', backward => true, max_count => 3);
+SELECT state, version FROM es_load('cart-1');
+SELECT version, event_type FROM es_history('cart-1');
+SELECT version, event_type, data FROM event_store.events WHERE stream = 'cart-1' ORDER BY 1;
+-- filters match the type after upcasting, also one that is stored nowhere
+SELECT version FROM es_read_all(0, NULL, '{LineAdded}');
+SELECT version FROM es_read_all(0, NULL, '{ItemAdded}');
+SELECT version FROM es_read_all(0, 1, '{LineAdded}');
+SELECT version FROM es_read_category('cart', 0, NULL, '{LineAdded}');
+SELECT es_register_upcaster('LineAdded', 3, 'data', 'NeverStored');
+SELECT version, event_type, schema_version FROM es_read_all(0, NULL, '{NeverStored}');
+SELECT es_unregister_upcaster('LineAdded', 3);
+-- the version of a load counts what is dropped
+SELECT version FROM es_append('cart-1', 4, 'Debug', '{}');
+SELECT version FROM es_load('cart-1');
+SELECT version FROM es_append('cart-2', 0, 'Debug', '{}');
+SELECT state, version FROM es_load('cart-2');
+
+-- snapshots are of the fold with its upcasters
+SELECT es_snapshot('cart-1');
+SELECT es_register_upcaster('ItemAdded', 1, $$data || '{"qty": 10}'$$);
+SELECT state -> 'items' -> 0 FROM es_load('cart-1');
+
+-- dry run
+SELECT * FROM es_test_upcasters() ORDER BY 1, 2;
+SELECT es_register_upcaster('ItemAdded', 1, $$data || jsonb_build_object('qty', 1 / (length(data ->> 'sku') - 1))$$);
+SELECT event_type, schema_version, events, failures, first_failure IS NOT NULL, error FROM es_test_upcasters() ORDER BY 1, 2;
+SELECT event_type, schema_version, failures FROM es_test_upcasters('Debug');
+SELECT count(*) FROM es_test_upcasters('nosuch');
+SELECT pg_temp.try($$SELECT es_read('cart-1')$$);
+SELECT pg_temp.try($$SELECT es_load('cart-1')$$);
+SELECT pg_temp.try($$SELECT es_read_all()$$);
+SELECT count(*) FROM es_read('cart-1', upcast => false);
+SELECT es_register_upcaster('ItemAdded', 1, $$data || '{"qty": 1}'$$);
+
+-- refusals
+SELECT pg_temp.try($$SELECT es_register_upcaster('X', 0, 'data')$$), pg_temp.try($$SELECT es_register_upcaster('X', 1, NULL)$$), pg_temp.try($$SELECT es_register_upcaster('X', 1, 'version')$$), pg_temp.try($$SELECT es_register_upcaster('', 1, 'data')$$), pg_temp.try($$SELECT es_unregister_upcaster('X', 1)$$);
+SELECT pg_temp.try($$SELECT es_register_upcaster('X', 2147483647, 'data')$$);
+
+-- checks: at append, also inside batches, naming the element
+SELECT es_register_event_type('Priced', 1, $$jsonb_typeof(data -> 'price') = 'number' AND (data ->> 'price')::numeric > 0$$);
+SELECT es_register_event_type('Priced', 2);
+SELECT version FROM es_append('shop-1', 0, 'Priced', '{"price": 1}');
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{"price": 0}')$$);
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{}')$$);
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, '[{"type": "Other"}, {"type": "Priced", "data": {"price": "x"}}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "shop-1", "events": {"type": "Other"}}, {"stream": "shop-2", "events": [{"type": "Priced", "data": {"price": -1}}]}]')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{shop-1,shop-1}', '{Other,Priced}', ARRAY['{}', '{"price": -1}']::jsonb[])$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, data) VALUES ('shop-1', 'Priced', '{"price": 1}'), ('shop-1', 'Priced', '{"price": -1}')$$);
+SELECT es_register_event_type('Divided', 1, $$1 / (data ->> 'by')::int > 0$$);
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Divided', '{"by": 0}')$$);
+SELECT version FROM es_append('shop-1', 1, 'Priced', '{"price": 0}', schema_version => 2);
+SELECT es_unregister_event_type('Priced');
+SELECT version FROM es_append('shop-1', 2, 'Priced', '{"price": 0}');
+SELECT pg_temp.try($$SELECT es_unregister_event_type('Priced')$$), pg_temp.try($$SELECT es_register_event_type('Priced', 1, 'data')$$);
+SELECT es_stream_version('shop-1'), es_stream_version('shop-2');
+
+-- dump and restore keep definitions: they are plain rows
+SELECT category, role = current_user AS mine FROM event_store.aggregates;
+SELECT event_type, from_version, to_type FROM event_store.upcasters ORDER BY 1, 2;
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+SELECT es_create_store();

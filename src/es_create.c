@@ -103,9 +103,13 @@ static const char *const tables[] = {
 
 	"CREATE TABLE event_store.snapshots ("
 	" stream bigint NOT NULL, fingerprint bytea NOT NULL, version bigint NOT NULL, position bigint NOT NULL,"
-	" recorded_at timestamptz NOT NULL, state jsonb NOT NULL, state_hash bytea NOT NULL,"
+	" recorded_at timestamptz NOT NULL, state jsonb NOT NULL, hash bytea NOT NULL,"
 	" PRIMARY KEY (stream, fingerprint, version))",
 	"COMMENT ON TABLE event_store.snapshots IS 'states at a version, for faster loads; may be emptied at any time'",
+
+	"CREATE TABLE event_store.counters (name text COLLATE \"C\" PRIMARY KEY, value bigint NOT NULL)",
+	"COMMENT ON TABLE event_store.counters IS 'what the status view counts'",
+	"INSERT INTO event_store.counters VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('snapshots_outdated', 0)",
 
 	"CREATE SEQUENCE event_store.stream_seq",
 	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",
@@ -158,12 +162,14 @@ static const struct
 	{"upcasters", "table"},
 	{"event_checks", "table"},
 	{"snapshots", "table"},
+	{"counters", "table"},
 	{"position_seq", "sequence"},
 	{"stream_seq", "sequence"},
 	{"events", "view"},
 	{"feed", "view"},
 	{"streams", "view"},
 	{"partitions", "view"},
+	{"status", "view"},
 };
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
@@ -261,6 +267,21 @@ make_tables(int node, bool has_schema)
 				(long long) (ES_NODE_START(node) + 1), (long long) (ES_NODE_END(node) - 1));
 	es_sql_run("COMMENT ON SEQUENCE event_store.position_seq IS "
 			   "'global positions; the lock that nextval takes on it is how readers know whom to wait for: nobody else may use it'");
+
+	/* The holder of the mark is who has held the sequence's lock longest. */
+	es_sql_run("CREATE VIEW event_store.status AS SELECT m.mark, m.stable_until,"
+			   " CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS newest_position,"
+			   " h.pid AS holder_pid, h.xact_start AS holder_since, h.query AS holder_query,"
+			   " (SELECT count(*) FROM event_store.partitions) AS partitions,"
+			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_taken') AS snapshots_taken,"
+			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_damaged') AS snapshots_damaged,"
+			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_outdated') AS snapshots_outdated"
+			   " FROM event_store.mark m CROSS JOIN event_store.position_seq q LEFT JOIN LATERAL ("
+			   "SELECT a.pid, a.xact_start, a.query FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+			   " WHERE l.locktype = 'relation' AND l.relation = 'event_store.position_seq'::regclass"
+			   " AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
+			   " AND l.mode = 'RowExclusiveLock' ORDER BY a.xact_start LIMIT 1) h ON true");
+	es_sql_run("COMMENT ON VIEW event_store.status IS 'one row: the published mark, the newest position, who holds the mark back, what became of snapshots'");
 
 	es_random_uuid(&id);
 	values[0] = Int32GetDatum(node);

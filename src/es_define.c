@@ -23,7 +23,6 @@
 
 #include "es_define.h"
 #include "es_error.h"
-#include "es_name.h"
 #include "es_sql.h"
 #include "es_store.h"
 
@@ -208,15 +207,6 @@ read_definitions(EsDefinitions *defs)
 		read_row(&defs->checks[defs->check_count++], SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 
 	es_sql_end(&sql);
-
-	for (int i = 0; i < defs->upcaster_count; i++)
-	{
-		EsUpcaster *upcaster = &defs->upcasters[i];
-
-		upcaster->type_id = es_name_find(ES_EVENT_TYPE, upcaster->event_type, strlen(upcaster->event_type));
-		upcaster->to_type_id = es_name_find(ES_EVENT_TYPE, VARDATA(upcaster->to_type),
-											VARSIZE(upcaster->to_type) - VARHDRSZ);
-	}
 }
 
 /* The definitions as they are now; good until the end of the transaction. */

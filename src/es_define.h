@@ -51,7 +51,7 @@ typedef struct EsUpcaster
 {
 	char	   *event_type;
 	int32		from_version;
-	int32		type_id;		/* 0: no event of the type is stored */
+	int32		type_id;		/* 0: no event of the type is stored; es_upcast_begin() looks it up */
 	text	   *to_type;
 	int32		to_type_id;		/* 0: no event of that type is stored */
 	EsExpr	   *transform;		/* compiled when first needed */

@@ -16,9 +16,11 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -168,8 +170,11 @@ function_is_fickle(Oid func)
 		case F_INET_SERVER_ADDR:
 			return true;
 		default:
-			return false;
+			break;
 	}
+	/* Loads and reads of this extension: a state must not depend on another stream's. */
+	return func >= FirstNormalObjectId &&
+		getExtensionOfObject(ProcedureRelationId, func) == get_extension_oid("event_store", true);
 }
 
 static bool
@@ -188,6 +193,15 @@ find_fickle(Node *node, void *context)
 	if (check_functions_in_node(node, is_fickle, context))
 		return true;
 	return expression_tree_walker(node, find_fickle, context);
+}
+
+static void
+refuse_fickle(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+			 errmsg("%s must not depend on the time, the session, the user or the store", what),
+			 errhint("Use occurred_at or recorded_at, or put the value into the event.")));
 }
 
 typedef struct FunctionNotes
@@ -327,18 +341,17 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 				 errmsg("%s must not call volatile functions", what),
 				 errhint("Declare a function that depends on its arguments alone IMMUTABLE.")));
 	if (find_fickle(coerced, NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s must not depend on the time, the session or the user", what),
-				 errhint("Use occurred_at or recorded_at, or put the value into the event.")));
+		refuse_fickle(what);
 
 	initStringInfo(&definitions);
 	notes.definitions = &definitions;
 	(void) note_functions(coerced, &notes);
-	compiled->functions = definitions.data;
 	compiled->planned = expression_planner((Expr *) coerced);
-	notes.definitions = NULL;
+	/* Once more: SQL functions were inlined, and what they call came to light. */
 	(void) note_functions((Node *) compiled->planned, &notes);
+	if (find_fickle((Node *) compiled->planned, NULL))
+		refuse_fickle(what);
+	compiled->functions = definitions.data;
 	free_parsestate(pstate);
 	unbecome(&rights);
 

@@ -52,7 +52,7 @@ static const Right rights[] = {
 		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_register_aggregate', "
 		"'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', 'es_register_upcaster', "
 		"'es_unregister_upcaster', 'es_test_upcasters', 'es_snapshot', 'es_drop_snapshots'",
-	"SELECT ON event_store.streams, event_store.partitions, event_store.mark, event_store.grants"},
+	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.grants"},
 };
 
 static const Right *

@@ -18,11 +18,13 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "es_ask.h"
 #include "es_asof.h"
 #include "es_call.h"
 #include "es_compat.h"
 #include "es_fold.h"
 #include "es_head.h"
+#include "es_load.h"
 #include "es_snapshot.h"
 #include "es_store.h"
 
@@ -34,6 +36,9 @@ PG_FUNCTION_INFO_V1(es_load_category);
 PG_FUNCTION_INFO_V1(es_history);
 PG_FUNCTION_INFO_V1(es_snapshot);
 PG_FUNCTION_INFO_V1(es_replayed_events);
+
+/* Times snapshot_every that a load may replay before it asks for a snapshot. */
+#define ES_ASK_AFTER	2
 
 /* Events folded by this session's loads: what tests of snapshots look at. */
 static int64 replayed_events = 0;
@@ -93,12 +98,11 @@ state_result(FunctionCallInfo fcinfo, EsFold *fold)
 /* ---------------------------------------------------------------- one stream */
 
 /*
- * Folds what a scan brings, up to and without the first event recorded after as_of; last is the
- * version that it goes to. Events that upcasters drop count in the version all the same: it is what
+ * Folds what a scan brings. Events that upcasters drop count in the version all the same: it is what
  * es_append expects.
  */
 static void
-fold_scan(EsFold *fold, EsScan *scan, const TimestampTz *as_of, int64 last)
+fold_scan(EsFold *fold, EsScan *scan)
 {
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store fold",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -108,11 +112,6 @@ fold_scan(EsFold *fold, EsScan *scan, const TimestampTz *as_of, int64 last)
 
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
-		if (as_of != NULL && DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at)) > *as_of)
-		{
-			last = DatumGetInt64(es_row_column(slot, Anum_log_version)) - 1;
-			break;
-		}
 		es_fold_step(fold, scan, slot);
 		/* Only what was detoasted stays behind. */
 		if (++since_reset == 16)
@@ -121,7 +120,12 @@ fold_scan(EsFold *fold, EsScan *scan, const TimestampTz *as_of, int64 last)
 			since_reset = 0;
 		}
 	}
-	fold->version = Max(fold->version, last);
+	if (scan->passed_version > 0)
+	{
+		fold->version = scan->passed_version;
+		fold->position = scan->passed_position;
+		fold->recorded_at = scan->passed_recorded_at;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 }
@@ -141,16 +145,37 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
 	if (es_snapshot_find(head->id, fold->aggregate->fingerprint, last, as_of, snapshot, &base))
 		es_fold_begin(fold, stream, base.state, base.version, base.position, base.recorded_at);
 	else
+	{
 		es_fold_begin(fold, stream, fold->aggregate->initial, 0, 0, 0);
+		if (last == head->version && as_of == NULL && es_snapshot_of_other_fold(head->id, snapshot))
+			es_ask_count(false);
+	}
 	if (fold->version < last)
 	{
 		scan = es_scan_create(RegisterSnapshot(snapshot));
 		scan->upcast = es_upcast_begin(defs);
+		if (as_of != NULL)
+		{
+			scan->has_until = true;
+			scan->until = *as_of;
+		}
 		es_scan_stream(scan, stream, head, fold->version + 1, last);
-		fold_scan(fold, scan, as_of, last);
+		fold_scan(fold, scan);
 		es_scan_end(scan);
 	}
 	replayed_events += fold->folded;
+}
+
+/*
+ * A current load that replayed much more than snapshot_every asks for a snapshot. (Not one as of an
+ * earlier time: the snapshot would be of now and not help it.)
+ */
+static void
+ask_for_snapshot(const EsFold *fold, const EsHead *head, int64 max_version, const TimestampTz *as_of)
+{
+	if (as_of == NULL && max_version == PG_INT64_MAX &&
+		fold->folded >= (int64) fold->aggregate->snapshot_every * ES_ASK_AFTER)
+		es_ask_for_snapshot(head->id);
 }
 
 static Datum
@@ -163,7 +188,10 @@ load_stream(FunctionCallInfo fcinfo, const text *stream, int64 max_version, cons
 	Datum		result;
 
 	if (es_stream_find(stream, snapshot, &head) && head.version > 0)
+	{
 		load(fold, defs, stream, &head, max_version, as_of, snapshot);
+		ask_for_snapshot(fold, &head, max_version, as_of);
+	}
 	else
 		es_fold_begin(fold, stream, fold->aggregate->initial, 0, 0, 0);
 	result = state_result(fcinfo, fold);
@@ -284,7 +312,7 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 		scan = es_scan_create(RegisterSnapshot(snapshot));
 		scan->upcast = es_upcast_begin(defs);
 		es_scan_stream(scan, stream, head, events[i].version, events[i + run - 1].version);
-		fold_scan(fold, scan, NULL, 0);
+		fold_scan(fold, scan);
 		es_scan_end(scan);
 		i += run;
 	}
@@ -475,20 +503,19 @@ es_history(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- snapshots */
 
-/* es_snapshot(stream) -> the version that it holds, 0 for a stream without events */
-Datum
-es_snapshot(PG_FUNCTION_ARGS)
+/*
+ * Stores the state of a stream as of now; returns the version that it has, 0 for a stream without
+ * events.
+ */
+int64
+es_take_snapshot(const text *stream)
 {
-	text	   *stream = stream_argument(fcinfo);
-	Snapshot	snapshot;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EsDefinitions *defs = es_definitions();
 	EsFold	   *fold = es_fold_create(aggregate_of(defs, stream));
 	EsHead		head;
 	int64		version = 0;
 
-	PreventCommandIfReadOnly("es_snapshot()");
-	PreventCommandDuringRecovery("es_snapshot()");
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	if (es_stream_find(stream, snapshot, &head) && head.version > 0)
 	{
 		load(fold, defs, stream, &head, PG_INT64_MAX, NULL, snapshot);
@@ -498,7 +525,18 @@ es_snapshot(PG_FUNCTION_ARGS)
 	}
 	UnregisterSnapshot(snapshot);
 	es_fold_end(fold);
-	PG_RETURN_INT64(version);
+	return version;
+}
+
+/* es_snapshot(stream) -> version */
+Datum
+es_snapshot(PG_FUNCTION_ARGS)
+{
+	text	   *stream = stream_argument(fcinfo);
+
+	PreventCommandIfReadOnly("es_snapshot()");
+	PreventCommandDuringRecovery("es_snapshot()");
+	PG_RETURN_INT64(es_take_snapshot(stream));
 }
 
 /* How many events this session's loads have folded. */

@@ -192,7 +192,11 @@ es_check_newest_attached(int64 upto)
 	from = cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
 	if (upto >= from &&
 		OidIsValid(get_relname_relid(psprintf("log_%lld", (long long) from), get_namespace_oid(ES_SCHEMA, false))))
-		es_range_missing(from, upto);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) upto),
+				 errdetail("They are in \"event_store.log_%lld\", which is no partition of event_store.log.", (long long) from),
+				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 }
 
 /* Where the next leaf begins. */

@@ -425,13 +425,41 @@ es_position_at(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- by correlation */
 
+/* Upcasts the columns of an event, followed by its type's id; false when that drops it. */
+static bool
+upcast_values(EsUpcast *upcast, Datum *values, bool *nulls)
+{
+	EsShape		shape;
+
+	shape.type_id = DatumGetInt32(values[RECORDED_EVENT_COLUMNS]);
+	shape.schema_version = DatumGetInt32(values[5]);
+	if (!es_upcast_applies(upcast, shape.type_id, shape.schema_version))
+		return true;
+	shape.position = DatumGetInt64(values[0]);
+	shape.stream = DatumGetTextPP(values[1]);
+	shape.version = DatumGetInt64(values[3]);
+	shape.type = DatumGetTextPP(values[4]);
+	shape.data = values[7];
+	shape.data_null = nulls[7];
+	shape.metadata = values[8];
+	shape.metadata_null = nulls[8];
+	shape.occurred_at = DatumGetTimestampTz(values[9]);
+	if (!es_upcast(upcast, &shape))
+		return false;
+	values[4] = PointerGetDatum(shape.type);
+	values[5] = Int32GetDatum(shape.schema_version);
+	values[7] = shape.data;
+	nulls[7] = shape.data_null;
+	return true;
+}
+
 /* Through the planner, which knows whether the trace index is there. */
 Datum
 es_trace(PG_FUNCTION_ARGS)
 {
 	static const char *const query =
 		"SELECT l.position, h.name, c.name, l.version, t.name, l.schema_version, l.event_id, l.data, "
-		"l.metadata, l.occurred_at, l.recorded_at "
+		"l.metadata, l.occurred_at, l.recorded_at, l.event_type "
 		"FROM event_store.log l "
 		"JOIN event_store.heads h ON h.id = l.stream "
 		"JOIN event_store.categories c ON c.id = l.category "
@@ -442,12 +470,14 @@ es_trace(PG_FUNCTION_ARGS)
 	Datum		args[1];
 	EsSql		sql;
 	Portal		portal;
+	EsUpcast   *upcast;
 
 	if (PG_ARGISNULL(0))
 		null_argument("correlation_id");
 	args[0] = PG_GETARG_DATUM(0);
 	(void) es_store_now();
 	InitMaterializedSRF(fcinfo, 0);
+	upcast = es_upcast_begin(es_definitions());
 
 	es_sql_begin(&sql, es_store()->owner);
 	portal = SPI_cursor_open_with_args(NULL, query, 1, types, args, NULL, true, 0);
@@ -458,15 +488,19 @@ es_trace(PG_FUNCTION_ARGS)
 			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			Datum		values[RECORDED_EVENT_COLUMNS];
-			bool		nulls[RECORDED_EVENT_COLUMNS];
+			Datum		values[RECORDED_EVENT_COLUMNS + 1];
+			bool		nulls[RECORDED_EVENT_COLUMNS + 1];
 
 			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+			if (upcast != NULL && !upcast_values(upcast, values, nulls))
+				continue;
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 		SPI_freetuptable(SPI_tuptable);
 	}
 	SPI_cursor_close(portal);
 	es_sql_end(&sql);
+	if (upcast != NULL)
+		es_upcast_end(upcast);
 	return (Datum) 0;
 }

@@ -303,7 +303,19 @@ es_scan_next(EsScan *scan)
 			return NULL;
 		}
 		if (scan->by_stream)
+		{
+			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(scan->slot, Anum_log_recorded_at));
+
+			if (scan->has_until && recorded_at > scan->until)
+			{
+				scan->limit = 0;
+				return NULL;
+			}
 			check_dense(scan, scan->slot);
+			scan->passed_version = DatumGetInt64(es_row_column(scan->slot, Anum_log_version));
+			scan->passed_position = scan->last_position;
+			scan->passed_recorded_at = recorded_at;
+		}
 		if (!passes(scan, scan->slot) || !upcast(scan, scan->slot))
 			continue;
 		if (scan->limit != ES_NO_LIMIT)

@@ -23,12 +23,19 @@ typedef struct EsScan
 	Snapshot	snapshot;		/* registered; released by es_scan_end() */
 	bool		backward;
 	int64		limit;			/* rows still to come, ES_NO_LIMIT for all */
+	bool		has_until;		/* by stream: ends before the first event recorded after until */
+	TimestampTz until;
 	bool		filter_types;
 	Bitmapset  *types;			/* ids, when filter_types */
 	List	   *type_names;		/* the same as text *, also of types that are not stored */
 	EsUpcast   *upcast;			/* NULL: events are shown as they are stored */
 	bool		filter_categories;
 	Bitmapset  *categories;
+
+	/* by stream: the last row passed, also one that an upcaster dropped; version 0: none */
+	int64		passed_version;
+	int64		passed_position;
+	TimestampTz passed_recorded_at;
 
 	/* private */
 	bool		by_stream;

@@ -3,7 +3,7 @@
  *	  Stored states of streams: an optimisation, never the truth.
  *
  * A snapshot is used only when its fingerprint is the fold's (it was made by the same definition and
- * upcasters) and the hash of its state is right; otherwise the load goes on as if it were not there.
+ * upcasters) and its hash is right; otherwise the load goes on as if it were not there.
  *
  * Several are kept a stream: the newest few, then one in a stretch of ES_SPARSE times snapshot_every
  * versions, so that a load as of any version replays a bounded number of events.
@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "es_ask.h"
 #include "es_compat.h"
 #include "es_error.h"
 #include "es_snapshot.h"
@@ -52,18 +53,66 @@ fingerprint_bytes(char kind, const void *bytes, int len)
 	return result;
 }
 
+/* Covers the whole row: a state must not be believed at another version or in another stream. */
 static bytea *
-state_hash(Jsonb *state)
+row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
+		 Jsonb *state)
 {
 	EsHasher   *hasher = es_hasher_create();
 	bytea	   *hash = palloc(VARHDRSZ + ES_DIGEST_LEN);
 
 	SET_VARSIZE(hash, VARHDRSZ + ES_DIGEST_LEN);
 	es_hash_begin(hasher);
+	es_hash_int64(hasher, stream);
+	es_hash_string(hasher, VARDATA_ANY(fingerprint), VARSIZE_ANY_EXHDR(fingerprint));
+	es_hash_int64(hasher, version);
+	es_hash_int64(hasher, position);
+	es_hash_int64(hasher, recorded_at);
 	es_hash_json(hasher, state);
 	es_hash_end(hasher, (uint8 *) VARDATA(hash));
 	es_hasher_free(hasher);
 	return hash;
+}
+
+/* Counts a damaged snapshot, and logs it once in a row: every load would meet it again. */
+static void
+damaged(int64 stream, int64 version)
+{
+	static int64 logged_stream = 0;
+	static int64 logged_version = 0;
+
+	es_ask_count(true);
+	if (stream == logged_stream && version == logged_version)
+		return;
+	logged_stream = stream;
+	logged_version = version;
+	ereport(LOG,
+			(errmsg("snapshot of stream id %lld at version %lld is damaged and not used",
+					(long long) stream, (long long) version)));
+}
+
+/* Whether a stream has a snapshot of any fold that is registered here, or was. */
+bool
+es_snapshot_of_other_fold(int64 stream, Snapshot snapshot)
+{
+	Relation	rel = table_open(es_store()->snapshots, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
+	scan = systable_beginscan(rel, es_store()->snapshots_pkey, true, snapshot, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		bytea	   *fingerprint = DatumGetByteaPP(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+
+		found = VARSIZE_ANY_EXHDR(fingerprint) > 0 && VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD;
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
 }
 
 /* The newest sound snapshot with this fingerprint, at most at a version and a time. */
@@ -93,12 +142,13 @@ find(int64 stream, bytea *fingerprint, int64 max_version, const TimestampTz *as_
 		state = DatumGetJsonbPCopy(slot->tts_values[5]);
 		hash = DatumGetByteaPP(slot->tts_values[6]);
 		sound = VARSIZE_ANY_EXHDR(hash) == ES_DIGEST_LEN &&
-			memcmp(VARDATA_ANY(hash), VARDATA(state_hash(state)), ES_DIGEST_LEN) == 0;
+			memcmp(VARDATA_ANY(hash),
+				   VARDATA(row_hash(stream, fingerprint, DatumGetInt64(slot->tts_values[2]),
+									DatumGetInt64(slot->tts_values[3]),
+									DatumGetTimestampTz(slot->tts_values[4]), state)), ES_DIGEST_LEN) == 0;
 		if (!sound)
 		{
-			ereport(LOG,
-					(errmsg("snapshot of stream id %lld at version %lld is damaged and not used",
-							(long long) stream, (long long) DatumGetInt64(slot->tts_values[2]))));
+			damaged(stream, DatumGetInt64(slot->tts_values[2]));
 			continue;
 		}
 		found->state = state;
@@ -137,11 +187,11 @@ store(int64 stream, bytea *fingerprint, int64 version, int64 position, Timestamp
 	values[3] = Int64GetDatum(position);
 	values[4] = TimestampTzGetDatum(recorded_at);
 	values[5] = JsonbPGetDatum(state);
-	values[6] = PointerGetDatum(state_hash(state));
+	values[6] = PointerGetDatum(row_hash(stream, fingerprint, version, position, recorded_at, state));
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run_args("INSERT INTO event_store.snapshots VALUES ($1, $2, $3, $4, $5, $6, $7)"
 					" ON CONFLICT (stream, fingerprint, version) DO UPDATE SET position = EXCLUDED.position,"
-					" recorded_at = EXCLUDED.recorded_at, state = EXCLUDED.state, state_hash = EXCLUDED.state_hash",
+					" recorded_at = EXCLUDED.recorded_at, state = EXCLUDED.state, hash = EXCLUDED.hash",
 					7, types, values, NULL);
 	es_sql_end(&sql);
 }
@@ -168,8 +218,10 @@ thin_out(int64 stream, bytea *fingerprint, int every)
 					" WHERE s.stream = $1 AND s.fingerprint = $2 AND s.version = k.version"
 					" AND k.age > " CppAsString2(ES_KEEP_NEWEST) " AND k.place > 1",
 					3, types, values, NULL);
-	es_sql_run_args("DELETE FROM event_store.snapshots WHERE stream = $1 AND fingerprint <> $2"
-					" AND get_byte(fingerprint, 0) = get_byte($2, 0)", 2, types, values, NULL);
+	/* Not those of applications: an old and a new release may be at work side by side. */
+	if (VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD)
+		es_sql_run_args("DELETE FROM event_store.snapshots WHERE stream = $1 AND fingerprint <> $2"
+						" AND get_byte(fingerprint, 0) = get_byte($2, 0)", 2, types, values, NULL);
 	es_sql_end(&sql);
 }
 

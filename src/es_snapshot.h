@@ -21,6 +21,7 @@ typedef struct EsSnapshot
 
 extern bool es_snapshot_find(int64 stream, const uint8 *fingerprint, int64 max_version,
 							 const TimestampTz *as_of, Snapshot snapshot, EsSnapshot *found);
+extern bool es_snapshot_of_other_fold(int64 stream, Snapshot snapshot);
 extern void es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state);
 
 #endif							/* ES_SNAPSHOT_H */

@@ -114,8 +114,9 @@ static const struct TableDef
 	{"to_type", TEXTOID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
 	{"event_checks", 5, {{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"check_expr", TEXTOID, true},
 	{"role", TEXTOID}, {"search_path", TEXTOID}}},
+	{"counters", 2, {{"name", TEXTOID}, {"value", INT8OID}}},
 	{"snapshots", 7, {{"stream", INT8OID}, {"fingerprint", BYTEAOID}, {"version", INT8OID}, {"position", INT8OID},
-	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"state_hash", BYTEAOID}}},
+	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"hash", BYTEAOID}}},
 };
 
 static void
@@ -364,6 +365,7 @@ es_store(void)
 		found.upcasters = find_table(nsp, "upcasters");
 		found.event_checks = find_table(nsp, "event_checks");
 		found.snapshots = find_table(nsp, "snapshots");
+		(void) find_table(nsp, "counters");
 		found.snapshots_pkey = find_relation(nsp, "snapshots_pkey", RELKIND_INDEX);
 		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
 		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);

@@ -14,6 +14,7 @@
 
 #include "es_error.h"
 #include "es_failure.h"
+#include "es_name.h"
 #include "es_upcast.h"
 
 struct EsUpcast
@@ -38,6 +39,19 @@ es_upcast_begin(EsDefinitions *defs)
 	upcast->results = AllocSetContextCreate(CurrentMemoryContext, "event_store upcast",
 											ALLOCSET_DEFAULT_SIZES);
 	upcast->runs = palloc0(sizeof(EsRun *) * es_upcaster_count(defs));
+
+	/*
+	 * A type has an id only once an event of it was appended, which changes no definition; and the id of
+	 * a row that was rolled back may be another's by now. So ids are looked up (in a cache) each time.
+	 */
+	for (int i = 0; i < es_upcaster_count(defs); i++)
+	{
+		EsUpcaster *upcaster = es_upcaster(defs, i);
+
+		upcaster->type_id = es_name_find(ES_EVENT_TYPE, upcaster->event_type, strlen(upcaster->event_type));
+		upcaster->to_type_id = es_name_find(ES_EVENT_TYPE, VARDATA(upcaster->to_type),
+											VARSIZE(upcaster->to_type) - VARHDRSZ);
+	}
 	return upcast;
 }
 

@@ -91,7 +91,7 @@ SELECT pg_temp.try($$DELETE FROM event_store.log$$);
 
 -- a damaged store says what is missing
 BEGIN;
-DROP VIEW event_store.partitions;
+DROP VIEW event_store.feed;
 SELECT pg_temp.try($$SELECT es_create_store()$$);
 ROLLBACK;
 BEGIN;

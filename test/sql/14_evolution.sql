@@ -41,6 +41,24 @@ SELECT version FROM es_load('cart-1');
 SELECT version FROM es_append('cart-2', 0, 'Debug', '{}');
 SELECT state, version FROM es_load('cart-2');
 
+-- registered before the first event of its type, in a session that has read the definitions
+SELECT es_register_aggregate('late', 'state || data');
+SELECT es_register_upcaster('LateType', 1, $$data || '{"up": true}'$$);
+SELECT state FROM es_load('late-1');
+SELECT version FROM es_append('late-1', 0, 'LateType', '{"up": false}', '{"correlation_id": "late"}');
+SELECT state FROM es_load('late-1');
+SELECT data, schema_version FROM es_trace('late');
+-- as of a time what is dropped counts when it was recorded
+SELECT es_register_aggregate('mix', $$state || jsonb_build_object('n', version)$$);
+SELECT count(*) FROM generate_series(1, 5) i, LATERAL es_append('mix-1', NULL, CASE WHEN i IN (1, 4) THEN 'A' ELSE 'Debug' END, to_jsonb(i)) a;
+SELECT count(*) FROM es_append('mix-2', 0, 'Debug', '{}');
+SELECT es_publish_mark() > 0, es_publish_mark() > 0;
+SELECT e.version, l.version, l.position = e.position, l.recorded_at = e.recorded_at, l.state FROM event_store.events e, LATERAL es_load_at('mix-1', e.recorded_at) l WHERE e.stream = 'mix-1' ORDER BY 1;
+SELECT stream, version FROM es_load_category('mix', (SELECT recorded_at FROM es_load_version('mix-1', 3)));
+SELECT es_snapshot('mix-1');
+SELECT version, state FROM es_load_at('mix-1', (SELECT recorded_at FROM es_load_version('mix-1', 4)));
+SELECT state, version, recorded_at IS NOT NULL FROM es_load('mix-2');
+
 -- snapshots are of the fold with its upcasters
 SELECT es_snapshot('cart-1');
 SELECT es_register_upcaster('ItemAdded', 1, $$data || '{"qty": 10}'$$);

@@ -1,0 +1,153 @@
+/*
+ * es_ask.c
+ *	  Loads that replayed far ask for a snapshot.
+ *
+ * A load must not write, and may run where it cannot. So it starts a background worker that takes the
+ * snapshot in a transaction of its own, and does not wait for it: at most one a second and session,
+ * and none where there is no free worker slot. Nothing depends on it. What the session has noticed of
+ * snapshots that it could not use travels with the request into event_store.counters.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "es_ask.h"
+#include "es_head.h"
+#include "es_load.h"
+#include "es_sql.h"
+#include "es_store.h"
+
+/* What a worker is told, in bgw_extra. */
+typedef struct SnapshotTask
+{
+	Oid			database;
+	int64		stream;
+	int64		damaged;
+	int64		outdated;
+} SnapshotTask;
+
+PGDLLEXPORT void es_snapshot_worker(Datum arg);
+
+static int64 noticed_damaged = 0;
+static int64 noticed_outdated = 0;
+static TimestampTz last_asked = 0;
+
+/* Notes a snapshot that was not used: damaged, or made under another definition. */
+void
+es_ask_count(bool damaged)
+{
+	if (damaged)
+		noticed_damaged++;
+	else
+		noticed_outdated++;
+}
+
+/* Has a snapshot of a stream taken in the background, soon or never. */
+void
+es_ask_for_snapshot(int64 stream)
+{
+	BackgroundWorker worker;
+	SnapshotTask task;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (RecoveryInProgress() || !IsUnderPostmaster ||
+		!TimestampDifferenceExceeds(last_asked, now, 1000))
+		return;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_snapshot_worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "event_store snapshot taker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "event_store snapshot taker", BGW_MAXLEN);
+	memset(&task, 0, sizeof(task));
+	task.database = MyDatabaseId;
+	task.stream = stream;
+	task.damaged = noticed_damaged;
+	task.outdated = noticed_outdated;
+	memcpy(worker.bgw_extra, &task, sizeof(task));
+	last_asked = now;
+	if (RegisterDynamicBackgroundWorker(&worker, NULL))
+		noticed_damaged = noticed_outdated = 0;
+}
+
+/* The name of a stream by its id; NULL when there is none (any more). */
+static text *
+stream_name(int64 id)
+{
+	Relation	rel = table_open(es_store()->heads, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	text	   *name = NULL;
+	bool		isnull;
+
+	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = systable_beginscan(rel, es_store()->heads_pkey, true, GetActiveSnapshot(), 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return name;
+}
+
+static void
+count(const char *name, int64 more)
+{
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2];
+	EsSql		sql;
+
+	if (more == 0)
+		return;
+	values[0] = CStringGetTextDatum(name);
+	values[1] = Int64GetDatum(more);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("UPDATE event_store.counters SET value = value + $2 WHERE name = $1", 2, types, values, NULL);
+	es_sql_end(&sql);
+}
+
+/* Entry of the worker. */
+void
+es_snapshot_worker(Datum arg)
+{
+	SnapshotTask task;
+	text	   *stream;
+
+	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(task.database, InvalidOid, 0);
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, "taking a snapshot");
+	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	stream = stream_name(task.stream);
+	if (stream != NULL && es_take_snapshot(stream) > 0)
+		count("snapshots_taken", 1);
+	count("snapshots_damaged", task.damaged);
+	count("snapshots_outdated", task.outdated);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+	proc_exit(0);
+}

@@ -400,7 +400,7 @@ es_partition_prepare(int64 events)
 	}
 
 	last = es_position_last();
-	if (newest_end() >= end || events > end - last)
+	if (newest_end() >= end || events >= end - last)
 		return;					/* nothing to make; the sequence says when it is at its end */
 	if (!nearly_full(last + events))
 	{

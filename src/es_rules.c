@@ -54,7 +54,7 @@
  *				{"value": json}				 that value
  *				{"field": "path...", "default": json}	 any of the strings above; the default where it
  *											 is missing or null
- *				A path through something that is no object, or with a key that is missing or null,
+ *				A path through something that is no object, or with {source} that has no key to give,
  *				leads to a missing value. Data that was erased is missing.
  * when			{"field": source, test}, or a list of these, which must all hold, on the state before
  *				the operation object. The test is one of
@@ -385,6 +385,25 @@ parse_source(Parser *p, const EsValue *value, Source *source)
 	}
 }
 
+/* Refuses a source of which is known that it is no number, or string where these will do as well. */
+static void
+check_kind(Parser *p, const Source *source, bool strings)
+{
+	EsValue		known = source->value;
+
+	if (source->kind == SOURCE_EVENT)
+		known.type = source->field == EVENT_VERSION || source->field == EVENT_POSITION ||
+			source->field == EVENT_SCHEMA_VERSION ? ES_DECIMAL : ES_STRING;
+	else if (source->kind != SOURCE_LITERAL && !source->has_default)
+		return;
+	if (!es_is_number(&known) && !(strings && known.type == ES_STRING))
+		refuse(p, NULL, known.type == ES_STRING ? "Numbers in strings are not converted." : NULL,
+			   psprintf("the %s is %s, not a number%s",
+						source->kind == SOURCE_EVENT ? "field" :
+						source->kind == SOURCE_LITERAL ? "value" : "default",
+						es_value_kind(&known), strings ? " or a string" : ""));
+}
+
 static bool
 same_segment(const Segment *a, const Segment *b)
 {
@@ -476,6 +495,10 @@ parse_assignments(Parser *p, const EsValue *value, Operation *operation)
 			parse_member_form(p, &member->value, assignment);
 		else
 			parse_source(p, &member->value, &assignment->source);
+		if (operation->kind == OP_ADD || operation->kind == OP_SUBTRACT)
+			check_kind(p, &assignment->source, false);
+		else if (operation->kind == OP_MIN || operation->kind == OP_MAX)
+			check_kind(p, &assignment->source, true);
 	}
 }
 
@@ -588,6 +611,7 @@ parse_condition(Parser *p, const EsValue *value, Condition *condition)
 				refuse(p, value, NULL,
 					   psprintf("\"%s\" must be a number, not %s", test_names[condition->test],
 								es_value_kind(&condition->value)));
+			check_kind(p, &condition->source, false);
 			break;
 		case TEST_EXISTS:
 			if (condition->value.type != ES_BOOLEAN)

@@ -25,6 +25,10 @@
 
 #define UUID_TEXT_LEN		36
 
+/* For messages. */
+#define DEFAULT_HINT	"A source can have a default: {\"field\": \"amount\", \"default\": 0}."
+#define KEY_KINDS		"a string or a number, as a key must be"
+
 /*
  * What an operation reads in the state is copied before it writes: then the order of its targets
  * does not matter, and a target can be part of what is read, or the other way round.
@@ -70,23 +74,32 @@ fail(const EsRulesState *state, int sqlstate, const char *hint, const char *prob
 			 hint ? errhint("%s", hint) : 0));
 }
 
+/* Complains that a source has no value, where one is needed. */
 static ES_NORETURN void
-fail_missing(const EsRulesState *state, const Source *source, const char *what)
+fail_missing(const EsRulesState *state, const Source *source, const char *hint)
 {
-	fail(state, ERRCODE_NULL_VALUE_NOT_ALLOWED,
-		 source->kind == SOURCE_DATA && state->event->data == NULL ? "The data of the event was erased." :
-		 source->kind == SOURCE_LITERAL ? NULL :
-		 psprintf("A source with a default is written {\"field\": \"%s\", \"default\": ...}.", source->text),
-		 psprintf("field \"%s\" is %s", source->text, what));
+	bool		erased = source->kind == SOURCE_DATA && state->event->data == NULL;
+
+	fail(state, ERRCODE_NULL_VALUE_NOT_ALLOWED, hint,
+		 psprintf("field \"%s\" is missing%s", source->text,
+				  erased ? ": the data of the event was erased" : ""));
 }
 
 /* Complains that a source has a value of the wrong kind. */
 static ES_NORETURN void
-fail_kind(const EsRulesState *state, const Source *source, const EsValue *value, const char *wanted)
+fail_kind(const EsRulesState *state, const Source *source, const EsValue *value, const char *wanted,
+		  const char *hint)
 {
-	fail(state, ERRCODE_INVALID_PARAMETER_VALUE,
-		 value->type == ES_STRING ? "Numbers in strings are not converted." : NULL,
-		 psprintf("field \"%s\" is %s, not %s", source->text, es_value_kind(value), wanted));
+	fail(state, value->type == ES_NULL ? ERRCODE_NULL_VALUE_NOT_ALLOWED : ERRCODE_INVALID_PARAMETER_VALUE,
+		 hint, psprintf("field \"%s\" is %s, not %s", source->text, es_value_kind(value), wanted));
+}
+
+static ES_NORETURN void
+fail_number(const EsRulesState *state, const Source *source, const EsValue *value, const char *wanted)
+{
+	fail_kind(state, source, value, wanted,
+			  value->type == ES_STRING ? "Numbers in strings are not converted." :
+			  value->type == ES_NULL ? DEFAULT_HINT : NULL);
 }
 
 /*
@@ -95,7 +108,29 @@ fail_kind(const EsRulesState *state, const Source *source, const EsValue *value,
 
 static bool source_value(EsRulesState *state, const Source *source, EsValue *value);
 
-/* The key of a segment; false: it comes from a field that is missing or null. */
+/* A string or a number as a key; false: it is neither. */
+static bool
+key_of_value(EsRulesState *state, const EsValue *value, const char **key, uint32 *len, uint32 *hash)
+{
+	if (es_is_number(value))
+	{
+		resetStringInfo(&state->key);
+		es_number_append(&state->key, value);
+		*key = state->key.data;
+		*len = state->key.len;
+	}
+	else if (value->type == ES_STRING)
+	{
+		*key = value->as.string;
+		*len = value->len;
+	}
+	else
+		return false;
+	*hash = es_key_hash(*key, *len);
+	return true;
+}
+
+/* The key of a segment; false: it comes from a field that has none. */
 static bool
 segment_key(EsRulesState *state, const Segment *segment, const char **key, uint32 *len, uint32 *hash)
 {
@@ -108,22 +143,7 @@ segment_key(EsRulesState *state, const Segment *segment, const char **key, uint3
 		*hash = segment->hash;
 		return true;
 	}
-	if (!source_value(state, segment->from, &value) || value.type == ES_NULL)
-		return false;
-	if (es_is_number(&value))
-	{
-		resetStringInfo(&state->key);
-		es_number_append(&state->key, &value);
-		value = es_value_of_string(state->key.data, state->key.len);
-	}
-	if (value.type != ES_STRING)
-		fail(state, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
-			 psprintf("field \"%s\" is %s, and a key must be a string or a number",
-					  segment->from->text, es_value_kind(&value)));
-	*key = value.as.string;
-	*len = value.len;
-	*hash = es_key_hash(*key, *len);
-	return true;
+	return source_value(state, segment->from, &value) && key_of_value(state, &value, key, len, hash);
 }
 
 /* Looks a field up in a jsonb. */
@@ -313,6 +333,29 @@ empty_slots(EsRulesState *state, const Operation *operation)
  * Targets
  */
 
+/* The key of a segment of a target, which must have one. */
+static inline void
+target_key(EsRulesState *state, const Segment *segment, const char **key, uint32 *len, uint32 *hash)
+{
+	EsValue		value;
+
+	if (segment_key(state, segment, key, len, hash))
+		return;
+	if (!source_value(state, segment->from, &value))
+		fail_missing(state, segment->from, NULL);
+	fail_kind(state, segment->from, &value, KEY_KINDS, NULL);
+}
+
+/* Complains that a path leads on from something that has no members. */
+static ES_NORETURN void
+fail_through(const EsRulesState *state, const Path *path, int segments, const EsValue *value)
+{
+	fail(state, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+		 segments == 0 ? psprintf("the state is %s, not an object", es_value_kind(value)) :
+		 psprintf("\"%s\" in the state is %s, not an object",
+				  pnstrdup(path->text, path->segments[segments - 1].end), es_value_kind(value)));
+}
+
 /*
  * Goes some segments of a target's path down. A missing value is made (as null, in objects made on
  * the way), or the answer is NULL.
@@ -324,7 +367,6 @@ walk(EsRulesState *state, const Path *path, int segments, bool make)
 
 	for (int i = 0; i < segments; i++)
 	{
-		const Segment *segment = &path->segments[i];
 		const char *key;
 		uint32		len;
 		uint32		hash;
@@ -336,12 +378,8 @@ walk(EsRulesState *state, const Path *path, int segments, bool make)
 			*at = es_value_object();
 		}
 		if (at->type != ES_OBJECT)
-			fail(state, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
-				 i == 0 ? psprintf("the state is %s, not an object", es_value_kind(at)) :
-				 psprintf("\"%.*s\" in the state is %s, not an object",
-						  path->segments[i - 1].end, path->text, es_value_kind(at)));
-		if (!segment_key(state, segment, &key, &len, &hash))
-			fail_missing(state, segment->from, "missing or null, and needed as a key");
+			fail_through(state, path, i, at);
+		target_key(state, &path->segments[i], &key, &len, &hash);
 		at = make ? es_object_make(at->as.object, key, len, hash) :
 			es_object_find(at->as.object, key, len, hash);
 		if (at == NULL)
@@ -399,11 +437,9 @@ add(EsRulesState *state, const Assignment *assignment, bool subtract)
 	EsValue    *target;
 
 	if (!source_value(state, &assignment->source, &amount))
-		fail_missing(state, &assignment->source, "missing");
-	if (amount.type == ES_NULL)
-		fail_missing(state, &assignment->source, "null");
+		fail_missing(state, &assignment->source, DEFAULT_HINT);
 	if (!es_is_number(&amount))
-		fail_kind(state, &assignment->source, &amount, "a number");
+		fail_number(state, &assignment->source, &amount, "a number");
 	target = make_target(state, assignment);
 	if (target->type == ES_NULL)
 		*target = es_value_of_int64(0);
@@ -429,11 +465,9 @@ keep_extreme(EsRulesState *state, const Assignment *assignment, int sign)
 	int			order;
 
 	if (!source_value(state, &assignment->source, &value))
-		fail_missing(state, &assignment->source, "missing");
-	if (value.type == ES_NULL)
-		fail_missing(state, &assignment->source, "null");
+		fail_missing(state, &assignment->source, DEFAULT_HINT);
 	if (!es_is_number(&value) && value.type != ES_STRING)
-		fail_kind(state, &assignment->source, &value, "a number or a string");
+		fail_number(state, &assignment->source, &value, "a number or a string");
 	target = make_target(state, assignment);
 	if (target->type == ES_NULL)
 		order = sign;
@@ -495,16 +529,13 @@ remove_from(EsRulesState *state, const Assignment *assignment)
 		return;
 	if (target->type == ES_OBJECT && !assignment->by_member)
 	{
-		if (es_is_number(&value))
-		{
-			resetStringInfo(&state->key);
-			es_number_append(&state->key, &value);
-			value = es_value_of_string(state->key.data, state->key.len);
-		}
-		if (value.type != ES_STRING)
-			fail_kind(state, &assignment->source, &value, "a string or a number, as a key must be");
-		es_object_remove(target->as.object, value.as.string, value.len,
-						 es_key_hash(value.as.string, value.len));
+		const char *key;
+		uint32		len;
+		uint32		hash;
+
+		if (!key_of_value(state, &value, &key, &len, &hash))
+			fail_kind(state, &assignment->source, &value, KEY_KINDS, NULL);
+		es_object_remove(target->as.object, key, len, hash);
 		return;
 	}
 	if (target->type != ES_ARRAY)
@@ -537,10 +568,8 @@ unset(EsRulesState *state, const Assignment *assignment)
 	if (parent == NULL || parent->type == ES_NULL)
 		return;
 	if (parent->type != ES_OBJECT)
-		fail(state, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
-			 psprintf("what it is a member of is %s, not an object", es_value_kind(parent)));
-	if (!segment_key(state, &path->segments[path->count - 1], &key, &len, &hash))
-		fail_missing(state, path->segments[path->count - 1].from, "missing or null, and needed as a key");
+		fail_through(state, path, path->count - 1, parent);
+	target_key(state, &path->segments[path->count - 1], &key, &len, &hash);
 	es_object_remove(parent->as.object, key, len, hash);
 }
 
@@ -609,7 +638,7 @@ holds(EsRulesState *state, const Condition *condition)
 	if (value.type == ES_NULL)
 		return false;
 	if (!es_is_number(&value))
-		fail_kind(state, &condition->source, &value, "a number");
+		fail_number(state, &condition->source, &value, "a number");
 	order = es_number_compare(&value, &condition->value);
 	switch (condition->test)
 	{

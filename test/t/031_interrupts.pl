@@ -113,6 +113,7 @@ my %ways = (
 #   waits	condition of the monitor for "now"; default: it waits for a lock
 #   ways	which of them; default all
 #   timeout	of statement_timeout and lock_timeout
+#   alone	no append gets past the blocker: neither bystander nor survivor tries
 sub interrupt
 {
 	my ($name, %o) = @_;
@@ -140,7 +141,7 @@ sub interrupt
 			{
 				wait_until($db, $o{waits} // "SELECT count(*) = 1 $active AND wait_event_type = 'Lock'");
 				is(ask($monitors{$db}, q[SELECT es_append('other-1', NULL, 'Known', '{}'::jsonb) IS NOT NULL]), 't',
-					"$what: others go on while it waits") if $o{block};
+					"$what: others go on while it waits") if $o{block} && !$o{alone};
 				$start = time;
 				ask($monitors{$db}, $w->{kill});
 			}
@@ -161,7 +162,7 @@ sub interrupt
 			if (!$w->{dies})
 			{
 				# In the blocker's shadow a survivor can append elsewhere.
-				send_to($psql, "BEGIN; SELECT version > 1 FROM es_append('known-2', NULL, 'Known', '{}'::jsonb);\n"
+				send_to($psql, ($o{alone} ? "BEGIN; SELECT true;\n" : "BEGIN; SELECT version > 1 FROM es_append('known-2', NULL, 'Known', '{}'::jsonb);\n")
 						. "SELECT count(*) >= 1 FROM es_read('known-1'); ROLLBACK;\n");
 			}
 			$psql->{handle}->finish;
@@ -353,8 +354,8 @@ is($node->safe_psql('postgres', q[SELECT version FROM es_append('known-new', 0, 
 	"1\nt", 'appends go on, and the mark passes');
 
 # ---- partitions: a call that does not fit into the newest one has the next one made, by a worker whose
-# transaction is its own (so a partition may outlive its maker's failure), or where there are no workers
-# by itself. This comes last because it restarts the server.
+# transaction is its own (so a partition may outlive its maker's failure), or where a worker cannot,
+# makes it itself. This comes last because it restarts the server.
 
 my $room = q[SELECT (SELECT max(to_position) FROM event_store.partitions) - last_value - 1 FROM event_store.position_seq];
 sub fill
@@ -379,13 +380,27 @@ sub leave_room
 
 my $whole_state = $state;
 $state =~ s/\(SELECT count\(\*\) FROM event_store.partitions\), // or die;
+# How many events do not fit any more.
+my $too_many = sub { my $n = ask($monitors{small}, $room); return $n < 0 ? 1 : $n + 1 };
+
 leave_room(15);
-# Nobody can attach a partition under this lock.
+# Nobody can attach a partition under this lock. (An append that fits may wait a second for a worker, too.)
+my $no_partitions = 'LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE';
 interrupt('while a worker makes a partition',
 	db => 'small',
-	block => 'LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE',
-	sql => sub { fill(ask($monitors{small}, $room) + 5) },
-	waits => "SELECT count(*) = 1 $active AND wait_event = 'BgWorkerShutdown'");
+	block => $no_partitions,
+	sql => sub { fill($too_many->()) },
+	waits => "SELECT count(*) = 1 $active AND wait_event = 'BgWorkerShutdown'",
+	ways => [ 'cancel', 'terminate', 'statement_timeout' ],
+	alone => 1);
+# The worker gives up after a second; then the append itself tries, with its positions drawn, and until
+# somebody succeeds there is no place for anyone's event.
+interrupt('making a partition that a worker could not make',
+	db => 'small',
+	block => $no_partitions,
+	sql => sub { fill($too_many->()) },
+	ways => [ 'cancel', 'terminate', 'lock_timeout' ],
+	alone => 1);
 wait_until('small', q[SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'event_store%']);
 like($node->safe_psql('small', fill(40)), qr/^\(40,/, 'then one is made');
 
@@ -395,18 +410,14 @@ $node->append_conf('postgresql.conf', 'max_worker_processes = 0');
 $node->restart;
 %monitors = map { $_ => start_psql($_, '') } 'postgres', 'small';
 %blockers = map { $_ => start_psql($_, '') } 'postgres', 'small';
-leave_room(40);
-interrupt('after making a partition without workers, at the head of a stream',
-	db => 'small',
-	block => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)],
-	sql => sub { fill(ask($monitors{small}, $room) + 5, 'known-1') });
-# The blocker, past 80 %, has made the next partition, the victim's events do not fit into this one.
+# The blocker has made the next partition, the victim's event has no other place.
 leave_room(15);
 interrupt('at the lock of those who make partitions',
 	db => 'small',
-	block => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)],
-	sql => sub { fill(ask($monitors{small}, $room) + 5) },
-	waits => "SELECT count(*) = 1 $active AND wait_event = 'advisory'");
+	block => sub { fill($too_many->(), 'known-1') },
+	sql => sub { fill($too_many->()) },
+	waits => "SELECT count(*) = 1 $active AND wait_event = 'advisory'",
+	alone => 1);
 like($node->safe_psql('small', fill(40)), qr/^\(40,/, 'then one is made');
 
 $_->{handle}->finish for values %monitors, values %blockers;

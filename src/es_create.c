@@ -87,7 +87,8 @@ static const char *const tables[] = {
 
 	"CREATE TABLE event_store.aggregates ("
 	" category text COLLATE \"C\" PRIMARY KEY, fold text, rules jsonb, initial_state jsonb NOT NULL,"
-	" snapshot_every integer NOT NULL, role text NOT NULL, search_path text NOT NULL)",
+	" snapshot_every integer NOT NULL CHECK (snapshot_every > 0), role text NOT NULL, search_path text NOT NULL,"
+	" CHECK (num_nonnulls(fold, rules) = 1))",
 	"COMMENT ON TABLE event_store.aggregates IS 'how events of a category are folded into state: es_register_aggregate'",
 
 	"CREATE TABLE event_store.upcasters ("

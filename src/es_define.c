@@ -5,7 +5,8 @@
  *
  * A session keeps one set of definitions. A change of the tables (a registration sends a relcache
  * invalidation, in its own session too) or of any function makes the next call read them anew. The
- * old set is given back at the end of the transaction: a scan that is under way may still use it.
+ * old set is given back at the end of the transaction: a scan that is under way may still use it. A set
+ * that was read under a transaction's old snapshot ends with that transaction.
  */
 #include "postgres.h"
 
@@ -20,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "es_define.h"
 #include "es_error.h"
@@ -85,6 +87,7 @@ struct EsDefinitions
 	int			upcaster_count;
 	DefinitionRow *checks;
 	int			check_count;
+	bool		transient;		/* read under a transaction's old snapshot: of that transaction */
 	bool		has_upcaster_digest;
 	uint8		upcaster_digest[ES_DIGEST_LEN];
 	EsDefinitions *next_retired;
@@ -113,6 +116,11 @@ es_define_init(void)
 void
 es_define_end_of_transaction(void)
 {
+	if (current != NULL && current->transient)
+	{
+		MemoryContextDelete(current->context);
+		current = NULL;
+	}
 	while (retired != NULL)
 	{
 		EsDefinitions *next = retired->next_retired;
@@ -232,6 +240,7 @@ es_definitions(void)
 	/* What changed while we were reading is noticed by the next call. */
 	defs->store_generation = generation;
 	defs->function_generation = functions;
+	defs->transient = IsolationUsesXactSnapshot();
 
 	if (current != NULL)
 	{
@@ -383,6 +392,11 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 		if (row->compiled != NULL)
 			return row->compiled;
 
+		if ((row->base.text == NULL) == (row->rules == NULL) || row->snapshot_every < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the definition of aggregate \"%s\" has been changed in its table", row->base.name),
+					 errhint("Register it again.")));
 		old = MemoryContextSwitchTo(defs->context);
 		aggregate = palloc0(sizeof(EsAggregate));
 		aggregate->category = row->base.name;
@@ -477,6 +491,28 @@ try_expression(const char *text, const char *what, Oid result, const EsVariable 
 	es_run_close(es_run_open(es_expr_compile(text, what, result, variables, count, role, path)));
 }
 
+/*
+ * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named
+ * it would be first, before pg_catalog, and a session that only loads could put its own temporary types
+ * and tables in the place of those that the text means.
+ */
+static char *
+registered_path(void)
+{
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(namespace_search_path), ',', &names))
+		elog(ERROR, "invalid search_path");
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), "pg_temp") == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("search_path must not have pg_temp in it when an expression is registered"),
+					 errdetail("It is %s.", namespace_search_path)));
+	return names == NIL ? pstrdup("pg_temp") : psprintf("%s, pg_temp", namespace_search_path);
+}
+
 /* Who registers: its rights and its search_path are kept with the text. */
 static const char *
 registrant(void)
@@ -504,7 +540,7 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	text	   *category = name_argument(fcinfo, 0, "category");
 	char	   *fold = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Jsonb	   *rules = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
-	char	   *path = pstrdup(namespace_search_path);
+	char	   *path = registered_path();
 	Change		change = {
 		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
@@ -575,7 +611,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	int32		version = version_argument(fcinfo, 1, "from_version");
 	text	   *to_type = PG_ARGISNULL(3) ? type : name_argument(fcinfo, 3, "to_type");
 	char	   *transform;
-	char	   *path = pstrdup(namespace_search_path);
+	char	   *path = registered_path();
 	Change		change = {
 		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_type, from_version) DO UPDATE SET"
@@ -621,7 +657,7 @@ es_register_event_type(PG_FUNCTION_ARGS)
 	text	   *type = name_argument(fcinfo, 0, "event_type");
 	int32		version = version_argument(fcinfo, 1, "schema_version");
 	char	   *check = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
-	char	   *path = pstrdup(namespace_search_path);
+	char	   *path = registered_path();
 	Change		change = {
 		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_type, schema_version) DO UPDATE SET"

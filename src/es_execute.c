@@ -228,16 +228,38 @@ resolve_names(EsCall *call)
 	pfree(missing);
 }
 
-/* A check that fails with an error rejects the event too. */
-static void
-rejected_context(void *arg)
+/* Whether an event satisfies a check; one that fails with an error rejects the event too. */
+static bool
+satisfies(EsRun *run, const EsEvent *event, const char *label)
 {
-	if (es_failure_is_ours())
+	volatile bool satisfied = false;
+
+	es_run_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
+	es_run_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
+			   event->metadata == NULL);
+	es_run_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
+	/* An event that is to occur when it is recorded is checked as of now. */
+	es_run_set(run, EVENT_OCCURRED_AT,
+			   TimestampTzGetDatum(event->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
+	PG_TRY();
 	{
-		errcode(ES_EVENT_REJECTED);
-		if (arg != NULL)
-			errdetail("%s", (const char *) arg);
+		bool		isnull;
+		Datum		result;
+
+		es_run_enter(run);
+		result = es_run_eval(run, &isnull);
+		es_run_leave(run);
+		satisfied = !isnull && DatumGetBool(result);
 	}
+	PG_CATCH();
+	{
+		if (!es_failure_is_ours())
+			PG_RE_THROW();
+		es_failure_rethrow(ES_EVENT_REJECTED, label);
+	}
+	PG_END_TRY();
+	MemoryContextReset(es_run_memory(run));
+	return satisfied;
 }
 
 /* Refuses events that do not satisfy what is registered for their type and schema version. */
@@ -247,17 +269,17 @@ check_events(EsCall *call)
 	EsDefinitions *defs = es_definitions();
 	const EsExpr *checked = NULL;
 	EsRun	   *run = NULL;
+	int			settings;
 
 	if (!es_has_checks(defs))
 		return;
+	settings = es_settings_open(NULL);
 	for (int i = 0; i < call->event_count; i++)
 	{
 		EsEvent    *event = &call->events[i];
 		const EsExpr *check = es_find_check(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type),
 											event->schema_version);
-		ErrorContextCallback context;
-		Datum		result;
-		bool		isnull;
+		char	   *label;
 
 		if (check == NULL)
 			continue;
@@ -268,37 +290,20 @@ check_events(EsCall *call)
 			run = es_run_open(check);
 			checked = check;
 		}
-		es_run_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
-		es_run_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
-				   event->metadata == NULL);
-		es_run_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
-		/* An event that is to occur when it is recorded is checked as of now. */
-		es_run_set(run, EVENT_OCCURRED_AT,
-				   TimestampTzGetDatum(event->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
-
-		context.callback = rejected_context;
-		context.arg = es_call_label(call, i);
-		context.previous = error_context_stack;
-		error_context_stack = &context;
-		es_run_enter(run);
-		result = es_run_eval(run, &isnull);
-		es_run_leave(run);
-		error_context_stack = context.previous;
-		if (isnull || !DatumGetBool(result))
-		{
-			char	   *label = es_call_label(call, i);
-
+		label = es_call_label(call, i);
+		if (!satisfies(run, event, label))
 			ereport(ERROR,
 					(errcode(ES_EVENT_REJECTED),
 					 errmsg("event of type \"%s\" is rejected by the check of its type",
 							text_to_cstring(event->type)),
 					 errdetail("%s%sSchema version %d.", label ? label : "", label ? " " : "",
 							   event->schema_version)));
-		}
-		MemoryContextReset(es_run_memory(run));
+		if (label != NULL)
+			pfree(label);
 	}
 	if (run != NULL)
 		es_run_close(run);
+	es_settings_close(settings);
 }
 
 static void

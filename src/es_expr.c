@@ -31,15 +31,19 @@
 #include "parser/parse_expr.h"
 #include "parser/parse_node.h"
 #include "parser/parser.h"
+#include "tsearch/ts_cache.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/datetime.h"
 #include "utils/float.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/pg_locale.h"
 #include "utils/syscache.h"
+#include "utils/xml.h"
 
 #include "es_compat.h"
 #include "es_expr.h"
@@ -73,8 +77,18 @@ es_role_to_run(const char *role)
 
 /* ---------------------------------------------------------------- parsing */
 
+static void
+not_an_expression(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("%s must be a single expression", what),
+			 errdetail("It has no FROM, WHERE, subquery, aggregate, window or set-returning function.")));
+}
+
 typedef struct ParseVariables
 {
+	const char *what;
 	const EsVariable *variables;
 	int			count;
 	Bitmapset  *used;
@@ -87,6 +101,8 @@ resolve_column(ParseState *pstate, ColumnRef *cref)
 	ParseVariables *known = pstate->p_ref_hook_state;
 	const char *name;
 
+	if (IsA(llast(cref->fields), A_Star))
+		not_an_expression(known->what);
 	if (list_length(cref->fields) != 1 || !IsA(linitial(cref->fields), String))
 		return NULL;
 	name = strVal(linitial(cref->fields));
@@ -107,15 +123,6 @@ resolve_column(ParseState *pstate, ColumnRef *cref)
 		return (Node *) param;
 	}
 	return NULL;
-}
-
-static void
-not_an_expression(const char *what)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("%s must be a single expression", what),
-			 errdetail("It has no FROM, WHERE, subquery, aggregate, window or set-returning function.")));
 }
 
 /* The expression of a text like "state || data". */
@@ -195,6 +202,23 @@ find_fickle(Node *node, void *context)
 	return expression_tree_walker(node, find_fickle, context);
 }
 
+static bool
+find_domain(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return IsA(node, CoerceToDomain) || expression_tree_walker(node, find_domain, context);
+}
+
+static void
+refuse_volatile(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+			 errmsg("%s must not call volatile functions", what),
+			 errhint("Declare a function that depends on its arguments alone IMMUTABLE.")));
+}
+
 static void
 refuse_fickle(const char *what)
 {
@@ -206,31 +230,27 @@ refuse_fickle(const char *what)
 
 typedef struct FunctionNotes
 {
-	StringInfo	definitions;	/* of user-defined functions; NULL: do not collect */
+	StringInfo	definitions;	/* of user-defined functions */
 	bool		user_defined;
-	bool		not_immutable;
 } FunctionNotes;
 
 static bool
 note_function(Oid func, void *context)
 {
 	FunctionNotes *notes = context;
+	HeapTuple	tuple;
 
-	if (func_volatile(func) != PROVOLATILE_IMMUTABLE)
-		notes->not_immutable = true;
 	if (func < FirstNormalObjectId)
 		return false;
 	notes->user_defined = true;
-	if (notes->definitions != NULL)
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func));
+	if (HeapTupleIsValid(tuple))
 	{
-		HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func));
-
-		if (HeapTupleIsValid(tuple) && ((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION)
+		if (((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION)
 			appendStringInfoString(notes->definitions,
 								   TextDatumGetCString(DirectFunctionCall1(pg_get_functiondef,
 																		   ObjectIdGetDatum(func))));
-		if (HeapTupleIsValid(tuple))
-			ReleaseSysCache(tuple);
+		ReleaseSysCache(tuple);
 	}
 	return false;
 }
@@ -246,53 +266,85 @@ note_functions(Node *node, void *context)
 
 /* ---------------------------------------------------------------- rights and settings of a run */
 
+/* What a stable function may look at; and what the parser does. */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			pinned[] = {
+	{"TimeZone", "UTC"},
+	{"DateStyle", "ISO, MDY"},
+	{"IntervalStyle", "postgres"},
+	{"extra_float_digits", "1"},
+	{"bytea_output", "hex"},
+	{"xmlbinary", "base64"},
+	{"xmloption", "content"},
+	{"lc_monetary", "C"},
+	{"lc_numeric", "C"},
+	{"lc_time", "C"},
+	{"default_text_search_config", "pg_catalog.simple"},
+	{"standard_conforming_strings", "on"},
+	{"transform_null_equals", "off"},
+};
+
+static bool
+is_pinned(void)
+{
+	return strcmp(pg_get_timezone_name(session_timezone), "UTC") == 0 &&
+		DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY &&
+		IntervalStyle == INTSTYLE_POSTGRES && extra_float_digits == 1 &&
+		bytea_output == BYTEA_OUTPUT_HEX && xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
+		strcmp(locale_monetary, "C") == 0 && strcmp(locale_numeric, "C") == 0 &&
+		strcmp(locale_time, "C") == 0 && strcmp(TSCurrentConfig, "pg_catalog.simple") == 0 &&
+		standard_conforming_strings && !Transform_null_equals;
+}
+
 static void
 pin(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Pins what is not yet as it should be; most sessions have most of it. */
-static int
-pin_settings(const char *search_path, bool stable)
+/*
+ * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
+ * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
+ * settings as they should be and cost next to nothing; so a load opens one around its loop. A
+ * search_path of NULL is left as it is.
+ */
+int
+es_settings_open(const char *search_path)
 {
-	bool		path = search_path != NULL && strcmp(namespace_search_path, search_path) != 0;
-	bool		zone = stable && strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0;
-	bool		dates = stable && (DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY);
-	bool		intervals = stable && IntervalStyle != INTSTYLE_POSTGRES;
-	bool		floats = stable && extra_float_digits != 1;
-	int			level;
+	int			level = NewGUCNestLevel();
 
-	if (!path && !zone && !dates && !intervals && !floats)
-		return 0;
-	level = NewGUCNestLevel();
-	if (path)
+	if (!is_pinned())
+		for (int i = 0; i < lengthof(pinned); i++)
+			pin(pinned[i].name, pinned[i].value);
+	if (search_path != NULL && strcmp(namespace_search_path, search_path) != 0)
 		pin("search_path", search_path);
-	if (zone)
-		pin("TimeZone", "UTC");
-	if (dates)
-		pin("DateStyle", "ISO, MDY");
-	if (intervals)
-		pin("IntervalStyle", "postgres");
-	if (floats)
-		pin("extra_float_digits", "1");
 	return level;
 }
 
+/* Level 0 is one that was not opened. */
+void
+es_settings_close(int level)
+{
+	if (level != 0)
+		AtEOXact_GUC(false, level);
+}
+
 static void
-become(EsRun *run, Oid role, const char *search_path, bool stable)
+become(EsRun *run, Oid role, const char *search_path)
 {
 	GetUserIdAndSecContext(&run->saved_user, &run->saved_context);
 	SetUserIdAndSecContext(role, run->saved_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
-	run->guc_level = pin_settings(search_path, stable);
+	run->guc_level = es_settings_open(search_path);
 }
 
 static void
 unbecome(EsRun *run)
 {
-	if (run->guc_level != 0)
-		AtEOXact_GUC(false, run->guc_level);
+	es_settings_close(run->guc_level);
 	SetUserIdAndSecContext(run->saved_user, run->saved_context);
 }
 
@@ -308,16 +360,16 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 				const EsVariable *variables, int count, const char *role, const char *search_path)
 {
 	EsExpr	   *compiled = palloc0(sizeof(EsExpr));
-	ParseVariables known = {variables, count, NULL};
+	ParseVariables known = {what, variables, count, NULL};
 	ParseState *pstate;
-	FunctionNotes notes = {NULL, false, false};
+	FunctionNotes notes = {NULL, false};
 	StringInfoData definitions;
 	EsRun		rights = {0};
 	Node	   *node;
 	Node	   *coerced;
 
 	compiled->role = es_role_to_run(role);
-	become(&rights, compiled->role, search_path, true);
+	become(&rights, compiled->role, search_path);
 
 	pstate = make_parsestate(NULL);
 	pstate->p_sourcetext = text;
@@ -336,10 +388,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	assign_expr_collations(pstate, coerced);
 
 	if (contain_volatile_functions(coerced))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s must not call volatile functions", what),
-				 errhint("Declare a function that depends on its arguments alone IMMUTABLE.")));
+		refuse_volatile(what);
 	if (find_fickle(coerced, NULL))
 		refuse_fickle(what);
 
@@ -349,18 +398,25 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	compiled->planned = expression_planner((Expr *) coerced);
 	/* Once more: SQL functions were inlined, and what they call came to light. */
 	(void) note_functions((Node *) compiled->planned, &notes);
+	if (contain_volatile_functions((Node *) compiled->planned))
+		refuse_volatile(what);
 	if (find_fickle((Node *) compiled->planned, NULL))
 		refuse_fickle(what);
+	/* The planner has left only those with constraints, which may call anything. */
+	if (find_domain((Node *) compiled->planned, NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s must not cast to a domain with constraints", what)));
 	compiled->functions = definitions.data;
 	free_parsestate(pstate);
 	unbecome(&rights);
 
 	compiled->what = what;
+	compiled->role_name = pstrdup(role);
 	compiled->variables = variables;
 	compiled->variable_count = count;
 	compiled->used = known.used;
 	compiled->search_path = notes.user_defined ? pstrdup(search_path) : NULL;
-	compiled->stable = notes.not_immutable || notes.user_defined;
 	return compiled;
 }
 
@@ -370,6 +426,12 @@ es_run_open(const EsExpr *expr)
 {
 	EsRun	   *run = palloc0(sizeof(EsRun));
 
+	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
+	if (es_role_to_run(expr->role_name) != expr->role)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered this, is another one than it was", expr->role_name),
+				 errhint("Register it again.")));
 	run->expr = expr;
 	run->econtext = CreateStandaloneExprContext();
 	run->params = makeParamList(expr->variable_count);
@@ -395,7 +457,7 @@ es_run_open(const EsExpr *expr)
 void
 es_run_enter(EsRun *run)
 {
-	become(run, run->expr->role, run->expr->search_path, run->expr->stable);
+	become(run, run->expr->role, run->expr->search_path);
 }
 
 void

@@ -26,8 +26,8 @@ typedef struct EsExpr
 	int			variable_count;
 	Bitmapset  *used;			/* variables that it mentions, from 0 */
 	Oid			role;			/* whose rights it runs with */
+	char	   *role_name;
 	char	   *search_path;	/* NULL: it calls nothing that could look at it */
-	bool		stable;			/* calls something that is not immutable: settings are pinned */
 	char	   *functions;		/* definitions of the user's functions it names, for the fingerprint */
 } EsExpr;
 
@@ -40,7 +40,7 @@ typedef struct EsRun
 	ParamListInfo params;
 	Oid			saved_user;
 	int			saved_context;
-	int			guc_level;		/* 0: no setting was pinned */
+	int			guc_level;
 } EsRun;
 
 extern EsExpr *es_expr_compile(const char *text, const char *what, Oid result_type,
@@ -51,6 +51,8 @@ extern void es_run_enter(EsRun *run);
 extern void es_run_leave(EsRun *run);
 extern void es_run_close(EsRun *run);
 extern Oid	es_role_to_run(const char *role);
+extern int	es_settings_open(const char *search_path);
+extern void es_settings_close(int level);
 
 /* Sets a variable; the datum must stay where it is until the evaluation. */
 static inline void

@@ -16,14 +16,6 @@
 #include "es_failure.h"
 #include "es_fold.h"
 
-/* An event that is being folded, for the error context. */
-typedef struct Place
-{
-	EsFold	   *fold;
-	EsScan	   *scan;
-	TupleTableSlot *slot;
-} Place;
-
 /* A fold in the current memory context, ready for one stream after the other. */
 EsFold *
 es_fold_create(const EsAggregate *aggregate)
@@ -64,20 +56,15 @@ es_fold_begin(EsFold *fold, const text *stream, Jsonb *state, int64 version, int
 	}
 }
 
-static void
-failure_context(void *arg)
+/* Where a fold failed. */
+static char *
+place_of(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 {
-	const Place *place = arg;
-	int64		version = DatumGetInt64(es_row_column(place->slot, Anum_log_version));
-
-	if (es_failure_is_ours())
-	{
-		errcode(ES_FOLD_FAILED);
-		errdetail("Fold of \"%s\", stream \"%s\", version %lld, position %lld, event type \"%s\".",
-				  place->fold->aggregate->category, text_to_cstring(place->fold->stream), (long long) version,
-				  (long long) DatumGetInt64(es_row_column(place->slot, Anum_log_position)),
-				  text_to_cstring(es_scan_type(place->scan, place->slot)));
-	}
+	return psprintf("Fold of \"%s\", stream \"%s\", version %lld, position %lld, event type \"%s\".",
+					fold->aggregate->category, text_to_cstring(fold->stream),
+					(long long) DatumGetInt64(es_row_column(slot, Anum_log_version)),
+					(long long) DatumGetInt64(es_row_column(slot, Anum_log_position)),
+					text_to_cstring(es_scan_type(scan, slot)));
 }
 
 static void
@@ -216,18 +203,23 @@ fold_by_rules(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 void
 es_fold_step(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 {
-	ErrorContextCallback context;
-	Place		place = {fold, scan, slot};
+	MemoryContext caller = CurrentMemoryContext;
 
-	context.callback = failure_context;
-	context.arg = &place;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
-	if (fold->run != NULL)
-		fold_by_expression(fold, scan, slot);
-	else
-		fold_by_rules(fold, scan, slot);
-	error_context_stack = context.previous;
+	PG_TRY();
+	{
+		if (fold->run != NULL)
+			fold_by_expression(fold, scan, slot);
+		else
+			fold_by_rules(fold, scan, slot);
+	}
+	PG_CATCH();
+	{
+		if (!es_failure_is_ours())
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		es_failure_rethrow(ES_FOLD_FAILED, place_of(fold, scan, slot));
+	}
+	PG_END_TRY();
 
 	fold->version = DatumGetInt64(es_row_column(slot, Anum_log_version));
 	fold->position = DatumGetInt64(es_row_column(slot, Anum_log_position));

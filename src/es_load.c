@@ -97,6 +97,15 @@ state_result(FunctionCallInfo fcinfo, EsFold *fold)
 
 /* ---------------------------------------------------------------- one stream */
 
+/* The settings for a loop over events, where there is SQL to run. */
+static int
+open_settings(const EsFold *fold, const EsScan *scan)
+{
+	if (fold->aggregate->fold == NULL && scan->upcast == NULL)
+		return 0;
+	return es_settings_open(fold->aggregate->fold == NULL ? NULL : fold->aggregate->fold->search_path);
+}
+
 /*
  * Folds what a scan brings. Events that upcasters drop count in the version all the same: it is what
  * es_append expects.
@@ -109,6 +118,7 @@ fold_scan(EsFold *fold, EsScan *scan)
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	TupleTableSlot *slot;
 	int			since_reset = 0;
+	int			settings = open_settings(fold, scan);
 
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
@@ -120,6 +130,7 @@ fold_scan(EsFold *fold, EsScan *scan)
 			since_reset = 0;
 		}
 	}
+	es_settings_close(settings);
 	if (scan->passed_version > 0)
 	{
 		fold->version = scan->passed_version;
@@ -448,6 +459,7 @@ es_history(PG_FUNCTION_ARGS)
 	TupleTableSlot *slot;
 	MemoryContext per_event;
 	MemoryContext old;
+	int			settings;
 
 	if (PG_ARGISNULL(1))
 		null_argument("from_version");
@@ -477,6 +489,7 @@ es_history(PG_FUNCTION_ARGS)
 	scan->upcast = es_upcast_begin(defs);
 	es_scan_stream(scan, stream, &head, from, head.version);
 	per_event = AllocSetContextCreate(CurrentMemoryContext, "event_store event", ALLOCSET_DEFAULT_SIZES);
+	settings = open_settings(fold, scan);
 	old = MemoryContextSwitchTo(per_event);
 	while (left != 0 && (slot = es_scan_next(scan)) != NULL)
 	{
@@ -496,6 +509,7 @@ es_history(PG_FUNCTION_ARGS)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(per_event);
+	es_settings_close(settings);
 	es_scan_end(scan);
 	es_fold_end(fold);
 	return (Datum) 0;

@@ -129,11 +129,14 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 	TupleTableSlot *slot;
 	MemoryContext per_row;
 	MemoryContext old;
+	int			settings = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
 	scan = open_scan(fcinfo);
 	if (scan == NULL)
 		return (Datum) 0;
+	if (scan->upcast != NULL)
+		settings = es_settings_open(NULL);	/* once, not for each event */
 	per_row = AllocSetContextCreate(CurrentMemoryContext, "event_store row", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(per_row);
 	while ((slot = es_scan_next(scan)) != NULL)
@@ -147,6 +150,8 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(per_row);
+	if (scan->upcast != NULL)
+		es_settings_close(settings);
 	es_scan_end(scan);
 	return (Datum) 0;
 }

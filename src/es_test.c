@@ -87,6 +87,7 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 	TestResult *result;
 	MemoryContext home = CurrentMemoryContext;
 	MemoryContext per_event;
+	int			settings;
 
 	(void) es_store_now();
 	InitMaterializedSRF(fcinfo, 0);
@@ -116,6 +117,7 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 		scan->limit = 0;
 	es_scan_positions(scan, 0, PG_INT64_MAX);
 	per_event = AllocSetContextCreate(home, "event_store event", ALLOCSET_DEFAULT_SIZES);
+	settings = es_settings_open(NULL);
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
 		EsShape		shape;
@@ -143,6 +145,7 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(per_event);
 	}
+	es_settings_close(settings);
 	es_scan_end(scan);
 	es_upcast_end(upcast);
 

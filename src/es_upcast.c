@@ -127,24 +127,54 @@ es_upcast_may_become(EsUpcast *upcast, int32 type_id, List *names)
 	return found;
 }
 
-static void
-failure_context(void *arg)
+/* Where an upcaster failed. */
+static char *
+place_of(const EsShape *shape)
 {
-	const EsShape *shape = arg;
-
-	if (es_failure_is_ours())
-	{
-		errcode(ES_UPCAST_FAILED);
-		errdetail("Upcaster of \"%s\" from version %d, stream \"%s\", version %lld, position %lld.",
-				  text_to_cstring(shape->type), shape->schema_version, text_to_cstring(shape->stream),
-				  (long long) shape->version, (long long) shape->position);
-	}
+	return psprintf("Upcaster of \"%s\" from version %d, stream \"%s\", version %lld, position %lld.",
+					text_to_cstring(shape->type), shape->schema_version, text_to_cstring(shape->stream),
+					(long long) shape->version, (long long) shape->position);
 }
 
-static int
-number_of(EsUpcast *upcast, EsUpcaster *upcaster)
+/* Runs one upcaster on an event that has data; false when it drops the event. */
+static bool
+transform(EsUpcast *upcast, EsRun *run, EsShape *shape)
 {
-	return (int) (upcaster - es_upcaster(upcast->defs, 0));
+	MemoryContext old;
+	Datum		result;
+	bool		isnull;
+
+	es_run_set(run, EVENT_DATA, shape->data, false);
+	es_run_set(run, EVENT_METADATA, shape->metadata, shape->metadata_null);
+	es_run_set(run, EVENT_TYPE, PointerGetDatum(shape->type), false);
+	es_run_set(run, EVENT_OCCURRED_AT, TimestampTzGetDatum(shape->occurred_at), false);
+	es_run_enter(run);
+	result = es_run_eval(run, &isnull);
+	if (!isnull)
+	{
+		old = MemoryContextSwitchTo(upcast->results);
+		shape->data = JsonbPGetDatum(DatumGetJsonbPCopy(result));
+		MemoryContextSwitchTo(old);
+	}
+	es_run_leave(run);
+	MemoryContextReset(es_run_memory(run));
+	return !isnull;
+}
+
+/* The upcaster made ready, when it is first needed. */
+static EsRun *
+run_of(EsUpcast *upcast, EsUpcaster *upcaster)
+{
+	EsRun	  **run = &upcast->runs[upcaster - es_upcaster(upcast->defs, 0)];
+
+	if (*run == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(upcast->context);
+
+		*run = es_run_open(es_upcaster_transform(upcast->defs, upcaster));
+		MemoryContextSwitchTo(old);
+	}
+	return *run;
 }
 
 /*
@@ -154,55 +184,34 @@ number_of(EsUpcast *upcast, EsUpcaster *upcaster)
 bool
 es_upcast(EsUpcast *upcast, EsShape *shape)
 {
-	ErrorContextCallback context;
-	bool		kept = true;
+	MemoryContext caller = CurrentMemoryContext;
 
 	MemoryContextReset(upcast->results);
-	context.callback = failure_context;
-	context.arg = shape;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
-	while (kept)
+	for (;;)
 	{
 		EsUpcaster *upcaster = es_find_upcaster(upcast->defs, VARDATA_ANY(shape->type),
 												VARSIZE_ANY_EXHDR(shape->type), shape->schema_version);
+		volatile bool kept = true;
 
 		if (upcaster == NULL)
-			break;
-		if (!shape->data_null)
+			return true;
+		PG_TRY();
 		{
-			EsRun	  **run = &upcast->runs[number_of(upcast, upcaster)];
-			MemoryContext old;
-			Datum		result;
-			bool		isnull;
-
-			if (*run == NULL)
-			{
-				old = MemoryContextSwitchTo(upcast->context);
-				*run = es_run_open(es_upcaster_transform(upcast->defs, upcaster));
-				MemoryContextSwitchTo(old);
-			}
-			es_run_set(*run, EVENT_DATA, shape->data, false);
-			es_run_set(*run, EVENT_METADATA, shape->metadata, shape->metadata_null);
-			es_run_set(*run, EVENT_TYPE, PointerGetDatum(shape->type), false);
-			es_run_set(*run, EVENT_OCCURRED_AT, TimestampTzGetDatum(shape->occurred_at), false);
-			es_run_enter(*run);
-			result = es_run_eval(*run, &isnull);
-			if (isnull)
-				kept = false;
-			else
-			{
-				old = MemoryContextSwitchTo(upcast->results);
-				shape->data = JsonbPGetDatum(DatumGetJsonbPCopy(result));
-				MemoryContextSwitchTo(old);
-			}
-			es_run_leave(*run);
-			MemoryContextReset(es_run_memory(*run));
+			if (!shape->data_null)
+				kept = transform(upcast, run_of(upcast, upcaster), shape);
 		}
+		PG_CATCH();
+		{
+			if (!es_failure_is_ours())
+				PG_RE_THROW();
+			MemoryContextSwitchTo(caller);
+			es_failure_rethrow(ES_UPCAST_FAILED, place_of(shape));
+		}
+		PG_END_TRY();
+		if (!kept)
+			return false;
 		shape->type = upcaster->to_type;
 		shape->type_id = upcaster->to_type_id;
 		shape->schema_version++;
 	}
-	error_context_stack = context.previous;
-	return kept;
 }

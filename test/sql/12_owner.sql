@@ -81,6 +81,17 @@ SELECT events FROM es_append_batch(array_fill('new-1'::text, '{300}'), array_fil
 RESET ROLE;
 SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relkind IN ('r', 'p', 'v', 'S', 'i', 'f');
 RESET event_store.partition_size;
+-- stored text runs as who registered it only while the store's owner may act as that role
+GRANT EXECUTE ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer), es_load(text) TO es_test_app;
+SET ROLE es_test_app;
+SELECT try($$SELECT es_register_aggregate('new', 'state || data')$$);
+RESET ROLE;
+GRANT es_test_app TO es_test_owner;
+SET ROLE es_test_app;
+SELECT try($$SELECT es_register_aggregate('new', 'state || data')$$), try($$SELECT es_load('new-1')$$);
+RESET ROLE;
+REVOKE es_test_app FROM es_test_owner;
+SELECT try($$SELECT es_load('new-1')$$);
 -- mallory is nobody here
 SET ROLE es_test_mallory;
 SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);

@@ -21,7 +21,7 @@ SELECT pg_temp.try(format('SELECT es_register_aggregate(%L, fold => %L)', 'acct'
     'state ||', 'state, data', 'nosuch', 'acct.state', 'state AS s', 'version', '(SELECT state)', 'count(*)',
     'jsonb_array_elements(state)', 'state FROM pg_class', 'row_number() OVER ()', 'to_jsonb(random())', 'to_jsonb(now())',
     'to_jsonb(CURRENT_TIMESTAMP)', 'to_jsonb(current_user)', 'to_jsonb(current_setting(''x''))', 'to_jsonb(nextval(''s''))',
-    'to_jsonb(clock_timestamp())', '$1', 'state; SELECT 1', '']) f;
+    'to_jsonb(clock_timestamp())', '$1', 'state; SELECT 1', '', '*', 'state.*', 'to_jsonb(state.*)', 'jsonb_build_array(*)']) f;
 SELECT pg_temp.try($$SELECT es_register_aggregate('acct')$$);
 SELECT pg_temp.try($$SELECT es_register_aggregate('acct', 'state', '{}')$$);
 SELECT pg_temp.try($$SELECT es_register_aggregate('acct-1', 'state')$$);
@@ -227,8 +227,58 @@ SELECT version FROM es_append('who-1', 0, 'A', '{}');
 SELECT state FROM es_load('who-1');
 REVOKE EXECUTE ON FUNCTION public.es_test_secret(jsonb) FROM es_test_analyst;
 SELECT left(pg_temp.try($$SELECT es_load('who-1')$$), 60);
+-- temporary objects of whoever loads do not stand in for what the text means
+SELECT es_register_aggregate('trap', $$state || jsonb_build_object('d', (data ->> 'd')::date)$$);
+SELECT version FROM es_append('trap-1', 0, 'A', '{"d": "2024-05-06"}');
+GRANT TEMPORARY ON DATABASE :"DBNAME" TO es_test_analyst;
+SET ROLE es_test_analyst;
+CREATE FUNCTION pg_temp.evil(d pg_catalog.date) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'evil ran as %', current_user; RETURN true; END$$;
+CREATE DOMAIN pg_temp.date AS pg_catalog.date CHECK (pg_temp.evil(value));
+SELECT state FROM es_load('trap-1');
+DROP DOMAIN pg_temp.date;
+RESET ROLE;
+REVOKE TEMPORARY ON DATABASE :"DBNAME" FROM es_test_analyst;
+SET search_path = pg_temp, public;
+SELECT public.es_register_aggregate('trap', 'state');
+RESET search_path;
+-- what text does to settings does not stay, and what its answer depends on is pinned
+CREATE FUNCTION public.es_test_sets(d jsonb) RETURNS jsonb STABLE LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('search_path', 'nowhere', false); RETURN d; END$$;
+SELECT es_register_aggregate('trap', 'public.es_test_sets(state || data)');
+SELECT state FROM es_load('trap-1');
+SHOW search_path;
+CREATE DOMAIN public.es_test_domain AS jsonb CHECK (public.es_test_sets(value) IS NOT NULL);
+SELECT pg_temp.try($$SELECT es_register_aggregate('trap', '(state || data)::public.es_test_domain')$$);
+DROP DOMAIN public.es_test_domain;
+DROP FUNCTION public.es_test_sets(jsonb);
+CREATE FUNCTION public.es_test_default(s jsonb, r float8 DEFAULT random()) RETURNS jsonb IMMUTABLE LANGUAGE sql AS 'SELECT to_jsonb(r)';
+SELECT pg_temp.try($$SELECT es_register_aggregate('trap', 'public.es_test_default(state)')$$);
+DROP FUNCTION public.es_test_default(jsonb, float8);
+SELECT es_register_aggregate('trap', $$state || jsonb_build_object('x', regexp_replace(data ->> 'd', '\d', '#'), 'f', ((0.1::float8 + 0.2)::text), 'b', '\x01'::bytea::text)$$);
+SET standard_conforming_strings = off;
+SET extra_float_digits = 0;
+SET bytea_output = escape;
+SELECT state FROM es_load('trap-1');
+RESET standard_conforming_strings;
+RESET extra_float_digits;
+RESET bytea_output;
+-- a function's own EXCEPTION clause sees the error that happened
+CREATE FUNCTION public.es_test_safe(t text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$BEGIN RETURN t::int; EXCEPTION WHEN invalid_text_representation THEN RETURN -1; END$$;
+SELECT es_register_aggregate('trap', $$state || to_jsonb(public.es_test_safe(data ->> 'd'))$$, initial_state => '[]');
+SELECT state FROM es_load('trap-1');
+DROP FUNCTION public.es_test_safe(text);
+-- definitions read under an old snapshot are of that transaction
+SELECT es_register_aggregate('trap', $$'"first"'::jsonb$$);
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT state FROM es_load('trap-1');
+COMMIT;
+SELECT es_register_aggregate('trap', $$'"second"'::jsonb$$);
+SELECT state FROM es_load('trap-1');
 -- a store whose owner may not act as a role does not, whatever the row says
 UPDATE event_store.aggregates SET role = 'nobody_at_all' WHERE category = 'who';
+SELECT es_register_aggregate('other', 'state');
+SELECT pg_temp.try($$SELECT es_load('who-1')$$);
+ALTER TABLE event_store.aggregates DROP CONSTRAINT aggregates_check;
+UPDATE event_store.aggregates SET fold = NULL WHERE category = 'who';
 SELECT es_register_aggregate('other', 'state');
 SELECT pg_temp.try($$SELECT es_load('who-1')$$);
 SELECT es_unregister_aggregate('who');

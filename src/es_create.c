@@ -272,16 +272,20 @@ make_tables(int node, bool has_schema)
 	/* The holder of the mark is who has held the sequence's lock longest. */
 	es_sql_run("CREATE VIEW event_store.status AS SELECT m.mark, m.stable_until,"
 			   " CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS newest_position,"
-			   " h.pid AS holder_pid, h.xact_start AS holder_since, h.query AS holder_query,"
+			   " h.pid AS holder_pid, h.gid AS holder_gid, h.since AS holder_since, h.query AS holder_query,"
 			   " (SELECT count(*) FROM event_store.partitions) AS partitions,"
 			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_taken') AS snapshots_taken,"
 			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_damaged') AS snapshots_damaged,"
 			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_outdated') AS snapshots_outdated"
 			   " FROM event_store.mark m CROSS JOIN event_store.position_seq q LEFT JOIN LATERAL ("
-			   "SELECT a.pid, a.xact_start, a.query FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+			   "SELECT l.pid, p.gid, coalesce(a.xact_start, p.prepared) AS since, a.query FROM pg_locks l"
+			   " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+			   " LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
+			   " AND x.virtualtransaction = l.virtualtransaction"
+			   " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
 			   " WHERE l.locktype = 'relation' AND l.relation = 'event_store.position_seq'::regclass"
 			   " AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
-			   " AND l.mode = 'RowExclusiveLock' ORDER BY a.xact_start LIMIT 1) h ON true");
+			   " AND l.mode = 'RowExclusiveLock' ORDER BY 3 LIMIT 1) h ON true");
 	es_sql_run("COMMENT ON VIEW event_store.status IS 'one row: the published mark, the newest position, who holds the mark back, what became of snapshots'");
 
 	es_random_uuid(&id);

@@ -526,7 +526,7 @@ apply_change(Change *change)
 	EsSql		sql;
 	uint64		rows;
 
-	PreventCommandIfReadOnly("es_register");
+	PreventCommandIfReadOnly("changing definitions");
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_run_args(change->statement, change->count, change->types, change->values, change->nulls);
 	es_sql_end(&sql);

@@ -277,6 +277,8 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 		   TimestampTz valid_at, const TimestampTz *known_at, Snapshot snapshot)
 {
 	EsScan	   *scan = es_scan_create(RegisterSnapshot(snapshot));
+	EsUpcast   *upcast;
+	MemoryContext per_run;
 	TupleTableSlot *slot;
 	ValidEvent *events = NULL;
 	int64		count = 0;
@@ -313,20 +315,29 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 	if (!in_order)
 		qsort(events, count, sizeof(ValidEvent), compare_valid);
 
-	/* Runs of neighbouring versions are read with one scan. */
+	/* Runs of neighbouring versions are read with one scan; there may be as many runs as events. */
+	upcast = es_upcast_begin(defs);
+	per_run = AllocSetContextCreate(CurrentMemoryContext, "event_store run", ALLOCSET_DEFAULT_SIZES);
 	for (int64 i = 0; i < count;)
 	{
+		MemoryContext old = MemoryContextSwitchTo(per_run);
 		int64		run = 1;
 
 		while (i + run < count && events[i + run].version == events[i].version + run)
 			run++;
 		scan = es_scan_create(RegisterSnapshot(snapshot));
-		scan->upcast = es_upcast_begin(defs);
+		scan->upcast = upcast;
+		scan->upcast_shared = true;
 		es_scan_stream(scan, stream, head, events[i].version, events[i + run - 1].version);
 		fold_scan(fold, scan);
 		es_scan_end(scan);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(per_run);
 		i += run;
 	}
+	MemoryContextDelete(per_run);
+	if (upcast != NULL)
+		es_upcast_end(upcast);
 	/* The last one in order of recording, not of the fold. */
 	fold->version = version;
 	fold->position = position;

@@ -385,7 +385,7 @@ void
 es_scan_end(EsScan *scan)
 {
 	close_leaf(scan);
-	if (scan->upcast != NULL)
+	if (scan->upcast != NULL && !scan->upcast_shared)
 		es_upcast_end(scan->upcast);
 	UnregisterSnapshot(scan->snapshot);
 }

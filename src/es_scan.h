@@ -29,6 +29,7 @@ typedef struct EsScan
 	Bitmapset  *types;			/* ids, when filter_types */
 	List	   *type_names;		/* the same as text *, also of types that are not stored */
 	EsUpcast   *upcast;			/* NULL: events are shown as they are stored */
+	bool		upcast_shared;	/* the caller ends it */
 	bool		filter_categories;
 	Bitmapset  *categories;
 

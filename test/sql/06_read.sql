@@ -102,9 +102,11 @@ SELECT es_high_water_mark() = (SELECT max(position) FROM event_store.events);
 -- nor once they are prepared: the session must not take its own lock for nobody's
 BEGIN;
 SELECT version > 0 FROM es_append('ra-1', NULL, 'Prepared', '{}');
+SELECT holder_pid = pg_backend_pid(), holder_gid IS NULL, partitions >= 1 FROM event_store.status;
 SELECT es_high_water_mark() < (SELECT max(position) FROM event_store.events);
 PREPARE TRANSACTION 'es_test_mark';
 SET event_store.mark_wait = 0;
+SELECT holder_gid, holder_pid IS NULL, holder_since < now(), newest_position - mark > 0 FROM event_store.status;
 SELECT version > 0 FROM es_append('rb-1', NULL, 'After', '{}');
 SELECT count(*) FROM es_read_all(:start, NULL, '{Prepared,After}');
 SELECT es_publish_mark() < (SELECT max(position) FROM event_store.events);

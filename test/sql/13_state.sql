@@ -199,6 +199,13 @@ SELECT es_publish_mark() > 0, es_publish_mark() > 0;
 SELECT v, (es_load_valid_at('price-1', v::timestamptz)).state, (es_load_valid_at('price-1', v::timestamptz)).version, (es_load_valid_at('price-1', v::timestamptz, :'k1')).state ->> 'price' AS known_then
 FROM unnest('{2023-12-31 00:00+00,2024-01-15 00:00+00,2024-02-15 00:00+00,2024-04-01 00:00+00,infinity}'::text[]) v;
 
+-- out of order through and through
+SELECT es_register_aggregate('wild', $$state || jsonb_build_object('seen', coalesce(state -> 'seen', '[]') || (data -> 'i'))$$);
+SELECT events FROM es_append_batch(array_fill('wild-1'::text, '{50}'), array_fill('W'::text, '{50}'), (SELECT array_agg(jsonb_build_object('i', i * 7 % 50) ORDER BY i) FROM generate_series(1, 50) i), occurred_at => (SELECT array_agg('2024-01-01 00:00+00'::timestamptz + i * 7 % 50 * interval '1 day' ORDER BY i) FROM generate_series(1, 50) i));
+SELECT state -> 'seen' = (SELECT jsonb_agg(i) FROM generate_series(0, 49) i) FROM es_load_valid_at('wild-1', 'infinity');
+SELECT es_register_upcaster('W', 1, 'data');
+SELECT state -> 'seen' = (SELECT jsonb_agg(i) FROM generate_series(0, 19) i) FROM es_load_valid_at('wild-1', '2024-01-20 12:00+00');
+SELECT es_unregister_upcaster('W', 1);
 -- a category, in order of name; names that only begin alike are not of it
 SELECT version FROM es_append('price', 0, 'P', '{"price": 1}'), LATERAL es_append('price-0', 0, 'P', '{"price": 2}') b(v), LATERAL es_append('price!x-1', 0, 'P', '{"price": 3}') c(v), LATERAL es_append('pricey-1', 0, 'P', '{"price": 4}') d(v);
 SELECT stream, state ->> 'price', version FROM es_load_category('price');

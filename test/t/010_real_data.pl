@@ -1,5 +1,5 @@
 # Real data: 541,909 invoice lines, 22,190 orders and 237,267 exchange rates go in through COPY and INSERT
-# and come out equal, and the store answers what was computed from the raw sources.
+# and come out equal, and the store answers what was computed from the raw sources: by reading and by folding.
 #
 # The exchange rates are in test/data. The retail files may not be shipped: they are used where the
 # directory ../shared/data is beside the checkout (or where ES_SHARED says).
@@ -110,6 +110,51 @@ for my $at (sort keys %as_of)
 			WHERE s.category = 'fx' ORDER BY s.stream COLLATE "C"]),
 		$want, "the rates of $at, by stream");
 }
+
+# ---- folds: the same answers as states, by SQL and by rules
+
+# both(CATEGORY, SQL, RULES, TEST...): registers the one, then the other; runs the tests with each; the states of all
+# streams must be equal, to the last digit.
+sub both
+{
+	my ($category, $sql, $rules, $tests) = @_;
+	my %states;
+	for my $way ([ 'SQL', "fold => \$f\$$sql\$f\$" ], [ 'rules', "rules => \$r\$$rules\$r\$" ])
+	{
+		$node->safe_psql($db, "SELECT es_register_aggregate('$category', $way->[1])");
+		my ($states, $seconds) = timed("SELECT count(*), sum(version), md5(string_agg(stream || state, ',' ORDER BY stream)) FROM es_load_category('$category')");
+		my ($streams, $events) = split /\|/, $states;
+		note(sprintf 'fold of %s by %s: %d events of %d streams in %.2f s, %d a second', $category, $way->[0], $events, $streams, $seconds, $events / $seconds);
+		$states{ $way->[0] } = $states;
+		$tests->("by $way->[0]");
+	}
+	is($states{rules}, $states{SQL}, "folds of $category: equal states");
+	return;
+}
+
+both('fx', q[jsonb_build_object('rate', data->'rate', 'unit', data->'unit', 'as_of', occurred_at,
+		'changes', coalesce((state->>'changes')::int, 0) + (event_type = 'RateChanged')::int,
+		'high', CASE WHEN (data->'rate')::numeric <= (state->'high')::numeric THEN state->'high' ELSE data->'rate' END,
+		'low', CASE WHEN (data->'rate')::numeric >= (state->'low')::numeric THEN state->'low' ELSE data->'rate' END)],
+	q[{"RateListed": {"set": {"rate": "rate", "unit": "unit", "as_of": "$event.occurred_at"}, "max": {"high": "rate"}, "min": {"low": "rate"}, "count": {"changes": 0}},
+		"RateChanged": {"set": {"rate": "rate", "unit": "unit", "as_of": "$event.occurred_at"}, "max": {"high": "rate"}, "min": {"low": "rate"}, "count": "changes"}}],
+	sub {
+		my ($way) = @_;
+		for my $at (sort keys %as_of)
+		{
+			is($node->safe_psql($db, qq[
+					SELECT s.stream, l.state->'rate' FROM event_store.streams s, LATERAL es_load_valid_at(s.stream, '$at') l
+					WHERE s.category = 'fx' AND l.version > 0 ORDER BY s.stream COLLATE "C"]),
+				join("\n", map { "$_|$as_of{$at}{$_}" } sort keys %{ $as_of{$at} }), "folds of fx $way: the rates of $at");
+		}
+		is($node->safe_psql($db, q[
+				SELECT count(*), bool_and((l.state->>'changes')::int = l.version - 1 AND l.state->'rate' = e.data->'rate'
+					AND (l.state->>'high')::numeric = e.high AND (l.state->>'low')::numeric = e.low)
+				FROM es_load_category('fx') l JOIN (
+					SELECT stream, max((data->>'rate')::numeric) AS high, min((data->>'rate')::numeric) AS low,
+						(array_agg(data ORDER BY version DESC))[1] AS data FROM event_store.events WHERE category = 'fx' GROUP BY 1) e USING (stream)]),
+			'23|t', "folds of fx $way: rates, highs and lows of now");
+	});
 
 # ---- retail
 
@@ -227,6 +272,66 @@ SKIP:
 		SELECT sum(n), max(after), sum(n) = (SELECT count(*) FROM event_store.log)
 			AND (SELECT h FROM page ORDER BY after DESC LIMIT 1) = (SELECT sum(hashtext(stream || version)) FROM event_store.events)
 		FROM page]);
+
+	# Folds. A line's amount is made by an upcaster: rules do not multiply.
+	my $day = '2011-06-01T00:00:00Z';
+	my $before = "'$day'::timestamptz - interval '1 us'";
+	$node->safe_psql($db, join ';', map { qq[SELECT es_register_upcaster('$_', 1, 'data || jsonb_build_object(''amount'', (data->''qty'')::numeric * (data->''unit_price'')::numeric)')] }
+		qw(ItemSold ItemReturned StockAdjusted ItemGivenAway ChargeBilled ChargeReversed BadDebtAdjusted));
+	my $line_sql = q[state || jsonb_build_object('events', coalesce((state->>'events')::int, 0) + 1, 'units', coalesce((state->>'units')::numeric, 0) + (data->'qty')::numeric,
+			'amount', coalesce((state->>'amount')::numeric, 0) + (data->'amount')::numeric)
+		|| CASE WHEN (data->'unit_price')::numeric > 0 THEN jsonb_build_object('price', data->'unit_price') ELSE '{}' END];
+	my $line_rules = q[{"*": [{"count": "events", "add": {"units": "qty", "amount": "amount"}}, {"when": {"field": "unit_price", "above": 0}, "set": {"price": "unit_price"}}]}];
+	both('product', $line_sql, $line_rules, sub {
+		my ($way) = @_;
+		$check->("folds $way: five products, now and as of a day", qq[
+			SELECT k.key, l.state, b.state, (l.state->>'events')::int = (k.value->>'events')::int AND l.version = (k.value->>'events')::int
+				AND (l.state->>'units')::numeric = (k.value->>'net_units')::numeric AND (l.state->>'amount')::numeric = (k.value->>'net_amount')::numeric
+				AND coalesce((b.state->>'units')::numeric, 0) = (k.value->>'net_units_before_$day')::numeric
+				AND (b.state->>'price')::numeric IS NOT DISTINCT FROM (k.value->>'last_price_above_zero_before_$day')::numeric
+			FROM checks, jsonb_each(c->'retail'->'products') k, LATERAL es_load(k.key) l, LATERAL es_load_valid_at(k.key, $before) b]);
+	});
+	both('charge', $line_sql, $line_rules, sub {
+		my ($way) = @_;
+		$check->("folds $way: all lines and amounts", q[
+			SELECT sum((state->>'events')::int), sum((state->>'events')::int) = max(c->'retail'->>'lines')::int AND sum((state->>'amount')::numeric) = max(c->'retail'->>'amount_all')::numeric
+			FROM checks, (SELECT * FROM es_load_category('product') UNION ALL SELECT * FROM es_load_category('charge')) l]);
+	});
+	both('customer', q[state || jsonb_build_object('net', coalesce((state->>'net')::numeric, 0) + (data->'amount')::numeric)
+			|| CASE event_type WHEN 'OrderPlaced' THEN jsonb_build_object('orders', coalesce((state->>'orders')::int, 0) + 1, 'last_order', occurred_at)
+				ELSE jsonb_build_object('cancellations', coalesce((state->>'cancellations')::int, 0) + 1) END],
+		q[{"OrderPlaced": {"add": {"net": "amount"}, "count": "orders", "set": {"last_order": "$event.occurred_at"}},
+			"OrderCancelled": {"add": {"net": "amount"}, "count": "cancellations"}}],
+		sub {
+			my ($way) = @_;
+			$check->("folds $way: five customers, now and as of a day", qq[
+				SELECT k.key, l.state, b.state, coalesce((l.state->>'orders')::int, 0) = (k.value->>'orders')::int
+					AND coalesce((l.state->>'cancellations')::int, 0) = (k.value->>'cancellations')::int AND (l.state->>'net')::numeric = (k.value->>'net_amount')::numeric
+					AND coalesce((b.state->>'net')::numeric, 0) = (k.value->>'net_amount_before_$day')::numeric
+					AND coalesce((b.state->>'orders')::int, 0) + coalesce((b.state->>'cancellations')::int, 0) = (k.value->>'events_before_$day')::int
+				FROM checks, jsonb_each(c->'retail'->'customers') k, LATERAL es_load(k.key) l, LATERAL es_load_valid_at(k.key, $before) b]);
+			$check->("folds $way: customers seen before a day", qq[
+				SELECT count(*), count(*) = max(c->'retail'->>'customers_seen_before_$day')::int
+				FROM checks, event_store.streams s, LATERAL es_load_valid_at(s.stream, $before) l WHERE s.category = 'customer' AND l.version > 0]);
+			$check->("folds $way: the amount of all customers", q[
+				SELECT sum((state->>'net')::numeric), sum((state->>'net')::numeric) = max(c->'retail'->>'amount_with_customer')::numeric FROM checks, es_load_category('customer')]);
+		});
+	both('export', q[state || jsonb_build_object('lines', coalesce((state->>'lines')::int, 0) + (data->>'line_count')::int,
+			'countries', coalesce(state->'countries', '{}') || jsonb_build_object(data->>'country', coalesce((state->'countries'->>(data->>'country'))::numeric, 0) + (data->'amount')::numeric))],
+		q[{"*": {"add": {"countries.{country}": "amount", "lines": "line_count"}}}],
+		sub {
+			my ($way) = @_;
+			$check->("folds $way: exports by country", q[
+				SELECT country, amount, amount = (c->'retail'->'amount_by_country_export'->>country)::numeric
+					AND (SELECT count(*) FROM jsonb_object_keys(c->'retail'->'amount_by_country_export')) = count(*) OVER ()
+				FROM checks, (SELECT e.key AS country, sum(e.value::numeric) AS amount FROM es_load_category('export') l, jsonb_each_text(l.state->'countries') e GROUP BY 1) e]);
+		});
+	$node->safe_psql($db, q[SELECT es_register_aggregate('customer', $$jsonb_set(state, ARRAY[left(to_jsonb(occurred_at)->>0, 7)],
+		to_jsonb(coalesce((state->>left(to_jsonb(occurred_at)->>0, 7))::numeric, 0) + (data->'amount')::numeric))$$)]);
+	$check->('folds: sales by month', q[
+		SELECT month, amount, amount = (c->'retail'->'amount_by_month_with_customer'->>month)::numeric
+			AND (SELECT count(*) FROM jsonb_object_keys(c->'retail'->'amount_by_month_with_customer')) = count(*) OVER ()
+		FROM checks, (SELECT e.key AS month, sum(e.value::numeric) AS amount FROM es_load_category('customer') l, jsonb_each_text(l.state) e GROUP BY 1) e]);
 }
 
 $node->stop;

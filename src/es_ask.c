@@ -12,17 +12,13 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -31,6 +27,7 @@
 #include "es_load.h"
 #include "es_sql.h"
 #include "es_store.h"
+#include "es_worker.h"
 
 /* What a worker is told, in bgw_extra. */
 typedef struct SnapshotTask
@@ -133,21 +130,11 @@ es_snapshot_worker(Datum arg)
 	text	   *stream;
 
 	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(task.database, InvalidOid, 0);
-
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, "taking a snapshot");
-	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	es_worker_begin(task.database, "taking a snapshot", 1000);
 	stream = stream_name(task.stream);
 	if (stream != NULL && es_take_snapshot(stream) > 0)
 		count("snapshots_taken", 1);
 	count("snapshots_damaged", task.damaged);
 	count("snapshots_outdated", task.outdated);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(true);
-	proc_exit(0);
+	es_worker_end();
 }

@@ -24,6 +24,11 @@
 #include "varatt.h"
 #endif
 
+/* Of utils/pg_locale.h, which needs the headers of ICU; they are not installed with the server's. */
+extern PGDLLIMPORT char *locale_monetary;
+extern PGDLLIMPORT char *locale_numeric;
+extern PGDLLIMPORT char *locale_time;
+
 /* 18 has its own word for it, in another place. */
 #define ES_NORETURN	__attribute__((noreturn))
 

@@ -258,16 +258,38 @@ same_name(const char *name, const char *other, int len)
 	return strlen(name) == len && memcmp(name, other, len) == 0;
 }
 
+/*
+ * What is compiled belongs to the set only when it has succeeded; a failure, which may come again with
+ * every call, leaves nothing behind in it.
+ */
+static MemoryContext
+begin_compiling(MemoryContext *old)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store definition",
+												  ALLOCSET_SMALL_SIZES);
+
+	*old = MemoryContextSwitchTo(context);
+	return context;
+}
+
+static void
+end_compiling(EsDefinitions *defs, MemoryContext context, MemoryContext old)
+{
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, defs->context);
+}
+
 static EsExpr *
 compile_row(EsDefinitions *defs, DefinitionRow *row, const char *what, Oid result,
 			const EsVariable *variables, int count)
 {
 	if (row->compiled == NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(defs->context);
+		MemoryContext old;
+		MemoryContext context = begin_compiling(&old);
 
 		row->compiled = es_expr_compile(row->text, what, result, variables, count, row->role, row->search_path);
-		MemoryContextSwitchTo(old);
+		end_compiling(defs, context, old);
 	}
 	return row->compiled;
 }
@@ -386,6 +408,7 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 		AggregateRow *row = &defs->aggregates[i];
 		EsAggregate *aggregate;
 		MemoryContext old;
+		MemoryContext context;
 
 		if (!same_name(row->base.name, category, len))
 			continue;
@@ -397,7 +420,7 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the definition of aggregate \"%s\" has been changed in its table", row->base.name),
 					 errhint("Register it again.")));
-		old = MemoryContextSwitchTo(defs->context);
+		context = begin_compiling(&old);
 		aggregate = palloc0(sizeof(EsAggregate));
 		aggregate->category = row->base.name;
 		aggregate->initial = row->initial;
@@ -407,7 +430,7 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 		else
 			aggregate->rules = es_rules_compile(row->rules);
 		make_fingerprint(defs, row, aggregate);
-		MemoryContextSwitchTo(old);
+		end_compiling(defs, context, old);
 		row->compiled = aggregate;
 		return aggregate;
 	}

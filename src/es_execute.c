@@ -21,6 +21,7 @@
 #include "es_define.h"
 #include "es_error.h"
 #include "es_execute.h"
+#include "es_expr.h"
 #include "es_failure.h"
 #include "es_guc.h"
 #include "es_json.h"
@@ -547,6 +548,12 @@ es_call_execute(EsCall *call)
 	PreventCommandDuringRecovery("appending events");
 	PreventCommandIfParallelMode("appending events");
 	(void) es_store_now();
+	/* The versions were read and the heads locked by the call that runs it; a state would never settle. */
+	if (es_in_stored_text())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a fold, an upcaster or a check may not append events"),
+				 errhint("Declare functions that change something VOLATILE: then they are refused when they are registered.")));
 
 	check_ids(call);
 	merge_setting(call);

@@ -41,7 +41,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/pg_locale.h"
 #include "utils/syscache.h"
 #include "utils/xml.h"
 
@@ -332,12 +331,30 @@ es_settings_close(int level)
 		AtEOXact_GUC(false, level);
 }
 
+/*
+ * Set while stored text runs. A bit of the security context, beside core's three, because core saves
+ * and restores that as a whole with every subtransaction, and keeps unknown bits when functions change
+ * the user.
+ */
+#define ES_RUNNING_STORED_TEXT	0x40000000
+
+/* Whether we have been called from a fold, an upcaster or a check. */
+bool
+es_in_stored_text(void)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	return (context & ES_RUNNING_STORED_TEXT) != 0;
+}
+
 static void
 become(EsRun *run, Oid role, const char *search_path)
 {
 	GetUserIdAndSecContext(&run->saved_user, &run->saved_context);
 	SetUserIdAndSecContext(role, run->saved_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT);
 	run->guc_level = es_settings_open(search_path);
 }
 

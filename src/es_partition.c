@@ -16,25 +16,22 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "es_compat.h"
 #include "es_guc.h"
@@ -42,15 +39,25 @@
 #include "es_position.h"
 #include "es_sql.h"
 #include "es_store.h"
+#include "es_worker.h"
 
 /* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
 #define ES_LOCK_PARTITION	0xE5
+
+/*
+ * Milliseconds that a worker waits for a lock: when there is no room left, and ahead of that, where an
+ * append should not be held up and the next attempt comes after a while.
+ */
+#define WORKER_LOCK_TIMEOUT		1000
+#define AHEAD_LOCK_TIMEOUT		20
+#define AHEAD_RETRY_INTERVAL	5000
 
 /* What a worker is told, in bgw_extra. */
 typedef struct WorkerTask
 {
 	Oid			database;
 	int			partition_size;
+	int			lock_timeout;
 	int64		position;
 } WorkerTask;
 
@@ -59,6 +66,7 @@ PGDLLEXPORT void es_partition_worker(Datum arg);
 static EsLeaf *cached = NULL;
 static int	cached_count = 0;
 static uint64 cached_generation = 0;
+static TimestampTz last_failure = 0;	/* of a worker of this session */
 static int64 cached_last = 0;	/* a position that is drawn, or will be by this call */
 
 static int
@@ -305,30 +313,21 @@ es_partition_worker(Datum arg)
 	WorkerTask	task;
 
 	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(task.database, InvalidOid, 0);
-
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, "making a partition of the event log");
-	/* Whoever waits for us must not hold what we wait for: nobody would notice that deadlock. */
-	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	es_worker_begin(task.database, "making a partition of the event log", task.lock_timeout);
 	es_partition_size = task.partition_size;
 	(void) lock_partitions(true);
 	make_until(task.position);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(true);
-	proc_exit(0);
+	es_worker_end();
 }
 
 /* Has a worker do it; false when it could not be started or did not come to its end. */
 static bool
-make_by_worker(int64 position)
+make_by_worker(int64 position, int lock_timeout)
 {
 	Relation	log = table_open(es_store()->log, AccessShareLock);
-	bool		own = log->rd_createSubid != InvalidSubTransactionId;
+	/* It would not see the log that the open transaction made, nor get a lock that we hold ourselves. */
+	bool		own = log->rd_createSubid != InvalidSubTransactionId ||
+		CheckRelationLockedByMe(log, ShareUpdateExclusiveLock, true);
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 	WorkerTask	task;
@@ -349,6 +348,7 @@ make_by_worker(int64 position)
 	task.database = MyDatabaseId;
 	task.position = position;
 	task.partition_size = es_partition_size;
+	task.lock_timeout = lock_timeout;
 	memcpy(worker.bgw_extra, &task, sizeof(task));
 
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
@@ -408,14 +408,35 @@ es_partition_prepare(int64 events)
 		return;
 	}
 
-	/* While there is room one maker is enough; when there is none, it is worth waiting for. */
 	if (last + events < newest_end())
 	{
-		if (!partitions_locked())
-			(void) make_by_worker(last + events);
+		/* While there is room one maker is enough, and one that failed need not be followed at once. */
+		if (!partitions_locked() &&
+			TimestampDifferenceExceeds(last_failure, GetCurrentTimestamp(), AHEAD_RETRY_INTERVAL))
+		{
+			(void) make_by_worker(last + events, AHEAD_LOCK_TIMEOUT);
+			if (nearly_full(last + events))
+				last_failure = GetCurrentTimestamp();
+		}
+		return;
 	}
-	else if (!await_maker(last + events))
-		(void) make_by_worker(last + events);
+
+	/*
+	 * There is none: this is where to wait for it, with nothing locked and no position drawn. A worker
+	 * gives up after a second when somebody holds a lock on the log that it needs, a manual ANALYZE for
+	 * example; then another one tries. One that ends sooner without a leaf has met an error, which
+	 * es_leaf_for() will meet too, and report.
+	 */
+	while (!await_maker(last + events))
+	{
+		TimestampTz start = GetCurrentTimestamp();
+
+		CHECK_FOR_INTERRUPTS();
+		if (!make_by_worker(last + events, WORKER_LOCK_TIMEOUT) ||
+			(last + events >= newest_end() &&
+			 !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), WORKER_LOCK_TIMEOUT - 100)))
+			break;
+	}
 }
 
 /*
@@ -431,7 +452,7 @@ es_leaf_for(int64 position)
 	refresh();
 	cached_last = Max(cached_last, position);
 	leaf = find_leaf(position);
-	if (unlikely(leaf == NULL) && (await_maker(position) || make_by_worker(position)))
+	if (unlikely(leaf == NULL) && (await_maker(position) || make_by_worker(position, WORKER_LOCK_TIMEOUT)))
 		leaf = find_leaf(position);
 	if (unlikely(leaf == NULL))
 	{

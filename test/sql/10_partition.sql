@@ -120,6 +120,12 @@ SELECT position FROM es_append('full-1', NULL, 'T', '{}');
 SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory';
 ROLLBACK;
 SELECT name FROM event_store.partitions;
+-- nor while the transaction itself has a lock on the log that a worker would wait for
+BEGIN;
+ANALYZE event_store.log;
+SELECT position FROM es_append('full-1', NULL, 'T', '{}');
+SELECT count(*) FROM event_store.partitions;
+ROLLBACK;
 -- while a query of the same session reads the log
 BEGIN;
 DECLARE c CURSOR FOR SELECT position FROM event_store.feed;

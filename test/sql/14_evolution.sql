@@ -98,6 +98,33 @@ SELECT version FROM es_append('shop-1', 2, 'Priced', '{"price": 0}');
 SELECT pg_temp.try($$SELECT es_unregister_event_type('Priced')$$), pg_temp.try($$SELECT es_register_event_type('Priced', 1, 'data')$$);
 SELECT es_stream_version('shop-1'), es_stream_version('shop-2');
 
+-- a check or a fold that appends, behind a wrong IMMUTABLE: neither the inner nor the outer event
+CREATE FUNCTION appending(data jsonb) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+$$BEGIN IF NOT data ? 'inner' THEN PERFORM es_append('nested-1', NULL, 'Nested', '{"inner": 1}'); END IF; RETURN true; END$$;
+SELECT es_register_event_type('Nested', 1, 'appending(data)');
+SELECT pg_temp.try($$SELECT es_append('nested-1', NULL, 'Nested', '{}')$$);
+SELECT es_register_aggregate('nested', $$CASE WHEN appending(data) THEN state END$$);
+SELECT version FROM es_append('nested-1', NULL, 'Plain', '{}');
+SELECT pg_temp.try($$SELECT es_load('nested-1')$$);
+-- one that is caught leaves the session able to append
+CREATE OR REPLACE FUNCTION appending(data jsonb) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+$$BEGIN PERFORM es_append('nested-1', NULL, 'Nested', '{"inner": 1}'); RETURN true; EXCEPTION WHEN feature_not_supported THEN RETURN true; END$$;
+SELECT version FROM es_append('nested-1', NULL, 'Nested', '{}');
+SELECT version, count(*) FROM es_read('nested-1') GROUP BY 1 ORDER BY 1;
+SELECT es_unregister_event_type('Nested'), es_unregister_aggregate('nested');
+DROP FUNCTION appending(jsonb);
+-- what cannot be compiled leaves nothing in the session's memory
+CREATE FUNCTION fading(jsonb) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+SELECT es_register_aggregate('faded', 'fading(state)');
+DROP FUNCTION fading(jsonb);
+SELECT pg_temp.try($$SELECT es_load('faded-1')$$);
+CREATE FUNCTION pg_temp.definitions() RETURNS bigint LANGUAGE sql AS
+$$SELECT sum(used_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'event\_store definition%'$$;
+SELECT pg_temp.definitions() AS before \gset
+DO $$BEGIN FOR i IN 1 .. 300 LOOP BEGIN PERFORM es_load('faded-1'); EXCEPTION WHEN undefined_function THEN NULL; END; END LOOP; END$$;
+SELECT pg_temp.definitions() - :before AS grown;
+SELECT es_unregister_aggregate('faded');
+
 -- dump and restore keep definitions: they are plain rows
 SELECT category, role = current_user AS mine FROM event_store.aggregates;
 SELECT event_type, from_version, to_type FROM event_store.upcasters ORDER BY 1, 2;

@@ -1,0 +1,11 @@
+/*
+ * es_worker.h
+ *	  What the background workers of the extension have in common.
+ */
+#ifndef ES_WORKER_H
+#define ES_WORKER_H
+
+extern void es_worker_begin(Oid database, const char *activity, int lock_timeout);
+extern void es_worker_end(void);
+
+#endif							/* ES_WORKER_H */

@@ -25,6 +25,7 @@
 
 #include "es_define.h"
 #include "es_error.h"
+#include "es_failure.h"
 #include "es_sql.h"
 #include "es_store.h"
 
@@ -360,16 +361,41 @@ hash_definition(EsHasher *hasher, const DefinitionRow *row, const EsExpr *expr)
 	hash_cstring(hasher, expr == NULL ? NULL : expr->functions);
 }
 
+typedef struct CompileAttempt
+{
+	EsDefinitions *defs;
+	EsUpcaster *upcaster;
+} CompileAttempt;
+
+static void
+try_transform(void *arg)
+{
+	CompileAttempt *attempt = arg;
+
+	(void) es_upcaster_transform(attempt->defs, attempt->upcaster);
+}
+
+/*
+ * The digest of all upcasters: which of them a stream needs is known only when it has been read. One
+ * that cannot be compiled any more, because a function of its was dropped, must not stop the loads of
+ * streams without such events; the others fail where they meet one.
+ */
 static const uint8 *
 upcaster_digest(EsDefinitions *defs, EsHasher *hasher)
 {
 	if (!defs->has_upcaster_digest)
 	{
+		for (int i = 0; i < defs->upcaster_count; i++)
+		{
+			CompileAttempt attempt = {defs, &defs->upcasters[i]};
+
+			if (attempt.upcaster->transform == NULL)
+				(void) es_failure_of(try_transform, &attempt, CurrentMemoryContext);
+		}
 		es_hash_begin(hasher);
 		for (int i = 0; i < defs->upcaster_count; i++)
 		{
-			hash_definition(hasher, &defs->upcaster_rows[i],
-							es_upcaster_transform(defs, &defs->upcasters[i]));
+			hash_definition(hasher, &defs->upcaster_rows[i], defs->upcasters[i].transform);
 			es_hash_string(hasher, VARDATA(defs->upcasters[i].to_type),
 						   VARSIZE(defs->upcasters[i].to_type) - VARHDRSZ);
 		}

@@ -1,28 +1,24 @@
 /*
  * es_failure.c
- *	  Giving the errors of users' expressions a code and a place.
+ *	  Giving the errors of users' expressions a code and a place, or catching them.
  *
  * From a PG_CATCH, not from an error context callback: a callback would change the code before an
  * EXCEPTION clause inside of the user's own function has seen it.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #include "es_failure.h"
 
-/*
- * In a PG_CATCH: whether the error is one of the expression's own, to be reported under our code. Not
- * what an operator or the machine's limits did, not a serialization failure (retried as it is), and
- * not what already has a code of ours.
- */
-bool
-es_failure_is_ours(void)
+/* What an operator or the machine's limits did, or a serialization failure, which is retried as it is. */
+static bool
+is_of_the_environment(int code)
 {
-	int			code = geterrcode();
-
 	if (code == ERRCODE_STATEMENT_TOO_COMPLEX)
-		return true;			/* endless recursion in a function */
+		return false;			/* endless recursion in a function */
 	switch (ERRCODE_TO_CATEGORY(code))
 	{
 		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
@@ -30,11 +26,23 @@ es_failure_is_ours(void)
 		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
 		case ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR):
-		case ERRCODE_TO_CATEGORY(MAKE_SQLSTATE('Y', 'E', '0', '0', '0')):
-			return false;
-		default:
 			return true;
+		default:
+			return code == ERRCODE_LOCK_NOT_AVAILABLE;
 	}
+}
+
+/*
+ * In a PG_CATCH: whether the error is one of the expression's own, to be reported under our code; and not
+ * what already has a code of ours.
+ */
+bool
+es_failure_is_ours(void)
+{
+	int			code = geterrcode();
+
+	return !is_of_the_environment(code) &&
+		ERRCODE_TO_CATEGORY(code) != ERRCODE_TO_CATEGORY(MAKE_SQLSTATE('Y', 'E', '0', '0', '0'));
 }
 
 /* In a PG_CATCH: throws the error on with our code, and with a detail that says where it was. */
@@ -49,4 +57,42 @@ es_failure_rethrow(int sqlerrcode, const char *detail)
 	error->sqlerrcode = sqlerrcode;
 	error->detail = detail == NULL ? NULL : pstrdup(detail);
 	ReThrowError(error);
+}
+
+/*
+ * Runs body(arg) in a subtransaction. Returns NULL, or the message of the error that it was rolled back
+ * for, in the context `messages`. What is not the fault of users' text is thrown on.
+ */
+char *
+es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages)
+{
+	MemoryContext old = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile message = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(old);
+	PG_TRY();
+	{
+		body(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(messages);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(old);
+		CurrentResourceOwner = owner;
+		if (is_of_the_environment(error->sqlerrcode))
+			ReThrowError(error);
+		message = error->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	CurrentResourceOwner = owner;
+	return message;
 }

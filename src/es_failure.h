@@ -12,4 +12,6 @@
 extern bool es_failure_is_ours(void);
 ES_NORETURN extern void es_failure_rethrow(int sqlerrcode, const char *detail);
 
+extern char *es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages);
+
 #endif							/* ES_FAILURE_H */

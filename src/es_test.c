@@ -4,7 +4,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -12,9 +11,9 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+#include "es_failure.h"
 #include "es_name.h"
 #include "es_scan.h"
 #include "es_store.h"
@@ -38,39 +37,18 @@ typedef struct TestResult
 
 PG_FUNCTION_INFO_V1(es_test_upcasters);
 
-/* Upcasts one event in a subtransaction; NULL, or the message of its error in the given context. */
-static char *
-try_upcast(EsUpcast *upcast, EsShape *shape, MemoryContext messages)
+typedef struct Attempt
 {
-	MemoryContext old = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile message = NULL;
+	EsUpcast   *upcast;
+	EsShape    *shape;
+} Attempt;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(old);
-	PG_TRY();
-	{
-		(void) es_upcast(upcast, shape);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
+static void
+try_upcast(void *arg)
+{
+	Attempt    *attempt = arg;
 
-		MemoryContextSwitchTo(messages);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(old);
-		CurrentResourceOwner = owner;
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION))
-			ReThrowError(error);	/* cancelled: not the event's fault */
-		message = error->message;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	CurrentResourceOwner = owner;
-	return message;
+	(void) es_upcast(attempt->upcast, attempt->shape);
 }
 
 Datum
@@ -124,6 +102,7 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 		TestKey		key;
 		bool		found;
 		char	   *message;
+		Attempt		attempt;
 		MemoryContext old = MemoryContextSwitchTo(per_event);
 
 		es_scan_shape(scan, slot, &shape);
@@ -136,7 +115,9 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 			result->error = NULL;
 		}
 		result->events++;
-		message = try_upcast(upcast, &shape, per_event);
+		attempt.upcast = upcast;
+		attempt.shape = &shape;
+		message = es_failure_of(try_upcast, &attempt, per_event);
 		if (message != NULL && result->failures++ == 0)
 		{
 			result->first_failure = shape.position;

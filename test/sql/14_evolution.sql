@@ -80,6 +80,18 @@ SELECT es_register_upcaster('ItemAdded', 1, $$data || '{"qty": 1}'$$);
 SELECT pg_temp.try($$SELECT es_register_upcaster('X', 0, 'data')$$), pg_temp.try($$SELECT es_register_upcaster('X', 1, NULL)$$), pg_temp.try($$SELECT es_register_upcaster('X', 1, 'version')$$), pg_temp.try($$SELECT es_register_upcaster('', 1, 'data')$$), pg_temp.try($$SELECT es_unregister_upcaster('X', 1)$$);
 SELECT pg_temp.try($$SELECT es_register_upcaster('X', 2147483647, 'data')$$);
 
+-- one that cannot be compiled any more stops only the streams that need it
+CREATE FUNCTION passing(jsonb) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+SELECT es_register_aggregate('whole', 'state || data'), es_register_upcaster('Broken', 1, 'passing(data)');
+SELECT version FROM es_append('whole-1', 0, 'Whole', '{"a": 1}');
+SELECT version FROM es_append('whole-2', 0, 'Broken', '{"a": 1}');
+SELECT state, version FROM es_load('whole-2');
+DROP FUNCTION passing(jsonb);
+SELECT state, version FROM es_load('whole-1');
+SELECT pg_temp.try($$SELECT es_load('whole-2')$$);
+SELECT pg_temp.try($$SELECT es_read('whole-2')$$);
+SELECT es_unregister_upcaster('Broken', 1), es_unregister_aggregate('whole');
+
 -- checks: at append, also inside batches, naming the element
 SELECT es_register_event_type('Priced', 1, $$jsonb_typeof(data -> 'price') = 'number' AND (data ->> 'price')::numeric > 0$$);
 SELECT es_register_event_type('Priced', 2);

@@ -197,6 +197,34 @@ for my $fold ([ 'SQL fold', $register_sql ], [ 'rules', $register_rules ])
 	$session->quit;
 }
 
+# ---- valid time: events that occurred in another order than they were recorded are fetched one by one
+
+SKIP:
+{
+	my $events = 100_000;
+	$node->safe_psql($db, qq[
+		SELECT es_register_aggregate('late', fold => \$\$jsonb_build_object('sum', coalesce((state->>'sum')::bigint, 0) * 3 % 1000003 + (data->>'i')::int)\$\$, snapshot_every => $total);
+		SELECT es_register_upcaster('Late', 1, \$\$data || '{"upcast": true}'\$\$);
+		SELECT es_append_batch(array_agg('late-1'::text), array_agg('Late'::text), array_agg(jsonb_build_object('i', i)),
+			occurred_at => array_agg('2024-01-01 00:00+00'::timestamptz + (i * 7919 % 100003) * interval '1 s')) FROM generate_series(1, $events) i]);
+	$session = $node->background_psql($db);
+	my $pid = ask($session, 'SELECT pg_backend_pid()');
+	ask($session, q[SELECT es_load_valid_at('late-1', '2024-01-01 00:10+00')]);
+	skip 'no /proc here', 2 unless -r "/proc/$pid/status";
+	my $before = memory($pid, 'VmHWM');
+	my $seconds = time;
+	my $answer = ask($session, q[SELECT state, version FROM es_load_valid_at('late-1', 'infinity')]);
+	$seconds = time - $seconds;
+	my $growth = memory($pid, 'VmHWM') - $before;
+	cmp_ok($growth, '<', 64, sprintf 'valid time: %d events in no order take %.1f MB and %.2f s', $events, $growth, $seconds);
+	is($answer, last_of($node->safe_psql($db, q[
+			CREATE FUNCTION step(bigint, bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 3 % 1000003 + $2';
+			CREATE AGGREGATE folded(bigint) (sfunc = step, stype = bigint, initcond = 0);
+			SELECT jsonb_build_object('sum', folded((data->>'i')::bigint ORDER BY occurred_at, version)), max(version) FROM event_store.events WHERE stream = 'late-1'])),
+		'valid time: folded in the right order');
+	$session->quit;
+}
+
 # ---- crash and standby
 
 $node->safe_psql($db, q[

@@ -259,6 +259,10 @@ note_functions(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
+	/* Core's functions may call those of a type: to_jsonb() a cast to json, for example. */
+	if ((IsA(node, Const) && castNode(Const, node)->consttype >= FirstNormalObjectId) ||
+		(IsA(node, RowExpr) && castNode(RowExpr, node)->row_typeid >= FirstNormalObjectId))
+		((FunctionNotes *) context)->user_defined = true;
 	(void) check_functions_in_node(node, note_function, context);
 	return expression_tree_walker(node, note_functions, context);
 }
@@ -355,7 +359,8 @@ become(EsRun *run, Oid role, const char *search_path)
 	GetUserIdAndSecContext(&run->saved_user, &run->saved_context);
 	SetUserIdAndSecContext(role, run->saved_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT);
-	run->guc_level = es_settings_open(search_path);
+	/* Core's own functions change no settings: without others there is nothing to undo. */
+	run->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
 }
 
 static void

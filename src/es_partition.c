@@ -151,7 +151,7 @@ refresh(void)
 	log = table_open(store->log, AccessShareLock);
 	generation = es_store()->generation;	/* the lock may have brought news */
 	children = find_inheritance_children(RelationGetRelid(log), NoLock);
-	leaves = MemoryContextAlloc(TopMemoryContext, sizeof(EsLeaf) * Max(list_length(children), 1));
+	leaves = palloc(sizeof(EsLeaf) * Max(list_length(children), 1));
 	pg_class = table_open(RelationRelationId, AccessShareLock);
 	foreach(lc, children)
 		count += read_leaf(pg_class, lfirst_oid(lc), &leaves[count]);
@@ -162,7 +162,11 @@ refresh(void)
 
 	if (cached != NULL)
 		pfree(cached);
-	cached = leaves;
+	cached = NULL;
+	cached_count = 0;
+	cached = MemoryContextAlloc(TopMemoryContext, sizeof(EsLeaf) * Max(count, 1));
+	memcpy(cached, leaves, sizeof(EsLeaf) * count);
+	pfree(leaves);
 	cached_count = count;
 	cached_generation = generation;
 	cached_last = 0;

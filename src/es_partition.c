@@ -426,20 +426,21 @@ es_partition_prepare(int64 events)
 	}
 
 	/*
-	 * There is none: this is where to wait for it, with nothing locked and no position drawn. A worker
-	 * gives up after a second when somebody holds a lock on the log that it needs, a manual ANALYZE for
-	 * example; then another one tries. One that ends sooner without a leaf has met an error, which
-	 * es_leaf_for() will meet too, and report.
+	 * There is none: this is where to wait for it, with nothing locked by this call and no position
+	 * drawn. A worker gives up after a second when somebody holds a lock on the log that it needs, a manual
+	 * ANALYZE for example. Then we queue for that lock ourselves, where a timeout, a cancel or the deadlock
+	 * detector reaches us, and have another one try. One that ends sooner without a leaf has met an error,
+	 * which es_leaf_for() will meet too, and report.
 	 */
 	while (!await_maker(last + events))
 	{
 		TimestampTz start = GetCurrentTimestamp();
 
-		CHECK_FOR_INTERRUPTS();
-		if (!make_by_worker(last + events, WORKER_LOCK_TIMEOUT) ||
-			(last + events >= newest_end() &&
-			 !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), WORKER_LOCK_TIMEOUT - 100)))
+		if (!make_by_worker(last + events, WORKER_LOCK_TIMEOUT) || last + events < newest_end() ||
+			!TimestampDifferenceExceeds(start, GetCurrentTimestamp(), WORKER_LOCK_TIMEOUT))
 			break;
+		LockRelationOid(es_store()->log, ShareUpdateExclusiveLock);
+		UnlockRelationOid(es_store()->log, ShareUpdateExclusiveLock);
 	}
 }
 

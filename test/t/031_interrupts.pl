@@ -384,7 +384,7 @@ $state =~ s/\(SELECT count\(\*\) FROM event_store.partitions\), // or die;
 my $too_many = sub { my $n = ask($monitors{small}, $room); return $n < 0 ? 1 : $n + 1 };
 
 leave_room(15);
-# Nobody can attach a partition under this lock. (An append that fits may wait a second for a worker, too.)
+# Nobody can attach a partition under this lock.
 my $no_partitions = 'LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE';
 interrupt('while a worker makes a partition',
 	db => 'small',
@@ -393,8 +393,8 @@ interrupt('while a worker makes a partition',
 	waits => "SELECT count(*) = 1 $active AND wait_event = 'BgWorkerShutdown'",
 	ways => [ 'cancel', 'terminate', 'statement_timeout' ],
 	alone => 1);
-# The worker gives up after a second; then the append itself tries, with its positions drawn, and until
-# somebody succeeds there is no place for anyone's event.
+# The worker gives up after a second; then the append queues for the lock, and until it is gone there is no
+# place for anyone's event.
 interrupt('making a partition that a worker could not make',
 	db => 'small',
 	block => $no_partitions,

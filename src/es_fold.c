@@ -227,11 +227,34 @@ es_fold_step(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 	fold->folded++;
 }
 
-/* The state so far; good until the next step. */
+/*
+ * The state so far; good until the next step. Raises YE006 when what the rules have made is more than a
+ * jsonb can hold.
+ */
 Jsonb *
 es_fold_state(EsFold *fold)
 {
-	return fold->rules != NULL ? es_rules_result(fold->rules) : fold->state;
+	MemoryContext caller = CurrentMemoryContext;
+	Jsonb	   *volatile state = fold->state;
+
+	if (fold->rules == NULL)
+		return fold->state;
+	PG_TRY();
+	{
+		state = es_rules_result(fold->rules);
+	}
+	PG_CATCH();
+	{
+		if (!es_failure_is_ours())
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		es_failure_rethrow(ES_FOLD_FAILED,
+						   psprintf("State of \"%s\", stream \"%s\", version %lld.",
+									fold->aggregate->category, text_to_cstring(fold->stream),
+									(long long) fold->version));
+	}
+	PG_END_TRY();
+	return state;
 }
 
 void

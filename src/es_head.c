@@ -13,6 +13,7 @@
 
 #include "access/genam.h"
 #include "access/tableam.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
@@ -154,6 +155,21 @@ check_snapshot(EsHeads *heads)
 		serialization_failure();
 }
 
+/*
+ * Whether this transaction wrote the row that is in the slot. Then nobody else can touch it, and a lock
+ * would only make multixacts: a row inherits its predecessor's locks, and each subtransaction that rolls
+ * back adds a member. Core (15) also trips over an assertion of its own when such a row moves to another
+ * page: it takes the lock that the multixact has for the one it wants, with the update that was rolled back.
+ */
+static bool
+written_by_us(EsHeads *heads)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(heads->slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
 static void
 fill_slot(EsHeads *heads, const EsHead *head, const text *name)
 {
@@ -227,6 +243,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		TM_Result	result;
 		TM_FailureData tmfd;
 		ItemPointerData tid;
+		bool		ours;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!find_row(heads, name, snapshot))
@@ -242,11 +259,12 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		check_snapshot(heads);
 		es_head_read(heads->slot, head);
 		tid = heads->slot->tts_tid;
+		ours = written_by_us(heads);
 		ExecClearTuple(heads->slot);
-		if (head->version > limit)
+		if (head->version > limit || ours)
 		{
 			UnregisterSnapshot(snapshot);
-			return ES_HEAD_BEYOND;
+			return head->version > limit ? ES_HEAD_BEYOND : ES_HEAD_LOCKED;
 		}
 
 		result = table_tuple_lock(heads->rel, &tid, snapshot, heads->slot,

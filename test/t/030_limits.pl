@@ -159,6 +159,29 @@ $out = $node->safe_psql($db, q[
 	SELECT DISTINCT try_depth(n) FROM generate_series(500, 12000, 250) n ORDER BY 1]);
 is($out, "ok\nrefused", 'every depth is accepted and read back equal, or refused with 54001');
 
+# ---- states
+
+# A state grows to what jsonb can hold, 256 MB; the error names the version, the session stays usable.
+$node->safe_psql($db, qq[
+	SELECT es_register_aggregate('fat', \$\$jsonb_build_object('s', coalesce(state->>'s', '') || (data->>'s'))\$\$);
+	SELECT es_register_aggregate('wide', rules => '{"Grown": {"append": {"list": "s"}}}');
+	SELECT es_register_aggregate('tall', 'jsonb_build_array(state)', initial_state => '0');
+	SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('fat-1', g - 1, 'Grown', jsonb_build_object('s', repeat('x', 20 * 1024 * 1024)));
+	SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('wide-1', g - 1, 'Grown', jsonb_build_object('s', repeat('x', 20 * 1024 * 1024)));
+	SELECT es_append_batch(array_fill('tall-1'::text, '{20000}'), array_fill('Grown'::text, '{20000}'), NULL)]);
+for my $category ('fat', 'wide')
+{
+	is(answer($db, "SELECT version, octet_length(state::text) > 250000000 FROM es_load_version('$category-1', 12)"), '12|t',
+		"$category: a state of 250 MB");
+	my $failed = answer($db, "\\set VERBOSITY verbose\nSELECT es_load('$category-1')");
+	like($failed, qr/ERROR:  YE006: .*stream "$category-1", version (13|20)\b/s, "$category: one of 400 MB is refused");
+	is(answer($db, "SELECT version FROM es_load_version('$category-1', 3)"), '3', "$category: and goes on");
+}
+like(answer($db, "\\set VERBOSITY verbose\nSET max_stack_depth = '300kB';\nSELECT es_load('tall-1')"), qr/ERROR:  YE006: stack depth limit exceeded/,
+	'a state of 20,000 levels is refused under a small stack');
+is(answer($db, "SELECT state::text = repeat('[', 1000) || '0' || repeat(']', 1000) FROM es_load_version('tall-1', 1000)"), 't',
+	'one of 1,000 is right');
+
 # ---- big calls
 
 ($out, $seconds) = timed($db, batch(1000000, q['many-' || g % 10]) . ($have_proc ? '; SELECT ' . status('VmHWM') : ''));

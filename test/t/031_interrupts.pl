@@ -390,7 +390,7 @@ interrupt('while a worker makes a partition',
 	db => 'small',
 	block => $no_partitions,
 	sql => sub { fill($too_many->()) },
-	waits => "SELECT count(*) = 1 $active AND wait_event = 'BgWorkerShutdown'",
+	waits => "SELECT count(*) = 1 $active AND lower(wait_event) = 'bgworkershutdown'",
 	ways => [ 'cancel', 'terminate', 'statement_timeout' ],
 	alone => 1);
 # The worker gives up after a second; then the append queues for the lock, and until it is gone there is no

@@ -15,6 +15,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "es_argument.h"
 #include "es_call.h"
 #include "es_execute.h"
 #include "es_json.h"
@@ -28,32 +29,6 @@ PG_FUNCTION_INFO_V1(es_append_multi);
 PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_find_append);
 
-static void
-null_argument(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("argument %s must not be NULL", name)));
-}
-
-static text *
-text_argument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	if (PG_ARGISNULL(n))
-		null_argument(name);
-	return PG_GETARG_TEXT_PP(n);
-}
-
-static TupleDesc
-result_type(FunctionCallInfo fcinfo)
-{
-	TupleDesc	desc;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	return BlessTupleDesc(desc);
-}
-
 /* (version, position, recorded_at, replayed), the place of an element's last event. */
 static Datum
 place_of(FunctionCallInfo fcinfo, const EsElement *element)
@@ -65,14 +40,14 @@ place_of(FunctionCallInfo fcinfo, const EsElement *element)
 	values[1] = Int64GetDatum(element->position);
 	values[2] = TimestampTzGetDatum(element->recorded_at);
 	values[3] = BoolGetDatum(element->replayed);
-	return HeapTupleGetDatum(heap_form_tuple(result_type(fcinfo), values, nulls));
+	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
 }
 
 Datum
 es_append(PG_FUNCTION_ARGS)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_APPEND);
-	text	   *stream = text_argument(fcinfo, 0, "stream");
+	text	   *stream = es_text_argument(fcinfo, 0, "stream");
 	text	   *key = PG_ARGISNULL(8) ? NULL : PG_GETARG_TEXT_PP(8);
 	TimestampTz occurred_at = PG_ARGISNULL(6) ? 0 : PG_GETARG_TIMESTAMPTZ(6);
 	int32		schema_version = PG_ARGISNULL(7) ? 0 : PG_GETARG_INT32(7);
@@ -80,7 +55,7 @@ es_append(PG_FUNCTION_ARGS)
 
 	element = es_call_element(call, stream, es_check_expected(PG_ARGISNULL(1), PG_GETARG_INT64(1)), key);
 	es_call_event(call, element,
-				  text_argument(fcinfo, 2, "event_type"),
+				  es_text_argument(fcinfo, 2, "event_type"),
 				  PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3),
 				  PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4),
 				  PG_ARGISNULL(5) ? NULL : PG_GETARG_UUID_P(5),
@@ -94,7 +69,7 @@ static Datum
 append_events(FunctionCallInfo fcinfo, Jsonb *events)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_EVENTS);
-	text	   *stream = text_argument(fcinfo, 0, "stream");
+	text	   *stream = es_text_argument(fcinfo, 0, "stream");
 	int64		expected = es_check_expected(PG_ARGISNULL(1), PG_GETARG_INT64(1));
 	Jsonb	   *list;
 	text	   *key = es_json_events(events, &list);
@@ -109,7 +84,7 @@ Datum
 es_append_events(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(2))
-		null_argument("events");
+		es_null_argument("events");
 	return append_events(fcinfo, PG_GETARG_JSONB_P(2));
 }
 
@@ -117,7 +92,7 @@ Datum
 es_append_text(PG_FUNCTION_ARGS)
 {
 	return append_events(fcinfo,
-						 es_json_parse(text_argument(fcinfo, 2, "events"),
+						 es_json_parse(es_text_argument(fcinfo, 2, "events"),
 									   "For one event call es_append(stream, expected_version, event_type, data); "
 									   "the third of three arguments is a JSON object or array of events."));
 }
@@ -129,7 +104,7 @@ es_append_multi(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	if (PG_ARGISNULL(0))
-		null_argument("appends");
+		es_null_argument("appends");
 	es_json_appends(call, PG_GETARG_JSONB_P(0));
 	es_call_execute(call);
 
@@ -178,15 +153,10 @@ read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, Batc
 	if (PG_ARGISNULL(n))
 	{
 		if (required)
-			null_argument(name);
+			es_null_argument(name);
 		return;
 	}
-	array = PG_GETARG_ARRAYTYPE_P(n);
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("argument %s must be a one-dimensional array", name),
-				 errdetail("It has %d dimensions.", ARR_NDIM(array))));
+	array = es_array_argument(fcinfo, n, name);
 	get_typlenbyvalalign(ARR_ELEMTYPE(array), &len, &byval, &align);
 	deconstruct_array(array, ARR_ELEMTYPE(array), len, byval, align,
 					  &into->values, &into->nulls, &into->count);
@@ -206,10 +176,7 @@ check_length(const BatchArray *array, const BatchArray *streams)
 		return;
 	for (int i = 0; i < array->count; i++)
 		if (array->nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("argument %s must not contain NULL", array->name),
-					 errdetail("Index %d is NULL.", i + 1)));
+			es_null_element(array->name, i);
 }
 
 static bool
@@ -295,7 +262,7 @@ es_append_batch(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(call->first_position);
 	values[2] = Int64GetDatum(call->last_position);
 	values[3] = BoolGetDatum(call->replayed);
-	return HeapTupleGetDatum(heap_form_tuple(result_type(fcinfo), values, nulls));
+	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
 }
 
 /* ---------------------------------------------------------------- es_find_append */

@@ -58,7 +58,6 @@ es_ask_count(bool damaged)
 void
 es_ask_for_snapshot(int64 stream)
 {
-	BackgroundWorker worker;
 	SnapshotTask task;
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -66,22 +65,13 @@ es_ask_for_snapshot(int64 stream)
 		!TimestampDifferenceExceeds(last_asked, now, 1000))
 		return;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_snapshot_worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "event_store snapshot taker", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "event_store snapshot taker", BGW_MAXLEN);
 	memset(&task, 0, sizeof(task));
 	task.database = MyDatabaseId;
 	task.stream = stream;
 	task.damaged = noticed_damaged;
 	task.outdated = noticed_outdated;
-	memcpy(worker.bgw_extra, &task, sizeof(task));
 	last_asked = now;
-	if (RegisterDynamicBackgroundWorker(&worker, NULL))
+	if (es_worker_start("es_snapshot_worker", "event_store snapshot taker", &task, sizeof(task), NULL))
 		noticed_damaged = noticed_outdated = 0;
 }
 

@@ -132,18 +132,14 @@ find_stream(EsCall *call, text *name)
 	StreamIndexEntry *entry;
 	bool		found;
 
-	if (call->stream_count == 0 ||
-		(call->stream_count == 1 && call->stream_index == NULL))
-	{
-		/* Most calls are about one stream and need no hash table. */
-		if (call->stream_count == 1 &&
-			VARSIZE_ANY_EXHDR(name) == VARSIZE_ANY_EXHDR(call->streams[0].name) &&
-			memcmp(VARDATA_ANY(name), VARDATA_ANY(call->streams[0].name), VARSIZE_ANY_EXHDR(name)) == 0)
-			return 0;
-	}
 	if (call->stream_count == 1 && call->stream_index == NULL)
 	{
 		HASHCTL		ctl;
+
+		/* Most calls are about one stream and need no hash table. */
+		if (VARSIZE_ANY_EXHDR(name) == VARSIZE_ANY_EXHDR(call->streams[0].name) &&
+			memcmp(VARDATA_ANY(name), VARDATA_ANY(call->streams[0].name), VARSIZE_ANY_EXHDR(name)) == 0)
+			return 0;
 
 		memset(&ctl, 0, sizeof(ctl));
 		ctl.keysize = offsetof(StreamIndexEntry, stream);

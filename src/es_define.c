@@ -23,6 +23,7 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
+#include "es_argument.h"
 #include "es_define.h"
 #include "es_error.h"
 #include "es_failure.h"
@@ -471,13 +472,8 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 static text *
 name_argument(FunctionCallInfo fcinfo, int n, const char *argument)
 {
-	text	   *name;
+	text	   *name = es_text_argument(fcinfo, n, argument);
 
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument %s must not be NULL", argument)));
-	name = PG_GETARG_TEXT_PP(n);
 	if (VARSIZE_ANY_EXHDR(name) == 0 || VARSIZE_ANY_EXHDR(name) > ES_MAX_NAME)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -490,9 +486,7 @@ static int32
 version_argument(FunctionCallInfo fcinfo, int n, const char *argument)
 {
 	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument %s must not be NULL", argument)));
+		es_null_argument(argument);
 	if (PG_GETARG_INT32(n) < 1 || PG_GETARG_INT32(n) == PG_INT32_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -608,9 +602,7 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("exactly one of fold and rules must be given")));
 	if (PG_ARGISNULL(3))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument initial_state must not be NULL")));
+		es_null_argument("initial_state");
 	if (PG_ARGISNULL(4) || PG_GETARG_INT32(4) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

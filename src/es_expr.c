@@ -46,6 +46,7 @@
 
 #include "es_compat.h"
 #include "es_expr.h"
+#include "es_sql.h"
 #include "es_store.h"
 
 /* ---------------------------------------------------------------- whose rights */
@@ -54,8 +55,8 @@
  * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
  * not act as it.
  */
-Oid
-es_role_to_run(const char *role)
+static Oid
+role_to_run(const char *role)
 {
 	Oid			oid = get_role_oid(role, true);
 	Oid			owner = es_store()->owner;
@@ -302,12 +303,6 @@ is_pinned(void)
 		standard_conforming_strings && !Transform_null_equals;
 }
 
-static void
-pin(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
 /*
  * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
  * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
@@ -321,9 +316,9 @@ es_settings_open(const char *search_path)
 
 	if (!is_pinned())
 		for (int i = 0; i < lengthof(pinned); i++)
-			pin(pinned[i].name, pinned[i].value);
+			es_pin_setting(pinned[i].name, pinned[i].value);
 	if (search_path != NULL && strcmp(namespace_search_path, search_path) != 0)
-		pin("search_path", search_path);
+		es_pin_setting("search_path", search_path);
 	return level;
 }
 
@@ -390,7 +385,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	Node	   *node;
 	Node	   *coerced;
 
-	compiled->role = es_role_to_run(role);
+	compiled->role = role_to_run(role);
 	become(&rights, compiled->role, search_path);
 
 	pstate = make_parsestate(NULL);
@@ -449,7 +444,7 @@ es_run_open(const EsExpr *expr)
 	EsRun	   *run = palloc0(sizeof(EsRun));
 
 	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
-	if (es_role_to_run(expr->role_name) != expr->role)
+	if (role_to_run(expr->role_name) != expr->role)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("role \"%s\", which registered this, is another one than it was", expr->role_name),

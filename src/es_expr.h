@@ -51,7 +51,6 @@ extern void es_run_enter(EsRun *run);
 extern void es_run_leave(EsRun *run);
 extern void es_run_close(EsRun *run);
 extern bool es_in_stored_text(void);
-extern Oid	es_role_to_run(const char *role);
 extern int	es_settings_open(const char *search_path);
 extern void es_settings_close(int level);
 

@@ -110,8 +110,8 @@ find_row(EsHeads *heads, const text *name, Snapshot snapshot)
 }
 
 /* The head of a stream as a snapshot shows it, without a lock. */
-bool
-es_head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
+static bool
+head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
 {
 	bool		found = find_row(heads, name, snapshot);
 
@@ -129,7 +129,7 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	bool		found;
 
 	es_heads_open(&heads, AccessShareLock);
-	found = es_head_find(&heads, name, snapshot, head);
+	found = head_find(&heads, name, snapshot, head);
 	es_heads_close(&heads);
 	return found;
 }

@@ -50,7 +50,6 @@ typedef enum EsHeadLock
 extern void es_heads_open(EsHeads *heads, LOCKMODE lockmode);
 extern void es_heads_close(EsHeads *heads);
 extern void es_head_read(TupleTableSlot *slot, EsHead *head);
-extern bool es_head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head);
 extern EsHeadLock es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit,
 							   EsHead *head);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);

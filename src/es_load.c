@@ -18,6 +18,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "es_argument.h"
 #include "es_ask.h"
 #include "es_asof.h"
 #include "es_call.h"
@@ -45,20 +46,12 @@ static int64 replayed_events = 0;
 
 /* ---------------------------------------------------------------- arguments and results */
 
-static void
-null_argument(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("argument %s must not be NULL", name)));
-}
-
 static text *
 stream_argument(FunctionCallInfo fcinfo)
 {
 	check_stack_depth();		/* a fold may call a load */
 	if (PG_ARGISNULL(0))
-		null_argument("stream");
+		es_null_argument("stream");
 	(void) es_store_now();
 	return PG_GETARG_TEXT_PP(0);
 }
@@ -67,7 +60,7 @@ static TimestampTz
 time_argument(FunctionCallInfo fcinfo, int n, const char *name)
 {
 	if (PG_ARGISNULL(n))
-		null_argument(name);
+		es_null_argument(name);
 	return PG_GETARG_TIMESTAMPTZ(n);
 }
 
@@ -81,18 +74,15 @@ aggregate_of(EsDefinitions *defs, const text *stream)
 static Datum
 state_result(FunctionCallInfo fcinfo, EsFold *fold)
 {
-	TupleDesc	desc;
 	Datum		values[4];
 	bool		nulls[4] = {false};
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
 	values[0] = JsonbPGetDatum(es_fold_state(fold));
 	values[1] = Int64GetDatum(fold->version);
 	values[2] = Int64GetDatum(fold->position);
 	values[3] = TimestampTzGetDatum(fold->recorded_at);
 	nulls[3] = fold->version == 0;
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
 }
 
 /* ---------------------------------------------------------------- one stream */
@@ -224,7 +214,7 @@ es_load_version(PG_FUNCTION_ARGS)
 	int64		version;
 
 	if (PG_ARGISNULL(1))
-		null_argument("version");
+		es_null_argument("version");
 	version = PG_GETARG_INT64(1);
 	if (!es_stream_find(stream, GetActiveSnapshot(), &head))
 		head.version = 0;
@@ -393,7 +383,7 @@ es_load_category(PG_FUNCTION_ARGS)
 
 	check_stack_depth();
 	if (PG_ARGISNULL(0))
-		null_argument("category");
+		es_null_argument("category");
 	(void) es_store_now();
 	category = PG_GETARG_TEXT_PP(0);
 	prefix = text_to_cstring(category);
@@ -461,7 +451,7 @@ es_history(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *stream = stream_argument(fcinfo);
 	int64		from;
-	int64		left = -1;
+	int64		left;
 	Snapshot	snapshot = GetActiveSnapshot();
 	EsDefinitions *defs;
 	EsFold	   *fold;
@@ -473,22 +463,14 @@ es_history(PG_FUNCTION_ARGS)
 	int			settings;
 
 	if (PG_ARGISNULL(1))
-		null_argument("from_version");
+		es_null_argument("from_version");
 	from = PG_GETARG_INT64(1);
 	if (from < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument from_version must be 1 or more"),
 				 errdetail("It is %lld.", (long long) from)));
-	if (!PG_ARGISNULL(2))
-	{
-		left = PG_GETARG_INT64(2);
-		if (left < 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("argument max_count must not be negative"),
-					 errdetail("It is %lld; NULL means no limit.", (long long) left)));
-	}
+	left = es_count_argument(fcinfo, 2);
 	InitMaterializedSRF(fcinfo, 0);
 	defs = es_definitions();
 	fold = es_fold_create(aggregate_of(defs, stream));

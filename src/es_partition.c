@@ -332,7 +332,6 @@ make_by_worker(int64 position, int lock_timeout)
 	/* It would not see the log that the open transaction made, nor get a lock that we hold ourselves. */
 	bool		own = log->rd_createSubid != InvalidSubTransactionId ||
 		CheckRelationLockedByMe(log, ShareUpdateExclusiveLock, true);
-	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 	WorkerTask	task;
 
@@ -340,22 +339,11 @@ make_by_worker(int64 position, int lock_timeout)
 	if (own || !IsUnderPostmaster)
 		return false;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_partition_worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "event_store partition maker", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "event_store partition maker", BGW_MAXLEN);
 	task.database = MyDatabaseId;
 	task.position = position;
 	task.partition_size = es_partition_size;
 	task.lock_timeout = lock_timeout;
-	memcpy(worker.bgw_extra, &task, sizeof(task));
-
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	if (!es_worker_start("es_partition_worker", "event_store partition maker", &task, sizeof(task), &handle))
 		return false;
 	if (WaitForBackgroundWorkerShutdown(handle) != BGWH_STOPPED)
 		return false;

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "es_argument.h"
 #include "es_call.h"
 #include "es_mark.h"
 #include "es_name.h"
@@ -93,9 +94,7 @@ stream_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo))
 		rows = palloc0(sizeof(RowStream));
 		rows->scan = open_scan(fcinfo);
 		rows->econtext = rsinfo->econtext;
-		if (get_call_result_type(fcinfo, NULL, &funcctx->tuple_desc) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "return type must be a row type");
-		funcctx->tuple_desc = BlessTupleDesc(funcctx->tuple_desc);
+		funcctx->tuple_desc = es_result_type(fcinfo);
 		funcctx->user_fctx = rows;
 		if (rows->scan != NULL)
 			RegisterExprContextCallback(rows->econtext, close_row_stream, PointerGetDatum(rows));
@@ -150,8 +149,7 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(per_row);
-	if (scan->upcast != NULL)
-		es_settings_close(settings);
+	es_settings_close(settings);
 	es_scan_end(scan);
 	return (Datum) 0;
 }
@@ -173,35 +171,11 @@ return_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo))
 
 /* ---------------------------------------------------------------- arguments */
 
-static void
-null_argument(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("argument %s must not be NULL", name)));
-}
-
-static int64
-count_argument(FunctionCallInfo fcinfo, int n)
-{
-	int64		count;
-
-	if (PG_ARGISNULL(n))
-		return ES_NO_LIMIT;
-	count = PG_GETARG_INT64(n);
-	if (count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument max_count must not be negative"),
-				 errdetail("It is %lld; NULL means no limit.", (long long) count)));
-	return count;
-}
-
 static int64
 position_argument(FunctionCallInfo fcinfo, int n)
 {
 	if (PG_ARGISNULL(n))
-		null_argument("after_position");
+		es_null_argument("after_position");
 	if (PG_GETARG_INT64(n) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -218,7 +192,6 @@ static bool
 filter_argument(FunctionCallInfo fcinfo, int n, const char *name, EsNameKind kind, Bitmapset **ids,
 				List **names)
 {
-	ArrayType  *array;
 	Datum	   *values;
 	bool	   *nulls;
 	int			count;
@@ -226,23 +199,14 @@ filter_argument(FunctionCallInfo fcinfo, int n, const char *name, EsNameKind kin
 	*ids = NULL;
 	if (PG_ARGISNULL(n))
 		return false;
-	array = PG_GETARG_ARRAYTYPE_P(n);
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("argument %s must be a one-dimensional array", name),
-				 errdetail("It has %d dimensions.", ARR_NDIM(array))));
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
+	deconstruct_array(es_array_argument(fcinfo, n, name), TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
 	for (int i = 0; i < count; i++)
 	{
 		text	   *value;
 		int32		id;
 
 		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("argument %s must not contain NULL", name),
-					 errdetail("Index %d is NULL.", i + 1)));
+			es_null_element(name, i);
 		value = DatumGetTextPP(values[i]);
 		id = es_name_find(kind, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
 		if (id != 0)
@@ -259,7 +223,7 @@ static EsScan *
 open_stream(FunctionCallInfo fcinfo)
 {
 	text	   *name;
-	int64		limit = count_argument(fcinfo, 2);
+	int64		limit = es_count_argument(fcinfo, 2);
 	int64		from;
 	bool		backward;
 	EsHead		head;
@@ -267,11 +231,11 @@ open_stream(FunctionCallInfo fcinfo)
 	Snapshot	snapshot;
 
 	if (PG_ARGISNULL(0))
-		null_argument("stream");
+		es_null_argument("stream");
 	if (PG_ARGISNULL(3))
-		null_argument("backward");
+		es_null_argument("backward");
 	if (PG_ARGISNULL(4))
-		null_argument("upcast");
+		es_null_argument("upcast");
 	name = PG_GETARG_TEXT_PP(0);
 	backward = PG_GETARG_BOOL(3);
 	if (!PG_ARGISNULL(1) && PG_GETARG_INT64(1) < 1)
@@ -318,7 +282,7 @@ es_stream_version(PG_FUNCTION_ARGS)
 	EsHead		head;
 
 	if (PG_ARGISNULL(0))
-		null_argument("stream");
+		es_null_argument("stream");
 	(void) es_store_now();
 	if (!es_stream_find(PG_GETARG_TEXT_PP(0), GetActiveSnapshot(), &head))
 		PG_RETURN_INT64(0);
@@ -339,14 +303,14 @@ static EsScan *
 open_category(FunctionCallInfo fcinfo)
 {
 	int64		after = position_argument(fcinfo, 1);
-	int64		limit = count_argument(fcinfo, 2);
+	int64		limit = es_count_argument(fcinfo, 2);
 	text	   *category;
 	int32		id;
 	int64		mark;
 	EsScan	   *scan;
 
 	if (PG_ARGISNULL(0))
-		null_argument("category");
+		es_null_argument("category");
 	category = PG_GETARG_TEXT_PP(0);
 	if (memchr(VARDATA_ANY(category), '-', VARSIZE_ANY_EXHDR(category)) != NULL)
 		ereport(ERROR,
@@ -380,7 +344,7 @@ static EsScan *
 open_all(FunctionCallInfo fcinfo)
 {
 	int64		after = position_argument(fcinfo, 0);
-	int64		limit = count_argument(fcinfo, 1);
+	int64		limit = es_count_argument(fcinfo, 1);
 	int64		mark;
 	EsScan	   *scan;
 
@@ -416,7 +380,7 @@ es_position_at(PG_FUNCTION_ARGS)
 	TupleTableSlot *slot;
 
 	if (PG_ARGISNULL(0))
-		null_argument("recorded_at");
+		es_null_argument("recorded_at");
 	at = PG_GETARG_TIMESTAMPTZ(0);
 	scan = es_scan_create(es_mark_snapshot(&mark));
 	scan->backward = true;
@@ -478,7 +442,7 @@ es_trace(PG_FUNCTION_ARGS)
 	EsUpcast   *upcast;
 
 	if (PG_ARGISNULL(0))
-		null_argument("correlation_id");
+		es_null_argument("correlation_id");
 	args[0] = PG_GETARG_DATUM(0);
 	(void) es_store_now();
 	InitMaterializedSRF(fcinfo, 0);

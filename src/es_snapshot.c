@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "es_argument.h"
 #include "es_ask.h"
 #include "es_compat.h"
 #include "es_error.h"
@@ -239,22 +240,11 @@ es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state)
 
 /* ---------------------------------------------------------------- folds in the application */
 
-static void
-null_argument(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("argument %s must not be NULL", name)));
-}
-
 static bytea *
 fingerprint_argument(FunctionCallInfo fcinfo, int n)
 {
-	text	   *fingerprint;
+	text	   *fingerprint = es_text_argument(fcinfo, n, "fingerprint");
 
-	if (PG_ARGISNULL(n))
-		null_argument("fingerprint");
-	fingerprint = PG_GETARG_TEXT_PP(n);
 	if (VARSIZE_ANY_EXHDR(fingerprint) == 0 || VARSIZE_ANY_EXHDR(fingerprint) > ES_MAX_NAME)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -266,7 +256,7 @@ static bool
 head_of(FunctionCallInfo fcinfo, EsHead *head)
 {
 	if (PG_ARGISNULL(0))
-		null_argument("stream");
+		es_null_argument("stream");
 	(void) es_store_now();
 	return es_stream_find(PG_GETARG_TEXT_PP(0), GetActiveSnapshot(), head);
 }
@@ -285,9 +275,9 @@ es_put_snapshot(PG_FUNCTION_ARGS)
 	bool		found = head_of(fcinfo, &head);
 
 	if (PG_ARGISNULL(1))
-		null_argument("version");
+		es_null_argument("version");
 	if (PG_ARGISNULL(2))
-		null_argument("state");
+		es_null_argument("state");
 	version = PG_GETARG_INT64(1);
 	if (!found || version < 1 || version > head.version)
 		ereport(ERROR,
@@ -346,7 +336,7 @@ es_drop_snapshots(PG_FUNCTION_ARGS)
 	uint64		rows;
 
 	if (PG_ARGISNULL(0))
-		null_argument("category");
+		es_null_argument("category");
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_drop_snapshots()");
 	values[0] = PG_GETARG_DATUM(0);

@@ -23,8 +23,9 @@
 
 #include "es_sql.h"
 
-static void
-pin(const char *name, const char *value)
+/* Sets a setting until the end of the caller's level of settings. */
+void
+es_pin_setting(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -38,10 +39,10 @@ es_sql_begin(EsSql *sql, Oid role)
 		SetUserIdAndSecContext(role, sql->saved_context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION);
 	sql->guc_level = NewGUCNestLevel();
-	pin("search_path", "pg_catalog, pg_temp");
-	pin("standard_conforming_strings", "on");
-	pin("default_tablespace", "");
-	pin("default_table_access_method", "heap");
+	es_pin_setting("search_path", "pg_catalog, pg_temp");
+	es_pin_setting("standard_conforming_strings", "on");
+	es_pin_setting("default_tablespace", "");
+	es_pin_setting("default_table_access_method", "heap");
 	SPI_connect();
 }
 

@@ -14,6 +14,7 @@ typedef struct EsSql
 	int			guc_level;
 } EsSql;
 
+extern void es_pin_setting(const char *name, const char *value);
 extern void es_sql_begin(EsSql *sql, Oid role);
 extern void es_sql_end(EsSql *sql);
 extern uint64 es_sql_run(const char *statement);

@@ -1,6 +1,6 @@
 /*
  * es_worker.c
- *	  The beginning and the end of a background worker that does one thing in one transaction.
+ *	  Background workers that do one thing in one transaction: starting one, its beginning and its end.
  */
 #include "postgres.h"
 
@@ -13,6 +13,30 @@
 #include "utils/snapmgr.h"
 
 #include "es_worker.h"
+
+/*
+ * Starts a worker that runs a function of this library once; task, of at most BGW_EXTRALEN bytes, is what
+ * it is told. Who wants to wait for it passes a handle. False: there is no free slot.
+ */
+bool
+es_worker_start(const char *function, const char *type, const void *task, Size size,
+				BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = handle == NULL ? 0 : MyProcPid;
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker.bgw_name, type, BGW_MAXLEN);
+	strlcpy(worker.bgw_type, type, BGW_MAXLEN);
+	Assert(size <= BGW_EXTRALEN);
+	memcpy(worker.bgw_extra, task, size);
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
 
 /*
  * Connects to a database as the bootstrap superuser and starts a transaction with a snapshot. activity is

@@ -5,6 +5,10 @@
 #ifndef ES_WORKER_H
 #define ES_WORKER_H
 
+#include "postmaster/bgworker.h"
+
+extern bool es_worker_start(const char *function, const char *type, const void *task, Size size,
+							BackgroundWorkerHandle **handle);
 extern void es_worker_begin(Oid database, const char *activity, int lock_timeout);
 extern void es_worker_end(void);
 

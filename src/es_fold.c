@@ -10,6 +10,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "es_error.h"
@@ -54,6 +55,28 @@ es_fold_begin(EsFold *fold, const text *stream, Jsonb *state, int64 version, int
 		fold->rules = es_rules_begin(fold->aggregate->rules, state);
 		MemoryContextSwitchTo(old);
 	}
+}
+
+/*
+ * A scan for the fold's events, yet to be told which. Its upcasters are the fold's: begun with its first
+ * scan, because a load from a snapshot may need none, and not anew for each stream of a category.
+ */
+EsScan *
+es_fold_scan(EsFold *fold, EsDefinitions *defs, Snapshot snapshot)
+{
+	EsScan	   *scan = es_scan_create(RegisterSnapshot(snapshot));
+
+	if (!fold->upcast_begun)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fold->context);
+
+		fold->upcast = es_upcast_begin(defs);
+		fold->upcast_begun = true;
+		MemoryContextSwitchTo(old);
+	}
+	scan->upcast = fold->upcast;
+	scan->upcast_shared = true;
+	return scan;
 }
 
 /* Where a fold failed. */
@@ -268,5 +291,7 @@ es_fold_end(EsFold *fold)
 	}
 	if (fold->rules != NULL)
 		es_rules_end(fold->rules);
+	if (fold->upcast != NULL)
+		es_upcast_end(fold->upcast);
 	pfree(fold);
 }

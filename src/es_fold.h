@@ -27,11 +27,14 @@ typedef struct EsFold
 	MemoryContext states[2];	/* the state is in one, the next one goes to the other */
 	int			current;
 	Jsonb	   *state;
+	EsUpcast   *upcast;			/* for all scans of the fold; NULL: none */
+	bool		upcast_begun;
 } EsFold;
 
 extern EsFold *es_fold_create(const EsAggregate *aggregate);
 extern void es_fold_begin(EsFold *fold, const text *stream, Jsonb *state, int64 version,
 						  int64 position, TimestampTz recorded_at);
+extern EsScan *es_fold_scan(EsFold *fold, EsDefinitions *defs, Snapshot snapshot);
 extern void es_fold_step(EsFold *fold, EsScan *scan, TupleTableSlot *slot);
 extern Jsonb *es_fold_state(EsFold *fold);
 extern void es_fold_end(EsFold *fold);

@@ -153,8 +153,7 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
 	}
 	if (fold->version < last)
 	{
-		scan = es_scan_create(RegisterSnapshot(snapshot));
-		scan->upcast = es_upcast_begin(defs);
+		scan = es_fold_scan(fold, defs, snapshot);
 		if (as_of != NULL)
 		{
 			scan->has_until = true;
@@ -267,7 +266,6 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 		   TimestampTz valid_at, const TimestampTz *known_at, Snapshot snapshot)
 {
 	EsScan	   *scan = es_scan_create(RegisterSnapshot(snapshot));
-	EsUpcast   *upcast;
 	MemoryContext per_run;
 	TupleTableSlot *slot;
 	ValidEvent *events = NULL;
@@ -306,7 +304,6 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 		qsort(events, count, sizeof(ValidEvent), compare_valid);
 
 	/* Runs of neighbouring versions are read with one scan; there may be as many runs as events. */
-	upcast = es_upcast_begin(defs);
 	per_run = AllocSetContextCreate(CurrentMemoryContext, "event_store run", ALLOCSET_DEFAULT_SIZES);
 	for (int64 i = 0; i < count;)
 	{
@@ -315,9 +312,7 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 
 		while (i + run < count && events[i + run].version == events[i].version + run)
 			run++;
-		scan = es_scan_create(RegisterSnapshot(snapshot));
-		scan->upcast = upcast;
-		scan->upcast_shared = true;
+		scan = es_fold_scan(fold, defs, snapshot);
 		es_scan_stream(scan, stream, head, events[i].version, events[i + run - 1].version);
 		fold_scan(fold, scan);
 		es_scan_end(scan);
@@ -326,8 +321,6 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 		i += run;
 	}
 	MemoryContextDelete(per_run);
-	if (upcast != NULL)
-		es_upcast_end(upcast);
 	/* The last one in order of recording, not of the fold. */
 	fold->version = version;
 	fold->position = position;
@@ -478,8 +471,7 @@ es_history(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	load(fold, defs, stream, &head, from - 1, NULL, snapshot);
-	scan = es_scan_create(RegisterSnapshot(snapshot));
-	scan->upcast = es_upcast_begin(defs);
+	scan = es_fold_scan(fold, defs, snapshot);
 	es_scan_stream(scan, stream, &head, from, head.version);
 	per_event = AllocSetContextCreate(CurrentMemoryContext, "event_store event", ALLOCSET_DEFAULT_SIZES);
 	settings = open_settings(fold, scan);

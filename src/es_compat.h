@@ -14,6 +14,7 @@
 #include "executor/executor.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error "event_store needs PostgreSQL 15 or later"
@@ -98,6 +99,17 @@ es_member_can_set_role(Oid member, Oid role)
 	return member_can_set_role(member, role);
 #else
 	return is_member_of_role(member, role);
+#endif
+}
+
+/* 17 lets an extension name its wait events. */
+static inline uint32
+es_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	return PG_WAIT_EXTENSION;
 #endif
 }
 

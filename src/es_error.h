@@ -16,6 +16,7 @@
 #define ES_UPCAST_FAILED		MAKE_SQLSTATE('Y', 'E', '0', '0', '7')
 #define ES_UNKNOWN				MAKE_SQLSTATE('Y', 'E', '0', '0', '8')
 #define ES_EVENT_REJECTED		MAKE_SQLSTATE('Y', 'E', '0', '0', '9')
+#define ES_LEASE_LOST			MAKE_SQLSTATE('Y', 'E', '0', '1', '0')
 
 /* Names of streams and event types, and idempotency keys, in bytes. */
 #define ES_MAX_NAME				512

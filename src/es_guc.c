@@ -9,19 +9,29 @@
 #include "utils/guc.h"
 
 #include "es_guc.h"
+#include "es_shared.h"
 
 #define ES_DEFAULT_AS_OF_WAIT		1000
 #define ES_DEFAULT_MARK_WAIT		100
+#define ES_DEFAULT_MARK_INTERVAL	20
+#define ES_DEFAULT_MAX_BATCH		50000
 #define ES_DEFAULT_MAX_CATEGORIES	10000
+#define ES_DEFAULT_MAX_WORKERS		2
+#define ES_DEFAULT_POLL_INTERVAL	1000
 #define ES_DEFAULT_PARTITION_SIZE	10000000
 #define ES_MIN_PARTITION_SIZE		100
 
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 int			es_idempotency_retention = 0;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
+int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
+int			es_max_batch = ES_DEFAULT_MAX_BATCH;
 int			es_max_categories = ES_DEFAULT_MAX_CATEGORIES;
+int			es_max_workers = ES_DEFAULT_MAX_WORKERS;
 char	   *es_metadata = NULL;
+bool		es_notify = true;
 int			es_partition_size = ES_DEFAULT_PARTITION_SIZE;
+int			es_poll_interval = ES_DEFAULT_POLL_INTERVAL;
 
 /* Defines the settings and reserves the prefix; called once, when the library is loaded. */
 void
@@ -39,30 +49,61 @@ es_guc_init(void)
 							&es_idempotency_retention,
 							0, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.mark_interval",
+							"Sets how often the coordinator publishes the high-water mark at most.",
+							NULL,
+							&es_mark_interval,
+							ES_DEFAULT_MARK_INTERVAL, 1, 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.mark_wait",
 							"Sets how long a reader waits for open appends before it uses an older high-water mark.",
 							NULL,
 							&es_mark_wait,
 							ES_DEFAULT_MARK_WAIT, 0, 60 * 60 * 1000,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_batch",
+							"Sets up to how many events a projection's batch grows, so that calls stay whole and a rebuild is fast.",
+							"A single call of more events is one batch all the same.",
+							&es_max_batch,
+							ES_DEFAULT_MAX_BATCH, 1, INT_MAX / 2,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.max_categories",
 							"Sets the number of categories that the store accepts.",
 							"A stream is named category-id; many categories are a sign of ids in the wrong place.",
 							&es_max_categories,
 							ES_DEFAULT_MAX_CATEGORIES, 1, INT_MAX,
 							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_workers",
+							"Sets the number of background workers that run a database's projections.",
+							"They count against max_worker_processes, as do a launcher and a coordinator for each database.",
+							&es_max_workers,
+							ES_DEFAULT_MAX_WORKERS, 0, ES_SHARED_WORKERS,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("event_store.metadata",
 							   "Sets a JSON object that is merged under the metadata of every append.",
 							   "Use SET LOCAL; an append's own keys win.",
 							   &es_metadata,
 							   "",
 							   PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.notify",
+							 "Has the coordinator send NOTIFY event_store when the high-water mark has moved.",
+							 NULL,
+							 &es_notify,
+							 true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.partition_size",
 							"Sets the number of positions in a new partition of the log.",
 							NULL,
 							&es_partition_size,
 							ES_DEFAULT_PARTITION_SIZE, ES_MIN_PARTITION_SIZE, INT_MAX,
 							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.poll_interval",
+							"Sets after how long background workers look for work that nobody told them of.",
+							NULL,
+							&es_poll_interval,
+							ES_DEFAULT_POLL_INTERVAL, 10, 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("event_store");
 }

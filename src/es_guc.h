@@ -7,10 +7,15 @@
 
 extern int	es_as_of_wait;				/* milliseconds */
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
+extern int	es_mark_interval;		/* milliseconds */
 extern int	es_mark_wait;				/* milliseconds */
+extern int	es_max_batch;			/* events */
 extern int	es_max_categories;
+extern int	es_max_workers;
 extern char *es_metadata;				/* jsonb text merged under each append's metadata */
+extern bool es_notify;
 extern int	es_partition_size;			/* positions */
+extern int	es_poll_interval;		/* milliseconds */
 
 extern void es_guc_init(void);
 

@@ -12,9 +12,11 @@
 #include "access/xact.h"
 
 #include "es_define.h"
+#include "es_shared.h"
 #include "es_xact.h"
 
 static int64 first_position = 0;
+static bool progressed = false;
 
 static void
 xact_callback(XactEvent event, void *arg)
@@ -22,9 +24,17 @@ xact_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
+			/* Our rows are visible to new snapshots by now, and our locks are still held. */
+			if (first_position != 0)
+				es_shared_announce(ES_NEWS_APPENDED);
+			if (progressed)
+				es_shared_announce(ES_NEWS_PROGRESS);
+			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			first_position = 0;
+			progressed = false;
+			es_shared_end_of_transaction();
 			es_define_end_of_transaction();
 			break;
 		default:
@@ -44,7 +54,18 @@ void
 es_xact_drew(int64 position)
 {
 	if (first_position == 0)
+	{
 		first_position = position;
+		(void) es_shared();		/* attached now: the commit callback cannot */
+	}
+}
+
+/* Notes that the open transaction moves what others may wait for: a checkpoint, or the published mark. */
+void
+es_xact_progressed(void)
+{
+	progressed = true;
+	(void) es_shared();
 }
 
 /* The first position that the open transaction drew, 0 when it drew none. */

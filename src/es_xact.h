@@ -7,6 +7,7 @@
 
 extern void es_xact_init(void);
 extern void es_xact_drew(int64 position);
+extern void es_xact_progressed(void);
 extern int64 es_xact_first_position(void);
 
 #endif							/* ES_XACT_H */

@@ -8,6 +8,7 @@
 
 #include "es_define.h"
 #include "es_guc.h"
+#include "es_shared.h"
 #include "es_store.h"
 #include "es_xact.h"
 
@@ -19,6 +20,7 @@ void
 _PG_init(void)
 {
 	es_guc_init();
+	es_shared_init();
 	es_store_init();
 	es_define_init();
 	es_xact_init();

@@ -240,6 +240,57 @@ AS 'MODULE_PATHNAME', 'es_publish_mark' LANGUAGE C VOLATILE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_publish_mark() IS
 'publishes the high-water mark in the row that views, standbys and higher isolation levels read; returns it';
 
+-- ---------------------------------------------------------------- projections
+
+CREATE FUNCTION es_create_projection(name text, handler text, categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    tables regclass[] DEFAULT NULL, mode text DEFAULT 'async', batch_size integer DEFAULT 1000,
+    from_position bigint DEFAULT 0, side_effects boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'es_create_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_create_projection(text, text, text[], text[], regclass[], text, integer, bigint, boolean) IS
+'has SQL statements applied to every event once: they see a batch of events as relation new_events; tables: what they write to (named unqualified in the handler), for rebuilds; mode async (by background workers) or inline (inside of each append); side_effects: may append, is never rebuilt';
+
+CREATE FUNCTION es_pause_projection(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_pause_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_pause_projection(text) IS 'stops a projection where it is';
+
+CREATE FUNCTION es_resume_projection(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_resume_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_resume_projection(text) IS 'has a paused or failed projection, or its failed rebuild, go on where it is';
+
+CREATE FUNCTION es_drop_projection(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_drop_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_drop_projection(text) IS 'forgets a projection; its tables stay as they are';
+
+CREATE FUNCTION es_set_projection_mode(name text, mode text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_set_projection_mode' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_set_projection_mode(text, text) IS
+'makes a projection inline or async, with no event missed or applied twice; appends wait until the transaction ends';
+
+CREATE FUNCTION es_rebuild_projection(name text, handler text DEFAULT NULL, categories text[] DEFAULT NULL,
+    event_types text[] DEFAULT NULL, fast boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'es_rebuild_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_rebuild_projection(text, text, text[], text[], boolean) IS
+'begins to build a projection anew beside its tables, with a new handler or filter where given (NULL: what it has); when it has caught up one transaction applies the differences; fast: truncates and fills the tables instead';
+
+CREATE FUNCTION es_cancel_rebuild(name text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_cancel_rebuild' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_cancel_rebuild(text) IS 'gives up a rebuild; the projection stays as it is; returns whether there was one';
+
+CREATE FUNCTION es_run_projection(name text, max_batches integer DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_run_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_run_projection(text, integer) IS
+'runs a projection, and a rebuild of it, in the open transaction as far as there are events, or as many batches; returns the number of events applied';
+
+CREATE FUNCTION es_wait_for_projection(name text, up_to_position bigint, timeout interval DEFAULT '10 s', stream text DEFAULT NULL) RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_wait_for_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_wait_for_projection(text, bigint, interval, text) IS
+'waits until a projection has passed a position; false when time is up; an error when it does not run, or has parked that stream';
+
+CREATE FUNCTION es_retry_quarantined(name text, stream text DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_retry_quarantined' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_retry_quarantined(text, text) IS
+'applies, in order, the events that a projection has parked, of one stream and those tied to it, or of all; returns how many';
+
 -- ---------------------------------------------------------------- rights
 
 -- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
@@ -281,3 +332,13 @@ REVOKE ALL ON FUNCTION es_unregister_event_type(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_register_upcaster(text, integer, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_unregister_upcaster(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_test_upcasters(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_create_projection(text, text, text[], text[], regclass[], text, integer, bigint, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_pause_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_resume_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_drop_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_set_projection_mode(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_rebuild_projection(text, text, text[], text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_cancel_rebuild(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_run_projection(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_wait_for_projection(text, bigint, interval, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_retry_quarantined(text, text) FROM PUBLIC;

@@ -534,28 +534,6 @@ try_expression(const char *text, const char *what, Oid result, const EsVariable 
 	es_run_close(es_run_open(es_expr_compile(text, what, result, variables, count, role, path)));
 }
 
-/*
- * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named
- * it would be first, before pg_catalog, and a session that only loads could put its own temporary types
- * and tables in the place of those that the text means.
- */
-static char *
-registered_path(void)
-{
-	List	   *names;
-	ListCell   *lc;
-
-	if (!SplitIdentifierString(pstrdup(namespace_search_path), ',', &names))
-		elog(ERROR, "invalid search_path");
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), "pg_temp") == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("search_path must not have pg_temp in it when an expression is registered"),
-					 errdetail("It is %s.", namespace_search_path)));
-	return names == NIL ? pstrdup("pg_temp") : psprintf("%s, pg_temp", namespace_search_path);
-}
-
 /* Who registers: its rights and its search_path are kept with the text. */
 static const char *
 registrant(void)
@@ -583,7 +561,7 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	text	   *category = name_argument(fcinfo, 0, "category");
 	char	   *fold = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Jsonb	   *rules = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
-	char	   *path = registered_path();
+	char	   *path = es_registered_path();
 	Change		change = {
 		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
@@ -652,7 +630,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	int32		version = version_argument(fcinfo, 1, "from_version");
 	text	   *to_type = PG_ARGISNULL(3) ? type : name_argument(fcinfo, 3, "to_type");
 	char	   *transform;
-	char	   *path = registered_path();
+	char	   *path = es_registered_path();
 	Change		change = {
 		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_type, from_version) DO UPDATE SET"
@@ -698,7 +676,7 @@ es_register_event_type(PG_FUNCTION_ARGS)
 	text	   *type = name_argument(fcinfo, 0, "event_type");
 	int32		version = version_argument(fcinfo, 1, "schema_version");
 	char	   *check = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
-	char	   *path = registered_path();
+	char	   *path = es_registered_path();
 	Change		change = {
 		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_type, schema_version) DO UPDATE SET"

@@ -9,6 +9,7 @@
 #include "utils/snapshot.h"
 
 extern Snapshot es_mark_snapshot(int64 *mark);
+extern Snapshot es_mark_snapshot_inside(int64 *mark);
 extern TimestampTz es_mark_floor(void);
 extern void es_mark_times(TimestampTz *stable_until, TimestampTz *floor);
 

@@ -39,7 +39,7 @@ is_ours(Oid relid)
 		relid == store.heads_name || relid == store.categories || relid == store.event_types ||
 		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
 		relid == store.mark || relid == store.grants || relid == store.aggregates ||
-		relid == store.upcasters || relid == store.event_checks || relid == store.snapshots ||
+		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
 		relid == store.snapshots_pkey || relid == store.position_seq || relid == store.stream_seq;
 }
 
@@ -114,6 +114,10 @@ static const struct TableDef
 	{"to_type", TEXTOID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
 	{"event_checks", 5, {{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"check_expr", TEXTOID, true},
 	{"role", TEXTOID}, {"search_path", TEXTOID}}},
+	{"projections", 13, {{"name", TEXTOID}, {"handler", TEXTOID}, {"categories", TEXTARRAYOID, true},
+	{"event_types", TEXTARRAYOID, true}, {"tables", TEXTARRAYOID, true}, {"mode", TEXTOID}, {"batch_size", INT4OID},
+	{"from_position", INT8OID}, {"side_effects", BOOLOID}, {"role", TEXTOID}, {"search_path", TEXTOID},
+	{"state", TEXTOID}, {"stale", BOOLOID}}},
 	{"counters", 2, {{"name", TEXTOID}, {"value", INT8OID}}},
 	{"snapshots", 7, {{"stream", INT8OID}, {"fingerprint", BYTEAOID}, {"version", INT8OID}, {"position", INT8OID},
 	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"hash", BYTEAOID}}},
@@ -364,6 +368,7 @@ es_store(void)
 		found.aggregates = find_table(nsp, "aggregates");
 		found.upcasters = find_table(nsp, "upcasters");
 		found.event_checks = find_table(nsp, "event_checks");
+		found.projections = find_table(nsp, "projections");
 		found.snapshots = find_table(nsp, "snapshots");
 		(void) find_table(nsp, "counters");
 		found.snapshots_pkey = find_relation(nsp, "snapshots_pkey", RELKIND_INDEX);

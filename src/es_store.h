@@ -76,6 +76,7 @@ typedef struct EsStore
 	Oid			aggregates;
 	Oid			upcasters;
 	Oid			event_checks;
+	Oid			projections;
 	Oid			snapshots;
 	Oid			snapshots_pkey;	/* (stream, fingerprint, version) */
 	Oid			position_seq;

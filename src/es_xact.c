@@ -12,11 +12,13 @@
 #include "access/xact.h"
 
 #include "es_define.h"
+#include "es_projection.h"
 #include "es_shared.h"
 #include "es_xact.h"
 
 static int64 first_position = 0;
 static bool progressed = false;
+static bool has_work = false;
 
 static void
 xact_callback(XactEvent event, void *arg)
@@ -25,7 +27,7 @@ xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 			/* Our rows are visible to new snapshots by now, and our locks are still held. */
-			if (first_position != 0)
+			if (first_position != 0 || has_work)
 				es_shared_announce(ES_NEWS_APPENDED);
 			if (progressed)
 				es_shared_announce(ES_NEWS_PROGRESS);
@@ -33,9 +35,10 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			first_position = 0;
-			progressed = false;
+			progressed = has_work = false;
 			es_shared_end_of_transaction();
 			es_define_end_of_transaction();
+			es_projection_end_of_transaction();
 			break;
 		default:
 			break;
@@ -65,6 +68,14 @@ void
 es_xact_progressed(void)
 {
 	progressed = true;
+	(void) es_shared();
+}
+
+/* Notes that the open transaction leaves work to the background workers. */
+void
+es_xact_has_work(void)
+{
+	has_work = true;
 	(void) es_shared();
 }
 

@@ -240,6 +240,22 @@ AS 'MODULE_PATHNAME', 'es_publish_mark' LANGUAGE C VOLATILE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_publish_mark() IS
 'publishes the high-water mark in the row that views, standbys and higher isolation levels read; returns it';
 
+-- ---------------------------------------------------------------- workers
+
+CREATE FUNCTION es_start_worker() RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_start_worker' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_start_worker() IS
+'starts the background worker of this database, where the server does not do it by itself or es_stop_worker was called; false when it was running';
+
+CREATE FUNCTION es_stop_worker() RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_stop_worker' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_stop_worker() IS
+'stops the background workers of this database until es_start_worker is called or the server restarts; false when there were none';
+
+CREATE FUNCTION es_workers() RETURNS TABLE (kind text, number integer, pid integer, started_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_workers' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 4;
+COMMENT ON FUNCTION es_workers() IS 'the background processes: the launcher, and the coordinator and workers of this database';
+
 -- ---------------------------------------------------------------- rights
 
 -- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
@@ -281,3 +297,6 @@ REVOKE ALL ON FUNCTION es_unregister_event_type(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_register_upcaster(text, integer, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_unregister_upcaster(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_test_upcasters(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_start_worker() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_stop_worker() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_workers() FROM PUBLIC;

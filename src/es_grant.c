@@ -51,7 +51,8 @@ static const Right rights[] = {
 	{"operate",
 		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_register_aggregate', "
 		"'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', 'es_register_upcaster', "
-		"'es_unregister_upcaster', 'es_test_upcasters', 'es_snapshot', 'es_drop_snapshots'",
+		"'es_unregister_upcaster', 'es_test_upcasters', 'es_snapshot', 'es_drop_snapshots', "
+		"'es_start_worker', 'es_stop_worker', 'es_workers'",
 	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.grants"},
 };
 

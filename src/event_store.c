@@ -8,6 +8,7 @@
 
 #include "es_define.h"
 #include "es_guc.h"
+#include "es_launcher.h"
 #include "es_shared.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -24,4 +25,5 @@ _PG_init(void)
 	es_store_init();
 	es_define_init();
 	es_xact_init();
+	es_launcher_init();
 }

@@ -83,7 +83,6 @@ es_start_worker(PG_FUNCTION_ARGS)
 	EsSharedDatabase *entry = es_shared();
 	BackgroundWorkerHandle *handle;
 	EsProcessTask task;
-	LOCKTAG		tag;
 	pid_t		pid;
 
 	PreventCommandDuringRecovery("es_start_worker()");
@@ -107,10 +106,9 @@ es_start_worker(PG_FUNCTION_ARGS)
 	{
 		/* Nobody could tell it that it was stopped, so nobody restarts it either. */
 		task.owned = true;
-		es_coordinator_lock_tag(&tag);
-		if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		if (!es_process_lock(0))
 			PG_RETURN_BOOL(false);
-		(void) LockRelease(&tag, ExclusiveLock, true);
+		es_process_unlock(0);
 	}
 
 	if (!es_coordinator_start(&task, MyProcPid, &handle))

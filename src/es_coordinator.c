@@ -404,6 +404,7 @@ es_pool_worker(Datum arg)
 	es_process_init(&task, ES_POOL_WORKER, 0);
 	entry = es_process_entry();
 	self = &entry->workers[task.number];
+	(void) es_process_lock(task.number + 1);	/* only to be seen */
 	for (;;)
 	{
 		long		wait = -1;
@@ -456,7 +457,6 @@ static void
 begin_coordinator(void)
 {
 	EsProcessTask task;
-	LOCKTAG		tag;
 
 	es_process_init(&task, ES_COORDINATOR, 0);
 	entry = es_process_entry();
@@ -465,8 +465,7 @@ begin_coordinator(void)
 	await_starter(&task.starter);
 
 	/* Shared memory has let us in; where there is none, this lock does it. */
-	es_coordinator_lock_tag(&tag);
-	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	if (!es_process_lock(0))
 		proc_exit(0);
 	while (!es_process_begin("starting"))
 	{

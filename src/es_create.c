@@ -26,6 +26,7 @@
 #include "es_grant.h"
 #include "es_guc.h"
 #include "es_partition.h"
+#include "es_process.h"
 #include "es_sql.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -171,6 +172,7 @@ static const struct
 	{"feed", "view"},
 	{"streams", "view"},
 	{"partitions", "view"},
+	{"status", "view"},
 };
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
@@ -269,23 +271,7 @@ make_tables(int node, bool has_schema)
 	es_sql_run("COMMENT ON SEQUENCE event_store.position_seq IS "
 			   "'global positions; the lock that nextval takes on it is how readers know whom to wait for: nobody else may use it'");
 
-	es_random_uuid(&id);
-	values[0] = Int32GetDatum(node);
-	values[1] = UUIDPGetDatum(&id);
-	es_sql_run_args("INSERT INTO event_store.store (layout, node, id, created_at) VALUES (" CppAsString2(ES_LAYOUT) ", $1, $2, clock_timestamp())",
-					2, types, values, NULL);
-	es_sql_runf("INSERT INTO event_store.mark (mark, stable_until, floor) VALUES (%lld, '-infinity', '-infinity')",
-				(long long) ES_NODE_START(node));
-	CommandCounterIncrement();
-	es_store_forget();
-	es_partition_make(ES_NODE_START(node), ES_NODE_START(node) + es_partition_size);
-}
-
-/* It calls a function of the extension, so DROP EXTENSION ... CASCADE takes it along. */
-static void
-make_status(const char *code)
-{
-	/* The holder of the mark is who has held the sequence's lock longest. */
+	/* The holder of the mark is who has held the sequence's lock longest; our processes hold advisory locks. */
 	es_sql_runf("CREATE VIEW event_store.status AS SELECT m.mark, m.stable_until,"
 				" CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS newest_position,"
 				" h.pid AS holder_pid, h.gid AS holder_gid, h.since AS holder_since, h.query AS holder_query,"
@@ -303,9 +289,23 @@ make_status(const char *code)
 				" WHERE l.locktype = 'relation' AND l.relation = 'event_store.position_seq'::regclass"
 				" AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
 				" AND l.mode = 'RowExclusiveLock' ORDER BY 3 LIMIT 1) h ON true"
-				" CROSS JOIN (SELECT min(p.pid) FILTER (WHERE p.kind = 'coordinator') AS coordinator_pid,"
-				" count(*) FILTER (WHERE p.kind = 'worker') AS workers FROM %s.es_workers() p) w", code);
+				" CROSS JOIN (SELECT min(l.pid) FILTER (WHERE l.objid = 0) AS coordinator_pid,"
+				" count(*) FILTER (WHERE l.objid <> 0) AS workers FROM pg_locks l"
+				" WHERE l.locktype = 'advisory' AND l.objsubid = %d AND l.granted"
+				" AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w",
+				ES_LOCK_PROCESS);
 	es_sql_run("COMMENT ON VIEW event_store.status IS 'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes'");
+
+	es_random_uuid(&id);
+	values[0] = Int32GetDatum(node);
+	values[1] = UUIDPGetDatum(&id);
+	es_sql_run_args("INSERT INTO event_store.store (layout, node, id, created_at) VALUES (" CppAsString2(ES_LAYOUT) ", $1, $2, clock_timestamp())",
+					2, types, values, NULL);
+	es_sql_runf("INSERT INTO event_store.mark (mark, stable_until, floor) VALUES (%lld, '-infinity', '-infinity')",
+				(long long) ES_NODE_START(node));
+	CommandCounterIncrement();
+	es_store_forget();
+	es_partition_make(ES_NODE_START(node), ES_NODE_START(node) + es_partition_size);
 }
 
 static bool
@@ -347,8 +347,6 @@ make_dependents(bool trace)
 	for (uint64 i = 0; i < leaves; i++)
 		guard_table(SPI_getvalue(leaf_table->vals[i], leaf_table->tupdesc, 1), code);
 
-	if (!exists("SELECT FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relname = '%s'", "status"))
-		make_status(code);
 	if (!exists("SELECT FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relname = '%s'", "import"))
 	{
 		es_sql_run("CREATE FOREIGN TABLE event_store.import ("

@@ -44,9 +44,6 @@
 #include "es_store.h"
 #include "es_worker.h"
 
-/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
-#define ES_LOCK_COORDINATOR	0xE7
-
 static EsProcessTask task;
 static EsRole role;
 static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has run */
@@ -56,11 +53,23 @@ static MemoryContext cycle = NULL;	/* current between transactions; reset by es_
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
 
-/* The lock that makes a coordinator the only one of its database. */
-void
-es_coordinator_lock_tag(LOCKTAG *tag)
+/* Takes the lock of a process for the length of the session: 0 is the coordinator's. False: somebody has it. */
+bool
+es_process_lock(int number)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 0, ES_LOCK_COORDINATOR);
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+es_process_unlock(int number)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
+	(void) LockRelease(&tag, ExclusiveLock, true);
 }
 
 /* Whether some command has locked a database against connections. */

@@ -10,6 +10,12 @@
 #include "es_compat.h"
 #include "es_shared.h"
 
+/*
+ * Fourth field of an advisory lock tag that each of these holds: users' own have 1 or 2 there. The third is 0 for the
+ * coordinator, which is so the only one of its database, and number + 1 for a pool worker. The view status reads them.
+ */
+#define ES_LOCK_PROCESS	0xE7
+
 /* None of these sleeps longer than this: commands that need the database for themselves wait for them. */
 #define ES_MAX_SLEEP	1000
 
@@ -40,6 +46,7 @@ extern void es_process_abort(void);
 extern void es_process_sleep(long timeout, const char *what);
 
 extern bool es_database_locked(Oid database);
-extern void es_coordinator_lock_tag(LOCKTAG *tag);
+extern bool es_process_lock(int number);
+extern void es_process_unlock(int number);
 
 #endif							/* ES_PROCESS_H */

@@ -291,6 +291,22 @@ AS 'MODULE_PATHNAME', 'es_retry_quarantined' LANGUAGE C VOLATILE PARALLEL UNSAFE
 COMMENT ON FUNCTION es_retry_quarantined(text, text) IS
 'applies, in order, the events that a projection has parked, of one stream and those tied to it, or of all; returns how many';
 
+-- ---------------------------------------------------------------- workers
+
+CREATE FUNCTION es_start_worker() RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_start_worker' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_start_worker() IS
+'starts the background worker of this database, where the server does not do it by itself or es_stop_worker was called; false when it was running';
+
+CREATE FUNCTION es_stop_worker() RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_stop_worker' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_stop_worker() IS
+'stops the background workers of this database until es_start_worker is called or the server restarts; false when there were none';
+
+CREATE FUNCTION es_workers() RETURNS TABLE (kind text, number integer, pid integer, started_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_workers' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 4;
+COMMENT ON FUNCTION es_workers() IS 'the background processes: the launcher, and the coordinator and workers of this database';
+
 -- ---------------------------------------------------------------- rights
 
 -- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
@@ -342,3 +358,6 @@ REVOKE ALL ON FUNCTION es_cancel_rebuild(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_run_projection(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_wait_for_projection(text, bigint, interval, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_retry_quarantined(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_start_worker() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_stop_worker() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_workers() FROM PUBLIC;

@@ -96,8 +96,9 @@ stream_name(int64 id)
 	return name;
 }
 
-static void
-count(const char *name, int64 more)
+/* Adds to one of event_store.counters. */
+void
+es_count(const char *name, int64 more)
 {
 	Oid			types[2] = {TEXTOID, INT8OID};
 	Datum		values[2];
@@ -123,8 +124,8 @@ es_snapshot_worker(Datum arg)
 	es_worker_begin(task.database, "taking a snapshot", 1000);
 	stream = stream_name(task.stream);
 	if (stream != NULL && es_take_snapshot(stream) > 0)
-		count("snapshots_taken", 1);
-	count("snapshots_damaged", task.damaged);
-	count("snapshots_outdated", task.outdated);
+		es_count("snapshots_taken", 1);
+	es_count("snapshots_damaged", task.damaged);
+	es_count("snapshots_outdated", task.outdated);
 	es_worker_end();
 }

@@ -7,5 +7,6 @@
 
 extern void es_ask_for_snapshot(int64 stream);
 extern void es_ask_count(bool damaged);
+extern void es_count(const char *name, int64 more);
 
 #endif							/* ES_ASK_H */

@@ -29,6 +29,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_mark.h"
+#include "es_shared.h"
 #include "es_store.h"
 
 /* Whether a head row's xmax is a transaction, ours too, that has locked or updated it. */
@@ -77,13 +78,15 @@ append_under_way(const text *stream)
 	return under_way;
 }
 
+/* *ask: the published times are older than that, and somebody could move them. */
 static bool
-is_final(TimestampTz as_of, const text *stream)
+is_final(TimestampTz as_of, const text *stream, bool *ask)
 {
 	TimestampTz stable_until;
 	TimestampTz floor;
 
 	es_mark_times(&stable_until, &floor);
+	*ask = as_of > floor && as_of < GetCurrentTimestamp();
 	if (as_of <= stable_until)
 		return true;
 	return stream != NULL && !IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
@@ -100,6 +103,8 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	long		nap = 200;
+	bool		waiting = false;
+	bool		ask;
 
 	if (!TIMESTAMP_IS_NOBEGIN(as_of) &&
 		(TIMESTAMP_IS_NOEND(as_of) || as_of > start + (int64) es_as_of_wait * 1000))
@@ -108,7 +113,7 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 				 errmsg("time \"%s\" is in the future", timestamptz_to_str(as_of)),
 				 errdetail("What will have been recorded by then is not known."),
 				 errhint("For the current state use es_load.")));
-	while (!TIMESTAMP_IS_NOBEGIN(as_of) && !is_final(as_of, stream))
+	while (!TIMESTAMP_IS_NOBEGIN(as_of) && !is_final(as_of, stream, &ask))
 	{
 		if (IsolationUsesXactSnapshot() ||
 			TimestampDifferenceExceeds(start, GetCurrentTimestamp(), es_as_of_wait))
@@ -118,8 +123,27 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 					 errdetail("An append that is under way may still be recorded at or before that time, or the published mark is older."),
 					 errhint("Try again later; es_publish_mark() moves the published mark where no worker does.")));
 		CHECK_FOR_INTERRUPTS();
-		pg_usleep(nap);
-		nap = Min(nap * 2, 10000);
+
+		/*
+		 * A coordinator publishes the times on request, and goes on until stable_until is there. The end
+		 * of an append to the one stream is no news, so the sleep is short.
+		 */
+		if (es_shared_coordinator_running())
+		{
+			if (!waiting)
+				es_shared_wait_begin(ES_NEWS_PROGRESS);
+			waiting = true;
+			if (ask)
+				es_shared_want_publish();
+			(void) es_shared_wait(ES_NEWS_PROGRESS, 10, "EventStoreAsOf");
+		}
+		else
+		{
+			pg_usleep(nap);
+			nap = Min(nap * 2, 10000);
+		}
 	}
+	if (waiting)
+		es_shared_wait_end(ES_NEWS_PROGRESS);
 	return RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
 }

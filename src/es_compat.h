@@ -114,7 +114,7 @@ es_qualified_name(const char *name)
 #endif
 }
 
-/* 17 lets an extension name its wait events. */
+/* 17 lets an extension name its wait events. (The server remembers names; the same one gives the same number.) */
 static inline uint32
 es_wait_event(const char *name)
 {

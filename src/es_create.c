@@ -26,8 +26,10 @@
 #include "es_grant.h"
 #include "es_guc.h"
 #include "es_partition.h"
+#include "es_process.h"
 #include "es_sql.h"
 #include "es_store.h"
+#include "es_xact.h"
 
 PG_FUNCTION_INFO_V1(es_create_store);
 PG_FUNCTION_INFO_V1(es_upgrade_store);
@@ -312,24 +314,30 @@ make_tables(int node, bool has_schema)
 	es_sql_run("COMMENT ON SEQUENCE event_store.position_seq IS "
 			   "'global positions; the lock that nextval takes on it is how readers know whom to wait for: nobody else may use it'");
 
-	/* The holder of the mark is who has held the sequence's lock longest. */
-	es_sql_run("CREATE VIEW event_store.status AS SELECT m.mark, m.stable_until,"
-			   " CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS newest_position,"
-			   " h.pid AS holder_pid, h.gid AS holder_gid, h.since AS holder_since, h.query AS holder_query,"
-			   " (SELECT count(*) FROM event_store.partitions) AS partitions,"
-			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_taken') AS snapshots_taken,"
-			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_damaged') AS snapshots_damaged,"
-			   " (SELECT value FROM event_store.counters WHERE name = 'snapshots_outdated') AS snapshots_outdated"
-			   " FROM event_store.mark m CROSS JOIN event_store.position_seq q LEFT JOIN LATERAL ("
-			   "SELECT l.pid, p.gid, coalesce(a.xact_start, p.prepared) AS since, a.query FROM pg_locks l"
-			   " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-			   " LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
-			   " AND x.virtualtransaction = l.virtualtransaction"
-			   " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
-			   " WHERE l.locktype = 'relation' AND l.relation = 'event_store.position_seq'::regclass"
-			   " AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
-			   " AND l.mode = 'RowExclusiveLock' ORDER BY 3 LIMIT 1) h ON true");
-	es_sql_run("COMMENT ON VIEW event_store.status IS 'one row: the published mark, the newest position, who holds the mark back, what became of snapshots'");
+	/* The holder of the mark is who has held the sequence's lock longest; our processes hold advisory locks. */
+	es_sql_runf("CREATE VIEW event_store.status AS SELECT m.mark, m.stable_until,"
+				" CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS newest_position,"
+				" h.pid AS holder_pid, h.gid AS holder_gid, h.since AS holder_since, h.query AS holder_query,"
+				" (SELECT count(*) FROM event_store.partitions) AS partitions,"
+				" (SELECT value FROM event_store.counters WHERE name = 'snapshots_taken') AS snapshots_taken,"
+				" (SELECT value FROM event_store.counters WHERE name = 'snapshots_damaged') AS snapshots_damaged,"
+				" (SELECT value FROM event_store.counters WHERE name = 'snapshots_outdated') AS snapshots_outdated,"
+				" w.coordinator_pid, w.workers"
+				" FROM event_store.mark m CROSS JOIN event_store.position_seq q LEFT JOIN LATERAL ("
+				"SELECT l.pid, p.gid, coalesce(a.xact_start, p.prepared) AS since, a.query FROM pg_locks l"
+				" LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+				" LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
+				" AND x.virtualtransaction = l.virtualtransaction"
+				" LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
+				" WHERE l.locktype = 'relation' AND l.relation = 'event_store.position_seq'::regclass"
+				" AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
+				" AND l.mode = 'RowExclusiveLock' ORDER BY 3 LIMIT 1) h ON true"
+				" CROSS JOIN (SELECT min(l.pid) FILTER (WHERE l.objid = 0) AS coordinator_pid,"
+				" count(*) FILTER (WHERE l.objid <> 0) AS workers FROM pg_locks l"
+				" WHERE l.locktype = 'advisory' AND l.objsubid = %d AND l.granted"
+				" AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w",
+				ES_LOCK_PROCESS);
+	es_sql_run("COMMENT ON VIEW event_store.status IS 'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes'");
 
 	/* Lag in time is the age of the first event that was not delivered: one probe of an index. */
 	es_sql_run("CREATE VIEW event_store.projection_status AS SELECT p.name,"
@@ -462,6 +470,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	make_dependents(trace);
 	es_sql_end(&sql);
 	es_grants_restore();
+	es_xact_store_made();
 	PG_RETURN_VOID();
 }
 

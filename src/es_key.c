@@ -7,7 +7,9 @@
  * does the work when the first rolled back. The columns of both tables after the key are the same:
  * request, version or events, first_position, last_position, recorded_at.
  *
- * A key older than event_store.idempotency_retention counts as absent and its row is replaced.
+ * A key older than event_store.idempotency_retention counts as absent and its row is replaced. The coordinator
+ * deletes such rows, a few blocks at a time, going round the tables. There is no index on recorded_at: after a round
+ * it knows the oldest row that it left, and begins the next one when that row expires.
  */
 #include "postgres.h"
 
@@ -20,6 +22,7 @@
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -208,4 +211,119 @@ es_batch_key_store(const text *key, const EsKeyRow *row)
 	KeyTable	t = batch_keys();
 
 	store(&t, 0, key, row);
+}
+
+/* ---------------------------------------------------------------- the coordinator's round */
+
+/* Blocks that are looked at in one turn. */
+#define PURGE_BLOCKS	256
+
+static struct
+{
+	Oid			table;			/* of a store that was dropped: begin anew */
+	BlockNumber next;			/* block to go on with */
+	TimestampTz oldest;			/* that this round has left in place */
+	TimestampTz expires;		/* recorded_at of the oldest row that the last round left; 0: not known */
+}			rounds[2];
+
+static TimestampTz
+retention(void)
+{
+	return (TimestampTz) es_idempotency_retention * USECS_PER_SEC;
+}
+
+/* Whether there may be expired keys, as far as the last round could tell. */
+bool
+es_key_purge_due(void)
+{
+	if (es_idempotency_retention == 0)
+		return false;
+	for (int i = 0; i < lengthof(rounds); i++)
+		if (rounds[i].next != 0 || GetCurrentTimestamp() - rounds[i].expires >= retention())
+			return true;
+	return false;
+}
+
+/*
+ * Deletes at most limit of the expired keys of some blocks of a table, below SQL, where no trigger refuses it; a row
+ * that somebody else is just replacing is passed over.
+ */
+static int
+purge_table(const KeyTable *t, int n, int limit)
+{
+	Relation	rel = table_open(t->table, RowExclusiveLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+	TimestampTz started = GetCurrentTimestamp();
+	BlockNumber first;
+	BlockNumber count;
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan;
+	int			deleted = 0;
+	bool		full = false;
+
+	if (rounds[n].table != t->table || rounds[n].next >= blocks)
+		rounds[n].next = 0;
+	if (rounds[n].next == 0)
+		rounds[n].oldest = started; /* later ones expire later */
+	rounds[n].table = t->table;
+	first = rounds[n].next;
+	count = Min(blocks - first, PURGE_BLOCKS);
+
+	if (count > 0)
+	{
+		BlockNumber block = first;
+
+		scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
+		heap_setscanlimits(scan, first, count);
+		while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		{
+			bool		isnull;
+			TimestampTz recorded_at = DatumGetTimestampTz(slot_getattr(slot, t->key_columns + KEY_PAYLOAD_COLUMNS,
+																	   &isnull));
+			TM_FailureData failure;
+
+			CHECK_FOR_INTERRUPTS();
+			block = ItemPointerGetBlockNumber(&slot->tts_tid);
+			if (started - recorded_at < retention())
+				rounds[n].oldest = Min(rounds[n].oldest, recorded_at);
+			else if (deleted == limit)
+			{
+				full = true;
+				break;
+			}
+			else if (table_tuple_delete(rel, &slot->tts_tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
+										false, &failure, false) == TM_Ok)
+				deleted++;
+		}
+		table_endscan(scan);
+		rounds[n].next = full ? block : first + count;
+	}
+	if (rounds[n].next >= blocks)
+	{
+		rounds[n].next = 0;
+		rounds[n].expires = rounds[n].oldest;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return deleted;
+}
+
+/* Deletes up to limit expired keys of either table, in the open transaction; true when it is to be called again soon. */
+bool
+es_key_purge(int limit)
+{
+	KeyTable	of_streams;
+	KeyTable	of_batches;
+	int			deleted;
+
+	(void) es_store_now();
+	if (es_idempotency_retention == 0)
+		return false;
+	of_streams = stream_keys();
+	deleted = purge_table(&of_streams, 0, limit);
+	of_batches = batch_keys();
+	deleted += purge_table(&of_batches, 1, limit);
+	return deleted >= limit || rounds[0].next != 0 || rounds[1].next != 0;
 }

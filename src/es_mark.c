@@ -327,28 +327,49 @@ es_high_water_mark(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(mark);
 }
 
-Datum
-es_publish_mark(PG_FUNCTION_ARGS)
+/* The row as it is published now, and the newest position. */
+void
+es_mark_state(EsMarkState *state)
+{
+	EsMarkRow	row;
+
+	(void) es_store_now();
+	read_row_now(&row);
+	state->mark = row.mark;
+	state->stable_until = row.stable_until;
+	state->floor = row.floor;
+	state->last = es_position_last();
+}
+
+/*
+ * Publishes the mark in the open transaction. goal is a time that stable_until should pass; where neither the mark nor
+ * what leads there would move, nothing is written, unless always. Fills in *state; true when the mark
+ * has moved.
+ */
+bool
+es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 {
 	EsMarkRow	row;
 	EsSql		sql;
 	Oid			types[3] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
 	Datum		values[3];
-	TimestampTz now;
 	TimestampTz stable_until;
 	int64		mark;
 	bool		settled;
 	bool		isnull;
 
-	PreventCommandIfReadOnly("es_publish_mark()");
-	PreventCommandDuringRecovery("es_publish_mark()");
 	(void) es_store_now();
-
 	read_row_now(&row);			/* its floor is committed before the round begins */
-	now = GetCurrentTimestamp();
 	settled = settle();
+	state->last = es_position_last();
+	state->mark = row.mark;
+	state->stable_until = row.stable_until;
+	state->floor = row.floor;
 	mark = below_own(Max(known_mark, row.mark));
 	stable_until = settled && es_xact_first_position() == 0 ? row.floor : row.stable_until;
+	if (!always && mark <= row.mark && row.floor >= goal &&
+		(row.stable_until >= goal || stable_until <= row.stable_until))
+		return false;
 
 	/*
 	 * The row must not be durable before the events it speaks of, nor before the sequence's own
@@ -357,17 +378,32 @@ es_publish_mark(PG_FUNCTION_ARGS)
 	flush_inserted();
 	ForceSyncCommit();
 
+	/* The new floor is a time after the round: then what it has settled is stamped at or before it. */
+	state->floor = GetCurrentTimestamp();
+	state->stable_until = stable_until;
 	values[0] = Int64GetDatum(mark);
 	values[1] = TimestampTzGetDatum(stable_until);
-	values[2] = TimestampTzGetDatum(now);
+	values[2] = TimestampTzGetDatum(state->floor);
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run_args("UPDATE event_store.mark SET mark = greatest(mark, $1), "
 					"stable_until = greatest(stable_until, $2), floor = greatest(floor, $3) "
 					"RETURNING mark", 3, types, values, NULL);
 	if (SPI_tuptable == NULL || SPI_processed != 1)
 		elog(ERROR, "event_store.mark has %llu rows", (unsigned long long) SPI_processed);
-	mark = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	state->mark = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	es_sql_end(&sql);
 	CommandCounterIncrement();
-	PG_RETURN_INT64(mark);
+	es_xact_progressed();
+	return state->mark > row.mark;
+}
+
+Datum
+es_publish_mark(PG_FUNCTION_ARGS)
+{
+	EsMarkState state;
+
+	PreventCommandIfReadOnly("es_publish_mark()");
+	PreventCommandDuringRecovery("es_publish_mark()");
+	(void) es_mark_publish(DT_NOBEGIN, true, &state);
+	PG_RETURN_INT64(state.mark);
 }

@@ -299,6 +299,39 @@ make_next(int64 needed)
 	es_partition_make(from, Min(end, Max(to, needed + 1)));
 }
 
+/* How many leaves are empty so far, behind the one in use. */
+static int
+leaves_ahead(int64 last)
+{
+	int			count = 0;
+
+	while (count < cached_count && cached[cached_count - 1 - count].from > last)
+		count++;
+	return count;
+}
+
+/* Whether there are fewer than a number of empty leaves ahead of the log. */
+bool
+es_partition_wanted(int ahead)
+{
+	(void) es_store_now();
+	refresh();
+	return leaves_ahead(es_position_last()) < ahead && newest_end() < ES_NODE_END(es_store()->node);
+}
+
+/*
+ * Makes one of them, in the open transaction, which should do nothing else; false when nothing was to be done, or
+ * somebody else is at it.
+ */
+bool
+es_partition_make_ahead(int ahead)
+{
+	if (!es_partition_wanted(ahead) || !lock_partitions(false) || !es_partition_wanted(ahead))
+		return false;
+	make_next(0);
+	return true;
+}
+
 /* Makes leaves until there is one for a position, with room behind it. The maker's lock is held. */
 static void
 make_until(int64 position)

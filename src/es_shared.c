@@ -24,8 +24,10 @@
 
 typedef struct EsShared
 {
-	slock_t		mutex;			/* of the allocation of entries, and of the launcher's latch */
+	slock_t		mutex;			/* of the allocation of entries, and of the launcher's fields */
 	Latch	   *launcher;		/* NULL: there is none */
+	int			launcher_pid;
+	TimestampTz launcher_started_at;
 	EsSharedDatabase databases[ES_SHARED_DATABASES];
 } EsShared;
 
@@ -36,6 +38,22 @@ static int	counted = -1;		/* the kind of news that this session is counted as wa
 
 static shmem_request_hook_type next_request_hook = NULL;
 static shmem_startup_hook_type next_startup_hook = NULL;
+
+/* Makes an entry, of zeroes so far, usable. */
+void
+es_shared_init_entry(EsSharedDatabase *entry)
+{
+	SpinLockInit(&entry->mutex);
+	pg_atomic_init_u32(&entry->coordinator.asleep, 0);
+	for (int w = 0; w < ES_SHARED_WORKERS; w++)
+		pg_atomic_init_u32(&entry->workers[w].asleep, 0);
+	pg_atomic_init_u32(&entry->publish, 0);
+	pg_atomic_init_u32(&entry->waiting[ES_NEWS_APPENDED], 0);
+	pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
+	pg_atomic_init_u64(&entry->snapshot_position, 0);
+	ConditionVariableInit(&entry->appended);
+	ConditionVariableInit(&entry->progress);
+}
 
 /* Finds or makes the shared memory. */
 static void
@@ -50,20 +68,7 @@ attach(void)
 		memset(shared, 0, sizeof(EsShared));
 		SpinLockInit(&shared->mutex);
 		for (int i = 0; i < ES_SHARED_DATABASES; i++)
-		{
-			EsSharedDatabase *entry = &shared->databases[i];
-
-			SpinLockInit(&entry->mutex);
-			pg_atomic_init_u32(&entry->coordinator.asleep, 0);
-			for (int w = 0; w < ES_SHARED_WORKERS; w++)
-				pg_atomic_init_u32(&entry->workers[w].asleep, 0);
-			pg_atomic_init_u32(&entry->publish, 0);
-			pg_atomic_init_u32(&entry->waiting[ES_NEWS_APPENDED], 0);
-			pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
-			pg_atomic_init_u64(&entry->snapshot_position, 0);
-			ConditionVariableInit(&entry->appended);
-			ConditionVariableInit(&entry->progress);
-		}
+			es_shared_init_entry(&shared->databases[i]);
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -122,29 +127,112 @@ attach_late(void)
 	PG_END_TRY();
 }
 
+/* The entry of a database; NULL when there is none. Under the table's lock. */
+static EsSharedDatabase *
+find(Oid database)
+{
+	for (int i = 0; i < ES_SHARED_DATABASES; i++)
+		if (shared->databases[i].database == database)
+			return &shared->databases[i];
+	return NULL;
+}
+
 /* The entry of a database, made when there is none; NULL when there is no room. */
 EsSharedDatabase *
 es_shared_entry(Oid database)
 {
-	EsSharedDatabase *entry = NULL;
+	EsSharedDatabase *entry;
 
 	attach_late();
 	if (shared == NULL)
 		return NULL;
 
 	SpinLockAcquire(&shared->mutex);
-	for (int i = 0; i < ES_SHARED_DATABASES && entry == NULL; i++)
-		if (shared->databases[i].database == database)
-			entry = &shared->databases[i];
-	for (int i = 0; i < ES_SHARED_DATABASES && entry == NULL; i++)
-		if (shared->databases[i].database == InvalidOid)
+	entry = find(database);
+	if (entry == NULL)
+	{
+		entry = find(InvalidOid);
+		if (entry != NULL)
 		{
-			entry = &shared->databases[i];
+			entry->stopped = entry->asked = entry->no_slot = false;
+			entry->end = ES_END_UNKNOWN;
+			entry->starts = 0;
+			entry->connecting = 0;
+			entry->workers_wanted = 0;
+			SetInvalidVirtualTransactionId(entry->starter);
+			pg_atomic_write_u32(&entry->publish, 0);
+			pg_atomic_write_u64(&entry->snapshot_position, 0);
 			entry->database = database;
-			entry->stopped = false;
 		}
+	}
 	SpinLockRelease(&shared->mutex);
 	return entry;
+}
+
+/* The same, but NULL when there is none yet. */
+EsSharedDatabase *
+es_shared_find(Oid database)
+{
+	EsSharedDatabase *entry;
+
+	attach_late();
+	if (shared == NULL)
+		return NULL;
+	SpinLockAcquire(&shared->mutex);
+	entry = find(database);
+	SpinLockRelease(&shared->mutex);
+	return entry;
+}
+
+/* Whether no process of ours works for an entry, and nobody wants one to. */
+static bool
+is_idle(const EsSharedDatabase *entry)
+{
+	if (entry->coordinator.pid != 0 || entry->asked || entry->stopped)
+		return false;
+	for (int w = 0; w < ES_SHARED_WORKERS; w++)
+		if (entry->workers[w].pid != 0)
+			return false;
+	return true;
+}
+
+/* Frees the entries of databases that are gone. */
+void
+es_shared_release_vanished(bool (*exists) (Oid database))
+{
+	for (int i = 0; i < ES_SHARED_DATABASES; i++)
+	{
+		EsSharedDatabase *entry = &shared->databases[i];
+		Oid			database = entry->database;
+
+		if (!OidIsValid(database) || exists(database))
+			continue;
+		SpinLockAcquire(&shared->mutex);
+		if (entry->database == database && entry->coordinator.pid == 0)
+			entry->database = InvalidOid;
+		SpinLockRelease(&shared->mutex);
+	}
+}
+
+/* Frees the entry of a database that was found to have no store, for one that may have; false: there is none. */
+bool
+es_shared_release_idle(void)
+{
+	bool		found = false;
+
+	SpinLockAcquire(&shared->mutex);
+	for (int i = 0; i < ES_SHARED_DATABASES && !found; i++)
+	{
+		EsSharedDatabase *entry = &shared->databases[i];
+
+		found = OidIsValid(entry->database) && entry->end == ES_END_ABSENT && is_idle(entry) &&
+			pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) == 0 &&
+			pg_atomic_read_u32(&entry->waiting[ES_NEWS_PROGRESS]) == 0;
+		if (found)
+			entry->database = InvalidOid;
+	}
+	SpinLockRelease(&shared->mutex);
+	return found;
 }
 
 /* This database's entry; NULL where there is none to be had. */
@@ -158,14 +246,53 @@ es_shared(void)
 
 /* ---------------------------------------------------------------- waking */
 
+static void
+clear_launcher(int code, Datum arg)
+{
+	SpinLockAcquire(&shared->mutex);
+	if (shared->launcher_pid == MyProcPid)
+	{
+		shared->launcher = NULL;
+		shared->launcher_pid = 0;
+	}
+	SpinLockRelease(&shared->mutex);
+}
+
+/* Makes this process the launcher, until it exits. False: there is one. */
+bool
+es_shared_set_launcher(void)
+{
+	bool		set;
+
+	attach_late();
+	if (shared == NULL)
+		return false;
+	SpinLockAcquire(&shared->mutex);
+	set = shared->launcher_pid == 0;
+	if (set)
+	{
+		shared->launcher = MyLatch;
+		shared->launcher_pid = MyProcPid;
+		shared->launcher_started_at = MyStartTimestamp;
+	}
+	SpinLockRelease(&shared->mutex);
+	if (set)
+		before_shmem_exit(clear_launcher, (Datum) 0);
+	return set;
+}
+
+/* *pid is 0 when there is no launcher. */
 void
-es_shared_set_launcher(Latch *latch)
+es_shared_launcher_info(int *pid, TimestampTz *started_at)
 {
 	attach_late();
+	*pid = 0;
+	*started_at = 0;
 	if (shared == NULL)
 		return;
 	SpinLockAcquire(&shared->mutex);
-	shared->launcher = latch;
+	*pid = shared->launcher_pid;
+	*started_at = shared->launcher_started_at;
 	SpinLockRelease(&shared->mutex);
 }
 
@@ -191,13 +318,92 @@ es_shared_wake_launcher(void)
 		SetLatch(latch);
 }
 
+/* Enters this process in a place of the entry; false when somebody else has it. */
+bool
+es_shared_attach(EsSharedDatabase *entry, EsSharedWorker *worker)
+{
+	bool		free;
+
+	SpinLockAcquire(&entry->mutex);
+	free = worker->pid == 0;
+	if (free)
+	{
+		worker->pid = MyProcPid;
+		worker->latch = MyLatch;
+		worker->started_at = MyStartTimestamp;
+		pg_atomic_write_u32(&worker->asleep, 0);
+	}
+	SpinLockRelease(&entry->mutex);
+	return free;
+}
+
+/* Clears the place if it is still ours. Must not fail. */
+void
+es_shared_detach(EsSharedDatabase *entry, EsSharedWorker *worker)
+{
+	SpinLockAcquire(&entry->mutex);
+	if (worker->pid == MyProcPid)
+	{
+		worker->pid = 0;
+		worker->latch = NULL;
+		pg_atomic_write_u32(&worker->asleep, 0);
+	}
+	SpinLockRelease(&entry->mutex);
+}
+
+/* Wakes a worker even if it did not say that it wants to be woken. */
+void
+es_shared_kick(EsSharedDatabase *entry, EsSharedWorker *worker)
+{
+	Latch	   *latch;
+
+	SpinLockAcquire(&entry->mutex);
+	latch = worker->latch;
+	SpinLockRelease(&entry->mutex);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+/* Whether somebody publishes the mark in this database. */
+bool
+es_shared_coordinator_running(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	return entry != NULL && entry->coordinator.pid != 0;
+}
+
+/* Has the launcher look at this database. From the commit callback: must not fail. */
+static void
+ask_launcher(EsSharedDatabase *entry)
+{
+	entry->asked = true;
+	pg_memory_barrier();
+	es_shared_wake_launcher();
+}
+
+/* A store was made, or what it needs was put back, and is committed. From the commit callback: must not fail. */
+void
+es_shared_store_made(void)
+{
+	EsSharedDatabase *entry = ours;
+
+	if (entry != NULL && entry->database == MyDatabaseId)
+		ask_launcher(entry);
+}
+
 /* Wakes a worker if it sleeps: one exchange and no system call while it is at work. Must not fail. */
 void
 es_shared_wake(EsSharedWorker *worker)
 {
-	if (worker->latch != NULL && pg_atomic_read_u32(&worker->asleep) != 0 &&
+	if (pg_atomic_read_u32(&worker->asleep) != 0 &&
 		pg_atomic_exchange_u32(&worker->asleep, 0) != 0)
-		SetLatch(worker->latch);
+	{
+		Latch	   *latch = *(Latch *volatile *) &worker->latch;
+
+		if (latch != NULL)
+			SetLatch(latch);
+	}
 }
 
 /*
@@ -215,7 +421,10 @@ es_shared_announce(EsNews news)
 	pg_memory_barrier();
 	if (news == ES_NEWS_APPENDED)
 	{
-		es_shared_wake(&entry->coordinator);
+		if (entry->coordinator.pid != 0)
+			es_shared_wake(&entry->coordinator);
+		else if (shared->launcher_pid != 0 && !entry->asked && entry->end == ES_END_ABSENT)
+			ask_launcher(entry);	/* the store was restored from a dump, say */
 		if (pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) != 0)
 			ConditionVariableBroadcast(&entry->appended);
 	}

@@ -5,9 +5,11 @@
 #ifndef ES_SHARED_H
 #define ES_SHARED_H
 
+#include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/spin.h"
 
 /* Databases that have an entry at once. */
@@ -22,13 +24,32 @@ typedef struct EsSharedWorker
 	int			pid;			/* 0: none */
 	Latch	   *latch;
 	pg_atomic_uint32 asleep;	/* whoever clears it sets the latch */
+	TimestampTz started_at;
 } EsSharedWorker;
+
+/* Why the last coordinator of a database ended. */
+typedef enum EsEnd
+{
+	ES_END_UNKNOWN,				/* it is running, or it failed */
+	ES_END_ABSENT,				/* there is no extension, no store, or no database to work for */
+	ES_END_YIELDED,				/* to a command that needs the database for itself */
+	ES_END_CHANGED,				/* the extension was updated, or dropped and created again */
+	ES_END_STOPPED,				/* es_stop_worker() */
+	ES_END_TERMINATED			/* somebody sent it SIGTERM */
+} EsEnd;
 
 typedef struct EsSharedDatabase
 {
 	Oid			database;		/* InvalidOid: the entry is free */
 	slock_t		mutex;			/* of pids and latches */
 	bool		stopped;		/* es_stop_worker(): to be left alone */
+	bool		asked;			/* the launcher should look here, whatever it knows */
+	bool		no_slot;		/* the launcher found no free slot for the coordinator */
+	EsEnd		end;
+	VirtualTransactionId starter;	/* the coordinator waits for its end before it looks for a store */
+	uint32		starts;			/* of coordinators */
+	int			connecting;		/* starts in a row that did not get as far as being connected */
+	int			workers_wanted; /* a pool worker with a number from here on has to go */
 	EsSharedWorker coordinator;
 	EsSharedWorker workers[ES_SHARED_WORKERS];
 	pg_atomic_uint32 publish;	/* somebody wants the mark published now */
@@ -46,12 +67,22 @@ typedef enum EsNews
 
 extern void es_shared_init(void);
 extern EsSharedDatabase *es_shared(void);
+extern void es_shared_init_entry(EsSharedDatabase *entry);
 extern bool es_shared_launcher_running(void);
-extern void es_shared_set_launcher(Latch *latch);
+extern bool es_shared_set_launcher(void);
+extern void es_shared_launcher_info(int *pid, TimestampTz *started_at);
 extern void es_shared_wake_launcher(void);
 extern EsSharedDatabase *es_shared_entry(Oid database);
+extern EsSharedDatabase *es_shared_find(Oid database);
+extern void es_shared_release_vanished(bool (*exists) (Oid database));
+extern bool es_shared_release_idle(void);
 
+extern bool es_shared_attach(EsSharedDatabase *entry, EsSharedWorker *worker);
+extern void es_shared_detach(EsSharedDatabase *entry, EsSharedWorker *worker);
 extern void es_shared_wake(EsSharedWorker *worker);
+extern void es_shared_kick(EsSharedDatabase *entry, EsSharedWorker *worker);
+extern bool es_shared_coordinator_running(void);
+extern void es_shared_store_made(void);
 extern void es_shared_announce(EsNews news);
 extern void es_shared_want_publish(void);
 extern void es_shared_wake_workers(void);

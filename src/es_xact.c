@@ -19,6 +19,17 @@
 static int64 first_position = 0;
 static bool progressed = false;
 static bool has_work = false;
+static bool store_made = false;
+
+static void
+reset(void)
+{
+	first_position = 0;
+	progressed = has_work = store_made = false;
+	es_shared_end_of_transaction();
+	es_define_end_of_transaction();
+	es_projection_end_of_transaction();
+}
 
 static void
 xact_callback(XactEvent event, void *arg)
@@ -31,14 +42,17 @@ xact_callback(XactEvent event, void *arg)
 				es_shared_announce(ES_NEWS_APPENDED);
 			if (progressed)
 				es_shared_announce(ES_NEWS_PROGRESS);
-			/* FALLTHROUGH */
+			if (store_made)
+				es_shared_store_made();
+			reset();
+			break;
 		case XACT_EVENT_ABORT:
+			/* Positions that were drawn for nothing let the mark pass, too. */
+			if (first_position != 0)
+				es_shared_announce(ES_NEWS_APPENDED);
+			/* FALLTHROUGH */
 		case XACT_EVENT_PREPARE:
-			first_position = 0;
-			progressed = has_work = false;
-			es_shared_end_of_transaction();
-			es_define_end_of_transaction();
-			es_projection_end_of_transaction();
+			reset();
 			break;
 		default:
 			break;
@@ -76,6 +90,14 @@ void
 es_xact_has_work(void)
 {
 	has_work = true;
+	(void) es_shared();
+}
+
+/* Notes that the open transaction makes a store, which somebody should work for. */
+void
+es_xact_store_made(void)
+{
+	store_made = true;
 	(void) es_shared();
 }
 

@@ -9,6 +9,7 @@
 #include "es_define.h"
 #include "es_guard.h"
 #include "es_guc.h"
+#include "es_launcher.h"
 #include "es_shared.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -26,4 +27,5 @@ _PG_init(void)
 	es_store_init();
 	es_define_init();
 	es_xact_init();
+	es_launcher_init();
 }

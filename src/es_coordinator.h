@@ -1,0 +1,14 @@
+/*
+ * es_coordinator.h
+ *	  The process that works for one database's store.
+ */
+#ifndef ES_COORDINATOR_H
+#define ES_COORDINATOR_H
+
+#include "postmaster/bgworker.h"
+
+#include "es_process.h"
+
+extern bool es_coordinator_start(const EsProcessTask *task, int notify_pid, BackgroundWorkerHandle **handle);
+
+#endif							/* ES_COORDINATOR_H */

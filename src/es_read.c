@@ -26,11 +26,10 @@
 #include "es_call.h"
 #include "es_mark.h"
 #include "es_name.h"
+#include "es_read.h"
 #include "es_scan.h"
 #include "es_sql.h"
 #include "es_store.h"
-
-#define RECORDED_EVENT_COLUMNS	11
 
 /* A scan that is returned row by row. */
 typedef struct RowStream
@@ -49,11 +48,11 @@ PG_FUNCTION_INFO_V1(es_trace);
 /* ---------------------------------------------------------------- rows */
 
 /* An es_recorded_event of the scan's current row; pointers are good until the next row. */
-static void
-event_values(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls)
+void
+es_event_values(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls)
 {
 	slot_getallattrs(slot);
-	memset(nulls, 0, RECORDED_EVENT_COLUMNS * sizeof(bool));
+	memset(nulls, 0, ES_EVENT_COLUMNS * sizeof(bool));
 	values[0] = slot->tts_values[Anum_log_position - 1];
 	values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
 	values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
@@ -106,10 +105,10 @@ stream_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo))
 	slot = rows->scan == NULL ? NULL : es_scan_next(rows->scan);
 	if (slot != NULL)
 	{
-		Datum		values[RECORDED_EVENT_COLUMNS];
-		bool		nulls[RECORDED_EVENT_COLUMNS];
+		Datum		values[ES_EVENT_COLUMNS];
+		bool		nulls[ES_EVENT_COLUMNS];
 
-		event_values(rows->scan, slot, values, nulls);
+		es_event_values(rows->scan, slot, values, nulls);
 		SRF_RETURN_NEXT(funcctx, HeapTupleGetDatum(heap_form_tuple(funcctx->tuple_desc, values, nulls)));
 	}
 	if (rows->scan != NULL)
@@ -140,10 +139,10 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 	old = MemoryContextSwitchTo(per_row);
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
-		Datum		values[RECORDED_EVENT_COLUMNS];
-		bool		nulls[RECORDED_EVENT_COLUMNS];
+		Datum		values[ES_EVENT_COLUMNS];
+		bool		nulls[ES_EVENT_COLUMNS];
 
-		event_values(scan, slot, values, nulls);
+		es_event_values(scan, slot, values, nulls);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(per_row);
 	}
@@ -400,7 +399,7 @@ upcast_values(EsUpcast *upcast, Datum *values, bool *nulls)
 {
 	EsShape		shape;
 
-	shape.type_id = DatumGetInt32(values[RECORDED_EVENT_COLUMNS]);
+	shape.type_id = DatumGetInt32(values[ES_EVENT_COLUMNS]);
 	shape.schema_version = DatumGetInt32(values[5]);
 	if (!es_upcast_applies(upcast, shape.type_id, shape.schema_version))
 		return true;
@@ -457,8 +456,8 @@ es_trace(PG_FUNCTION_ARGS)
 			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			Datum		values[RECORDED_EVENT_COLUMNS + 1];
-			bool		nulls[RECORDED_EVENT_COLUMNS + 1];
+			Datum		values[ES_EVENT_COLUMNS + 1];
+			bool		nulls[ES_EVENT_COLUMNS + 1];
 
 			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
 			if (upcast != NULL && !upcast_values(upcast, values, nulls))

@@ -228,6 +228,39 @@ AS 'MODULE_PATHNAME', 'es_test_upcasters' LANGUAGE C STABLE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_test_upcasters(text) IS
 'runs the upcasters over the stored events, changing nothing: by type and schema version how many there are, how many fail, the position and error of the first';
 
+-- ---------------------------------------------------------------- subscriptions
+
+CREATE FUNCTION es_create_subscription(name text, categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    from_position bigint DEFAULT 0) RETURNS void
+AS 'MODULE_PATHNAME', 'es_create_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_create_subscription(text, text[], text[], bigint) IS
+'makes a named cursor over the log after a position, for consumers outside that call es_fetch; does nothing when there is one of the same definition';
+
+CREATE FUNCTION es_drop_subscription(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_drop_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_drop_subscription(text) IS 'removes a subscription, with what it knows of its consumers';
+
+CREATE FUNCTION es_fetch(subscription text, consumer text DEFAULT NULL, max_count integer DEFAULT 100,
+    lease interval DEFAULT '30 s', wait interval DEFAULT '0') RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_fetch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000 ROWS 100;
+COMMENT ON FUNCTION es_fetch(text, text, integer, interval, interval) IS
+'the oldest events that this consumer has not acknowledged, in position order; assigns it their streams until the lease ends or it acknowledges them; waits for one at most so long';
+
+CREATE FUNCTION es_ack(subscription text, up_to_position bigint, consumer text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_ack' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_ack(text, bigint, text) IS
+'says that the events up to a position that the consumer''s last es_fetch returned are done (YE010 when its lease was lost)';
+
+CREATE FUNCTION es_nack(subscription text, up_to_position bigint, reason text, consumer text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_nack' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_nack(text, bigint, text, text) IS
+'quarantines the streams of the events up to a position that the consumer''s last es_fetch returned and that are not acknowledged; other streams go on';
+
+CREATE FUNCTION es_retry_quarantined_subscription(name text, stream text DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_retry_quarantined_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_retry_quarantined_subscription(text, text) IS
+'has the events of a quarantined stream, or of all of them, delivered again, in order; returns the number of streams';
+
 -- ---------------------------------------------------------------- the mark
 
 CREATE FUNCTION es_high_water_mark() RETURNS bigint
@@ -361,3 +394,9 @@ REVOKE ALL ON FUNCTION es_retry_quarantined(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_start_worker() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_stop_worker() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_workers() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_create_subscription(text, text[], text[], bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_drop_subscription(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_fetch(text, text, integer, interval, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_ack(text, bigint, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_nack(text, bigint, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_retry_quarantined_subscription(text, text) FROM PUBLIC;

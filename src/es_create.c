@@ -145,6 +145,34 @@ static const char *const tables[] = {
 	"COMMENT ON TABLE event_store.counters IS 'what the status view counts'",
 	"INSERT INTO event_store.counters VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('snapshots_outdated', 0)",
 
+	"CREATE TABLE event_store.subscriptions ("
+	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE,"
+	" categories text[], event_types text[], from_position bigint NOT NULL, position bigint NOT NULL,"
+	" created_at timestamptz NOT NULL) WITH (fillfactor = 20)",
+	"COMMENT ON TABLE event_store.subscriptions IS 'cursors of consumers outside: es_create_subscription'",
+	"COMMENT ON COLUMN event_store.subscriptions.position IS"
+	" 'every event up to it that matches was acknowledged, or its stream has a row in subscription_streams'",
+
+	/* Consumers assign and release streams all the time; versions and positions change in place. */
+	"CREATE TABLE event_store.subscription_streams ("
+	" subscription integer NOT NULL, stream bigint NOT NULL, version bigint NOT NULL, position bigint NOT NULL,"
+	" attempts integer NOT NULL, consumer text COLLATE \"C\", since timestamptz, reason text,"
+	" PRIMARY KEY (subscription, stream), CHECK (consumer IS NULL OR reason IS NULL))"
+	" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)",
+	"CREATE INDEX subscription_streams_consumer ON event_store.subscription_streams (subscription, consumer)"
+	" WHERE reason IS NULL",
+	"COMMENT ON TABLE event_store.subscription_streams IS"
+	" 'streams with events that a subscription has met and nobody has acknowledged: held by a consumer, free or quarantined'",
+	"COMMENT ON COLUMN event_store.subscription_streams.version IS 'of the first event that is not acknowledged'",
+
+	"CREATE TABLE event_store.subscription_consumers ("
+	" subscription integer NOT NULL, consumer text COLLATE \"C\" NOT NULL, lease_until timestamptz NOT NULL,"
+	" returned bigint NOT NULL, covered bigint NOT NULL, lost boolean NOT NULL, fetched_at timestamptz NOT NULL,"
+	" acked_at timestamptz, PRIMARY KEY (subscription, consumer)) WITH (fillfactor = 20)",
+	"COMMENT ON TABLE event_store.subscription_consumers IS 'leases of consumers, and what their last fetch returned'",
+	"COMMENT ON COLUMN event_store.subscription_consumers.covered IS"
+	" 'the last fetch returned everything of this consumer''s streams up to this position'",
+
 	"CREATE SEQUENCE event_store.stream_seq",
 	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",
 
@@ -180,6 +208,13 @@ static const char *const tables[] = {
 	"COMMENT ON VIEW event_store.projection_quarantine IS 'streams whose events a projection has parked, from a position on; the error is that of the call that failed, NULL for a stream that only came behind one'",
 
 	"COMMENT ON VIEW event_store.partitions IS 'the attached partitions of the log; a position p is in the one with from_position <= p < to_position'",
+
+	"CREATE VIEW event_store.subscription_quarantine AS"
+	" SELECT b.name AS subscription, h.name AS stream, s.position, s.version, s.reason, s.attempts, s.since"
+	" FROM event_store.subscription_streams s JOIN event_store.subscriptions b ON b.id = s.subscription"
+	" JOIN event_store.heads h ON h.id = s.stream WHERE s.reason IS NOT NULL",
+	"COMMENT ON VIEW event_store.subscription_quarantine IS"
+	" 'one row for each stream that es_nack stopped; position and version are those of its first event not acknowledged'",
 };
 
 /* What must be there for a store to be whole. */
@@ -206,6 +241,9 @@ static const struct
 	{"rebuilds", "table"},
 	{"quarantine", "table"},
 	{"counters", "table"},
+	{"subscriptions", "table"},
+	{"subscription_streams", "table"},
+	{"subscription_consumers", "table"},
 	{"position_seq", "sequence"},
 	{"stream_seq", "sequence"},
 	{"events", "view"},
@@ -216,6 +254,8 @@ static const struct
 	{"projection_quarantine", "view"},
 	{"rebuild_progress", "view"},
 	{"status", "view"},
+	{"subscription_status", "view"},
+	{"subscription_quarantine", "view"},
 };
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
@@ -366,6 +406,24 @@ make_tables(int node, bool has_schema)
 			   " JOIN event_store.checkpoints c ON c.projection = b.projection AND c.rebuild"
 			   " CROSS JOIN event_store.mark m");
 	es_sql_run("COMMENT ON VIEW event_store.rebuild_progress IS 'one row a rebuild that is under way or has failed: how far it is, how long it will take'");
+
+	es_sql_run("CREATE VIEW event_store.subscription_status AS SELECT b.name, b.categories, b.event_types, b.position, m.mark,"
+			   " greatest(CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END - b.position, 0) AS lag_events,"
+			   " s.in_flight AS streams_in_flight, s.quarantined AS quarantined_streams, s.oldest AS oldest_unacked,"
+			   " c.leases, c.last_fetch, c.last_ack, c.consumers, b.created_at"
+			   " FROM event_store.subscriptions b CROSS JOIN event_store.mark m CROSS JOIN event_store.position_seq q"
+			   " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE s.reason IS NULL) AS in_flight,"
+			   " count(s.reason) AS quarantined, min(s.position) FILTER (WHERE s.reason IS NULL) AS oldest"
+			   " FROM event_store.subscription_streams s WHERE s.subscription = b.id) s"
+			   " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE NOT c.lost AND c.lease_until > clock_timestamp()) AS leases,"
+			   " max(c.fetched_at) AS last_fetch, max(c.acked_at) AS last_ack,"
+			   " jsonb_agg(jsonb_build_object('consumer', c.consumer, 'lease_until', c.lease_until, 'lost', c.lost,"
+			   " 'last_fetch', c.fetched_at, 'last_ack', c.acked_at, 'streams',"
+			   " (SELECT count(*) FROM event_store.subscription_streams h WHERE h.subscription = b.id"
+			   " AND h.consumer = c.consumer AND h.reason IS NULL)) ORDER BY c.consumer) AS consumers"
+			   " FROM event_store.subscription_consumers c WHERE c.subscription = b.id) c");
+	es_sql_run("COMMENT ON VIEW event_store.subscription_status IS"
+			   " 'one row for each subscription: how far it has come, what is in flight, who consumes'");
 
 	es_random_uuid(&id);
 	values[0] = Int32GetDatum(node);

@@ -351,6 +351,12 @@ es_scan_next(EsScan *scan)
 				scan->limit = 0;
 				return NULL;
 			}
+			if (scan->until_position != 0 &&
+				DatumGetInt64(es_row_column(scan->slot, Anum_log_position)) > scan->until_position)
+			{
+				scan->limit = 0;
+				return NULL;
+			}
 			check_dense(scan, scan->slot);
 			scan->passed_version = DatumGetInt64(es_row_column(scan->slot, Anum_log_version));
 			scan->passed_position = scan->last_position;

@@ -28,6 +28,7 @@ typedef struct EsScan
 	int64		limit;			/* rows still to come, ES_NO_LIMIT for all */
 	bool		has_until;		/* by stream: ends before the first event recorded after until */
 	TimestampTz until;
+	int64		until_position; /* by stream: ends before the first event after it; 0: at the last one */
 	bool		filter_types;
 	Bitmapset  *types;			/* ids, when filter_types */
 	List	   *type_names;		/* the same as text *, also of types that are not stored */

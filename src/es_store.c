@@ -40,7 +40,8 @@ is_ours(Oid relid)
 		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
 		relid == store.mark || relid == store.grants || relid == store.aggregates ||
 		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
-		relid == store.snapshots_pkey || relid == store.position_seq || relid == store.stream_seq;
+		relid == store.snapshots_pkey || relid == store.subscription_streams ||
+		relid == store.subscription_streams_pkey || relid == store.position_seq || relid == store.stream_seq;
 }
 
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
@@ -121,6 +122,9 @@ static const struct TableDef
 	{"counters", 2, {{"name", TEXTOID}, {"value", INT8OID}}},
 	{"snapshots", 7, {{"stream", INT8OID}, {"fingerprint", BYTEAOID}, {"version", INT8OID}, {"position", INT8OID},
 	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"hash", BYTEAOID}}},
+	{"subscription_streams", Natts_substream, {{"subscription", INT4OID}, {"stream", INT8OID}, {"version", INT8OID},
+	{"position", INT8OID}, {"attempts", INT4OID}, {"consumer", TEXTOID, true}, {"since", TIMESTAMPTZOID, true},
+	{"reason", TEXTOID, true}}},
 };
 
 static void
@@ -372,6 +376,9 @@ es_store(void)
 		found.snapshots = find_table(nsp, "snapshots");
 		(void) find_table(nsp, "counters");
 		found.snapshots_pkey = find_relation(nsp, "snapshots_pkey", RELKIND_INDEX);
+		found.subscription_streams = find_table(nsp, "subscription_streams");
+		found.subscription_streams_pkey = find_index(nsp, "subscription_streams_pkey", found.subscription_streams,
+													 Anum_substream_subscription, Anum_substream_stream);
 		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
 		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */

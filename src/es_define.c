@@ -27,6 +27,7 @@
 #include "es_define.h"
 #include "es_error.h"
 #include "es_failure.h"
+#include "es_projection.h"
 #include "es_sql.h"
 #include "es_store.h"
 
@@ -623,6 +624,34 @@ es_unregister_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Projections that have applied events of a type, or of what it becomes, were made by other upcasters than there are
+ * now: they say so until they are rebuilt. One with side effects never is.
+ */
+static void
+make_projections_stale(text *type, text *to_type)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+	uint64		rows;
+
+	values[0] = PointerGetDatum(type);
+	values[1] = PointerGetDatum(to_type);
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_run_args("WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")"
+						   " UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name)"
+						   " UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
+						   " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
+						   " AND (c.events > 0 OR p.mode = 'inline')"
+						   " AND (p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)"
+						   "  JOIN touched t ON t.name = e.name COLLATE \"C\"))",
+						   2, types, values, NULL);
+	es_sql_end(&sql);
+	if (rows > 0)
+		es_projection_changed();
+}
+
 Datum
 es_register_upcaster(PG_FUNCTION_ARGS)
 {
@@ -653,6 +682,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	add_text(&change, registrant());
 	add_text(&change, path);
 	apply_change(&change);
+	make_projections_stale(type, to_type);
 	PG_RETURN_VOID();
 }
 
@@ -667,6 +697,7 @@ es_unregister_upcaster(PG_FUNCTION_ARGS)
 	add(&change, INT4OID, Int32GetDatum(version), false);
 	if (apply_change(&change) == 0)
 		not_registered("upcaster", psprintf("%s version %d", text_to_cstring(type), version));
+	make_projections_stale(type, type);
 	PG_RETURN_VOID();
 }
 

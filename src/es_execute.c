@@ -554,7 +554,7 @@ es_call_execute(EsCall *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a fold, an upcaster, a check or a projection without side effects may not append events"),
-				 errhint("Only a projection created with side_effects => true may append.")));
+				 errhint("Declare functions that change something VOLATILE, so that they are refused when they are registered; a projection that appends needs side_effects => true.")));
 
 	check_ids(call);
 	merge_setting(call);

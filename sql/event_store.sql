@@ -228,6 +228,39 @@ AS 'MODULE_PATHNAME', 'es_test_upcasters' LANGUAGE C STABLE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_test_upcasters(text) IS
 'runs the upcasters over the stored events, changing nothing: by type and schema version how many there are, how many fail, the position and error of the first';
 
+-- ---------------------------------------------------------------- subscriptions
+
+CREATE FUNCTION es_create_subscription(name text, categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    from_position bigint DEFAULT 0) RETURNS void
+AS 'MODULE_PATHNAME', 'es_create_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_create_subscription(text, text[], text[], bigint) IS
+'makes a named cursor over the log after a position, for consumers outside that call es_fetch; does nothing when there is one of the same definition';
+
+CREATE FUNCTION es_drop_subscription(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_drop_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_drop_subscription(text) IS 'removes a subscription, with what it knows of its consumers';
+
+CREATE FUNCTION es_fetch(subscription text, consumer text DEFAULT NULL, max_count integer DEFAULT 100,
+    lease interval DEFAULT '30 s', wait interval DEFAULT '0') RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_fetch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000 ROWS 100;
+COMMENT ON FUNCTION es_fetch(text, text, integer, interval, interval) IS
+'the oldest events that this consumer has not acknowledged, in position order; assigns it their streams until the lease ends or it acknowledges them; waits for one at most so long';
+
+CREATE FUNCTION es_ack(subscription text, up_to_position bigint, consumer text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_ack' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_ack(text, bigint, text) IS
+'says that the events up to a position that the consumer''s last es_fetch returned are done (YE010 when its lease was lost)';
+
+CREATE FUNCTION es_nack(subscription text, up_to_position bigint, reason text, consumer text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_nack' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_nack(text, bigint, text, text) IS
+'quarantines the streams of the events up to a position that the consumer''s last es_fetch returned and that are not acknowledged; other streams go on';
+
+CREATE FUNCTION es_retry_quarantined_subscription(name text, stream text DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_retry_quarantined_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_retry_quarantined_subscription(text, text) IS
+'has the events of a quarantined stream, or of all of them, delivered again, in order; returns the number of streams';
+
 -- ---------------------------------------------------------------- the mark
 
 CREATE FUNCTION es_high_water_mark() RETURNS bigint
@@ -239,6 +272,57 @@ CREATE FUNCTION es_publish_mark() RETURNS bigint
 AS 'MODULE_PATHNAME', 'es_publish_mark' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
 COMMENT ON FUNCTION es_publish_mark() IS
 'publishes the high-water mark in the row that views, standbys and higher isolation levels read; returns it';
+
+-- ---------------------------------------------------------------- projections
+
+CREATE FUNCTION es_create_projection(name text, handler text, categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    tables regclass[] DEFAULT NULL, mode text DEFAULT 'async', batch_size integer DEFAULT 1000,
+    from_position bigint DEFAULT 0, side_effects boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'es_create_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_create_projection(text, text, text[], text[], regclass[], text, integer, bigint, boolean) IS
+'has SQL statements applied to every event once: they see a batch of events as relation new_events; tables: what they write to (named unqualified in the handler), for rebuilds; mode async (by background workers) or inline (inside of each append); side_effects: may append, is never rebuilt';
+
+CREATE FUNCTION es_pause_projection(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_pause_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_pause_projection(text) IS 'stops a projection where it is';
+
+CREATE FUNCTION es_resume_projection(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_resume_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_resume_projection(text) IS 'has a paused or failed projection, or its failed rebuild, go on where it is';
+
+CREATE FUNCTION es_drop_projection(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_drop_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_drop_projection(text) IS 'forgets a projection; its tables stay as they are';
+
+CREATE FUNCTION es_set_projection_mode(name text, mode text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_set_projection_mode' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_set_projection_mode(text, text) IS
+'makes a projection inline or async, with no event missed or applied twice; appends wait until the transaction ends';
+
+CREATE FUNCTION es_rebuild_projection(name text, handler text DEFAULT NULL, categories text[] DEFAULT NULL,
+    event_types text[] DEFAULT NULL, fast boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'es_rebuild_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_rebuild_projection(text, text, text[], text[], boolean) IS
+'begins to build a projection anew beside its tables, with a new handler or filter where given (NULL: what it has); when it has caught up one transaction applies the differences; fast: truncates and fills the tables instead';
+
+CREATE FUNCTION es_cancel_rebuild(name text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_cancel_rebuild' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_cancel_rebuild(text) IS 'gives up a rebuild; the projection stays as it is; returns whether there was one';
+
+CREATE FUNCTION es_run_projection(name text, max_batches integer DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_run_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_run_projection(text, integer) IS
+'runs a projection, and a rebuild of it, in the open transaction as far as there are events, or as many batches; returns the number of events applied';
+
+CREATE FUNCTION es_wait_for_projection(name text, up_to_position bigint, timeout interval DEFAULT '10 s', stream text DEFAULT NULL) RETURNS boolean
+AS 'MODULE_PATHNAME', 'es_wait_for_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_wait_for_projection(text, bigint, interval, text) IS
+'waits until a projection has passed a position; false when time is up; an error when it does not run, or has parked that stream';
+
+CREATE FUNCTION es_retry_quarantined(name text, stream text DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_retry_quarantined' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_retry_quarantined(text, text) IS
+'applies, in order, the events that a projection has parked, of one stream and those tied to it, or of all; returns how many';
 
 -- ---------------------------------------------------------------- workers
 
@@ -297,6 +381,22 @@ REVOKE ALL ON FUNCTION es_unregister_event_type(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_register_upcaster(text, integer, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_unregister_upcaster(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_test_upcasters(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_create_projection(text, text, text[], text[], regclass[], text, integer, bigint, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_pause_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_resume_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_drop_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_set_projection_mode(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_rebuild_projection(text, text, text[], text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_cancel_rebuild(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_run_projection(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_wait_for_projection(text, bigint, interval, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_retry_quarantined(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_start_worker() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_stop_worker() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_workers() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_create_subscription(text, text[], text[], bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_drop_subscription(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_fetch(text, text, integer, interval, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_ack(text, bigint, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_nack(text, bigint, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_retry_quarantined_subscription(text, text) FROM PUBLIC;

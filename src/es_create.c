@@ -110,9 +110,68 @@ static const char *const tables[] = {
 	" PRIMARY KEY (stream, fingerprint, version))",
 	"COMMENT ON TABLE event_store.snapshots IS 'states at a version, for faster loads; may be emptied at any time'",
 
+	"CREATE TABLE event_store.projections ("
+	" name text COLLATE \"C\" PRIMARY KEY, handler text NOT NULL, categories text[], event_types text[], tables text[],"
+	" mode text NOT NULL CHECK (mode IN ('async', 'inline')), batch_size integer NOT NULL CHECK (batch_size > 0),"
+	" from_position bigint NOT NULL, side_effects boolean NOT NULL, role text NOT NULL, search_path text NOT NULL,"
+	" state text NOT NULL CHECK (state IN ('running', 'paused', 'failed')), stale boolean NOT NULL)",
+	"COMMENT ON TABLE event_store.projections IS 'how tables are kept up to date from events: es_create_projection'",
+
+	/* A batch updates one row: no index on what it changes. */
+	"CREATE TABLE event_store.checkpoints ("
+	" projection text COLLATE \"C\" NOT NULL, rebuild boolean NOT NULL, position bigint NOT NULL,"
+	" scan_from bigint NOT NULL, events bigint NOT NULL DEFAULT 0, rate float8 NOT NULL DEFAULT 0,"
+	" last_active timestamptz, failures integer NOT NULL DEFAULT 0, quarantined integer NOT NULL DEFAULT 0,"
+	" attempts integer NOT NULL DEFAULT 0, retry_at timestamptz, error text, error_code text, error_position bigint,"
+	" PRIMARY KEY (projection, rebuild)) WITH (fillfactor = 20)",
+	"COMMENT ON TABLE event_store.checkpoints IS 'up to where each projection, and each rebuild of one, has come; changed together with its tables'",
+	"COMMENT ON COLUMN event_store.checkpoints.scan_from IS 'the lowest position that was not delivered yet; smaller than position where calls overlapped'",
+
+	"CREATE TABLE event_store.rebuilds ("
+	" projection text COLLATE \"C\" PRIMARY KEY, handler text NOT NULL, categories text[], event_types text[],"
+	" fast boolean NOT NULL, role text NOT NULL, search_path text NOT NULL, schema text NOT NULL,"
+	" state text NOT NULL CHECK (state IN ('running', 'failed')), started_at timestamptz NOT NULL)",
+	"COMMENT ON TABLE event_store.rebuilds IS 'rebuilds that are under way or have failed'",
+
+	"CREATE TABLE event_store.quarantine ("
+	" projection text COLLATE \"C\" NOT NULL, rebuild boolean NOT NULL, stream bigint NOT NULL,"
+	" together bigint NOT NULL, position bigint NOT NULL, events bigint NOT NULL, error text, error_code text,"
+	" error_position bigint, attempts integer NOT NULL, since timestamptz NOT NULL,"
+	" PRIMARY KEY (projection, rebuild, stream))",
+	"COMMENT ON TABLE event_store.quarantine IS 'streams whose events a projection has parked, from a position on'",
+	"COMMENT ON COLUMN event_store.quarantine.together IS 'streams that calls tie together have the same number here'",
+
 	"CREATE TABLE event_store.counters (name text COLLATE \"C\" PRIMARY KEY, value bigint NOT NULL)",
 	"COMMENT ON TABLE event_store.counters IS 'what the status view counts'",
 	"INSERT INTO event_store.counters VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('snapshots_outdated', 0)",
+
+	"CREATE TABLE event_store.subscriptions ("
+	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE,"
+	" categories text[], event_types text[], from_position bigint NOT NULL, position bigint NOT NULL,"
+	" created_at timestamptz NOT NULL) WITH (fillfactor = 20)",
+	"COMMENT ON TABLE event_store.subscriptions IS 'cursors of consumers outside: es_create_subscription'",
+	"COMMENT ON COLUMN event_store.subscriptions.position IS"
+	" 'every event up to it that matches was acknowledged, or its stream has a row in subscription_streams'",
+
+	/* Consumers assign and release streams all the time; versions and positions change in place. */
+	"CREATE TABLE event_store.subscription_streams ("
+	" subscription integer NOT NULL, stream bigint NOT NULL, version bigint NOT NULL, position bigint NOT NULL,"
+	" attempts integer NOT NULL, consumer text COLLATE \"C\", since timestamptz, reason text,"
+	" PRIMARY KEY (subscription, stream), CHECK (consumer IS NULL OR reason IS NULL))"
+	" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)",
+	"CREATE INDEX subscription_streams_consumer ON event_store.subscription_streams (subscription, consumer)"
+	" WHERE reason IS NULL",
+	"COMMENT ON TABLE event_store.subscription_streams IS"
+	" 'streams with events that a subscription has met and nobody has acknowledged: held by a consumer, free or quarantined'",
+	"COMMENT ON COLUMN event_store.subscription_streams.version IS 'of the first event that is not acknowledged'",
+
+	"CREATE TABLE event_store.subscription_consumers ("
+	" subscription integer NOT NULL, consumer text COLLATE \"C\" NOT NULL, lease_until timestamptz NOT NULL,"
+	" returned bigint NOT NULL, covered bigint NOT NULL, lost boolean NOT NULL, fetched_at timestamptz NOT NULL,"
+	" acked_at timestamptz, PRIMARY KEY (subscription, consumer)) WITH (fillfactor = 20)",
+	"COMMENT ON TABLE event_store.subscription_consumers IS 'leases of consumers, and what their last fetch returned'",
+	"COMMENT ON COLUMN event_store.subscription_consumers.covered IS"
+	" 'the last fetch returned everything of this consumer''s streams up to this position'",
 
 	"CREATE SEQUENCE event_store.stream_seq",
 	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",
@@ -143,7 +202,19 @@ static const char *const tables[] = {
 	" greatest(c.reltuples, 0)::bigint AS estimated_events, pg_total_relation_size(c.oid) AS bytes"
 	" FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
 	" WHERE i.inhparent = 'event_store.log'::regclass) p ORDER BY 2",
+	"CREATE VIEW event_store.projection_quarantine AS"
+	" SELECT q.projection AS name, h.name AS stream, q.position, q.events, q.error, q.error_code, q.error_position,"
+	" q.attempts, q.since, q.together, q.rebuild FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream",
+	"COMMENT ON VIEW event_store.projection_quarantine IS 'streams whose events a projection has parked, from a position on; the error is that of the call that failed, NULL for a stream that only came behind one'",
+
 	"COMMENT ON VIEW event_store.partitions IS 'the attached partitions of the log; a position p is in the one with from_position <= p < to_position'",
+
+	"CREATE VIEW event_store.subscription_quarantine AS"
+	" SELECT b.name AS subscription, h.name AS stream, s.position, s.version, s.reason, s.attempts, s.since"
+	" FROM event_store.subscription_streams s JOIN event_store.subscriptions b ON b.id = s.subscription"
+	" JOIN event_store.heads h ON h.id = s.stream WHERE s.reason IS NOT NULL",
+	"COMMENT ON VIEW event_store.subscription_quarantine IS"
+	" 'one row for each stream that es_nack stopped; position and version are those of its first event not acknowledged'",
 };
 
 /* What must be there for a store to be whole. */
@@ -165,14 +236,26 @@ static const struct
 	{"upcasters", "table"},
 	{"event_checks", "table"},
 	{"snapshots", "table"},
+	{"projections", "table"},
+	{"checkpoints", "table"},
+	{"rebuilds", "table"},
+	{"quarantine", "table"},
 	{"counters", "table"},
+	{"subscriptions", "table"},
+	{"subscription_streams", "table"},
+	{"subscription_consumers", "table"},
 	{"position_seq", "sequence"},
 	{"stream_seq", "sequence"},
 	{"events", "view"},
 	{"feed", "view"},
 	{"streams", "view"},
 	{"partitions", "view"},
+	{"projection_status", "view"},
+	{"projection_quarantine", "view"},
+	{"rebuild_progress", "view"},
 	{"status", "view"},
+	{"subscription_status", "view"},
+	{"subscription_quarantine", "view"},
 };
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
@@ -295,6 +378,53 @@ make_tables(int node, bool has_schema)
 				" AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w",
 				ES_LOCK_PROCESS);
 	es_sql_run("COMMENT ON VIEW event_store.status IS 'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes'");
+
+	/* The planner must be told that there is one mark: it would take the query for a costly one, and compile it. */
+	/* Lag in time is the age of the first event that was not delivered: one probe of an index. */
+	es_sql_run("CREATE VIEW event_store.projection_status AS SELECT p.name,"
+			   " CASE WHEN p.state <> 'running' THEN p.state WHEN b.state = 'running' THEN 'rebuilding'"
+			   " WHEN p.stale THEN 'stale' ELSE 'running' END AS status, p.mode,"
+			   " CASE p.mode WHEN 'inline' THEN m.mark ELSE c.position END AS position, m.mark,"
+			   " CASE p.mode WHEN 'inline' THEN 0 ELSE greatest(m.mark - c.position, 0) END AS lag_events,"
+			   " CASE p.mode WHEN 'inline' THEN 0 ELSE coalesce(extract(epoch FROM clock_timestamp() - n.recorded_at), 0) END"
+			   "::double precision AS lag_seconds,"
+			   " c.events, round((c.rate * exp(-extract(epoch FROM clock_timestamp() - c.last_active)::double precision / 10))::numeric, 1)"
+			   " AS events_per_second, c.quarantined AS quarantined_streams, c.attempts, c.error AS last_error,"
+			   " c.error_code AS last_error_code, c.error_position AS last_error_position, c.last_active,"
+			   " b.state AS rebuild FROM event_store.projections p"
+			   " JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild"
+			   " CROSS JOIN (SELECT mark FROM event_store.mark LIMIT 1) m LEFT JOIN event_store.rebuilds b ON b.projection = p.name"
+			   " LEFT JOIN LATERAL (SELECT l.recorded_at FROM event_store.log l"
+			   " WHERE p.mode = 'async' AND l.position > c.position AND l.position <= m.mark ORDER BY l.position LIMIT 1) n ON true");
+	es_sql_run("COMMENT ON VIEW event_store.projection_status IS 'one row a projection: what it does, how far it is behind, why it failed'");
+	es_sql_run("CREATE VIEW event_store.rebuild_progress AS SELECT b.projection AS name, b.state, b.started_at,"
+			   " c.position, m.mark AS of_position, c.events, round(c.rate::numeric, 1) AS events_per_second,"
+			   " round((100.0 * (c.position - p.from_position) / greatest(m.mark - p.from_position, 1))::numeric, 1) AS percent,"
+			   " CASE WHEN c.events > 0 AND c.position > p.from_position AND c.last_active > b.started_at"
+			   " THEN (c.last_active - b.started_at) * ((m.mark - c.position)::double precision / (c.position - p.from_position)) END AS time_left,"
+			   " c.quarantined AS quarantined_streams, c.error AS last_error, c.error_code AS last_error_code"
+			   " FROM event_store.rebuilds b JOIN event_store.projections p ON p.name = b.projection"
+			   " JOIN event_store.checkpoints c ON c.projection = b.projection AND c.rebuild"
+			   " CROSS JOIN (SELECT mark FROM event_store.mark LIMIT 1) m");
+	es_sql_run("COMMENT ON VIEW event_store.rebuild_progress IS 'one row a rebuild that is under way or has failed: how far it is, how long it will take'");
+
+	es_sql_run("CREATE VIEW event_store.subscription_status AS SELECT b.name, b.categories, b.event_types, b.position, m.mark,"
+			   " greatest(CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END - b.position, 0) AS lag_events,"
+			   " s.in_flight AS streams_in_flight, s.quarantined AS quarantined_streams, s.oldest AS oldest_unacked,"
+			   " c.leases, c.last_fetch, c.last_ack, c.consumers, b.created_at"
+			   " FROM event_store.subscriptions b CROSS JOIN event_store.mark m CROSS JOIN event_store.position_seq q"
+			   " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE s.reason IS NULL) AS in_flight,"
+			   " count(s.reason) AS quarantined, min(s.position) FILTER (WHERE s.reason IS NULL) AS oldest"
+			   " FROM event_store.subscription_streams s WHERE s.subscription = b.id) s"
+			   " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE NOT c.lost AND c.lease_until > clock_timestamp()) AS leases,"
+			   " max(c.fetched_at) AS last_fetch, max(c.acked_at) AS last_ack,"
+			   " jsonb_agg(jsonb_build_object('consumer', c.consumer, 'lease_until', c.lease_until, 'lost', c.lost,"
+			   " 'last_fetch', c.fetched_at, 'last_ack', c.acked_at, 'streams',"
+			   " (SELECT count(*) FROM event_store.subscription_streams h WHERE h.subscription = b.id"
+			   " AND h.consumer = c.consumer AND h.reason IS NULL)) ORDER BY c.consumer) AS consumers"
+			   " FROM event_store.subscription_consumers c WHERE c.subscription = b.id) c");
+	es_sql_run("COMMENT ON VIEW event_store.subscription_status IS"
+			   " 'one row for each subscription: how far it has come, what is in flight, who consumes'");
 
 	es_random_uuid(&id);
 	values[0] = Int32GetDatum(node);

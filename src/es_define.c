@@ -27,6 +27,7 @@
 #include "es_define.h"
 #include "es_error.h"
 #include "es_failure.h"
+#include "es_projection.h"
 #include "es_sql.h"
 #include "es_store.h"
 
@@ -534,28 +535,6 @@ try_expression(const char *text, const char *what, Oid result, const EsVariable 
 	es_run_close(es_run_open(es_expr_compile(text, what, result, variables, count, role, path)));
 }
 
-/*
- * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named
- * it would be first, before pg_catalog, and a session that only loads could put its own temporary types
- * and tables in the place of those that the text means.
- */
-static char *
-registered_path(void)
-{
-	List	   *names;
-	ListCell   *lc;
-
-	if (!SplitIdentifierString(pstrdup(namespace_search_path), ',', &names))
-		elog(ERROR, "invalid search_path");
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), "pg_temp") == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("search_path must not have pg_temp in it when an expression is registered"),
-					 errdetail("It is %s.", namespace_search_path)));
-	return names == NIL ? pstrdup("pg_temp") : psprintf("%s, pg_temp", namespace_search_path);
-}
-
 /* Who registers: its rights and its search_path are kept with the text. */
 static const char *
 registrant(void)
@@ -583,7 +562,7 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	text	   *category = name_argument(fcinfo, 0, "category");
 	char	   *fold = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Jsonb	   *rules = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
-	char	   *path = registered_path();
+	char	   *path = es_registered_path();
 	Change		change = {
 		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
@@ -645,6 +624,34 @@ es_unregister_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Projections that have applied events of a type, or of what it becomes, were made by other upcasters than there are
+ * now: they say so until they are rebuilt. One with side effects never is.
+ */
+static void
+make_projections_stale(text *type, text *to_type)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+	uint64		rows;
+
+	values[0] = PointerGetDatum(type);
+	values[1] = PointerGetDatum(to_type);
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_run_args("WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")"
+						   " UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name)"
+						   " UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
+						   " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
+						   " AND (c.events > 0 OR p.mode = 'inline')"
+						   " AND (p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)"
+						   "  JOIN touched t ON t.name = e.name COLLATE \"C\"))",
+						   2, types, values, NULL);
+	es_sql_end(&sql);
+	if (rows > 0)
+		es_projection_changed();
+}
+
 Datum
 es_register_upcaster(PG_FUNCTION_ARGS)
 {
@@ -652,7 +659,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	int32		version = version_argument(fcinfo, 1, "from_version");
 	text	   *to_type = PG_ARGISNULL(3) ? type : name_argument(fcinfo, 3, "to_type");
 	char	   *transform;
-	char	   *path = registered_path();
+	char	   *path = es_registered_path();
 	Change		change = {
 		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_type, from_version) DO UPDATE SET"
@@ -675,6 +682,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	add_text(&change, registrant());
 	add_text(&change, path);
 	apply_change(&change);
+	make_projections_stale(type, to_type);
 	PG_RETURN_VOID();
 }
 
@@ -689,6 +697,7 @@ es_unregister_upcaster(PG_FUNCTION_ARGS)
 	add(&change, INT4OID, Int32GetDatum(version), false);
 	if (apply_change(&change) == 0)
 		not_registered("upcaster", psprintf("%s version %d", text_to_cstring(type), version));
+	make_projections_stale(type, type);
 	PG_RETURN_VOID();
 }
 
@@ -698,7 +707,7 @@ es_register_event_type(PG_FUNCTION_ARGS)
 	text	   *type = name_argument(fcinfo, 0, "event_type");
 	int32		version = version_argument(fcinfo, 1, "schema_version");
 	char	   *check = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
-	char	   *path = registered_path();
+	char	   *path = es_registered_path();
 	Change		change = {
 		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_type, schema_version) DO UPDATE SET"

@@ -24,6 +24,7 @@
 #include "es_expr.h"
 #include "es_failure.h"
 #include "es_guc.h"
+#include "es_inline.h"
 #include "es_json.h"
 #include "es_key.h"
 #include "es_log.h"
@@ -552,8 +553,8 @@ es_call_execute(EsCall *call)
 	if (es_in_stored_text())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a fold, an upcaster or a check may not append events"),
-				 errhint("Declare functions that change something VOLATILE: then they are refused when they are registered.")));
+				 errmsg("a fold, an upcaster, a check or a projection without side effects may not append events"),
+				 errhint("Declare functions that change something VOLATILE, so that they are refused when they are registered; a projection that appends needs side_effects => true.")));
 
 	check_ids(call);
 	merge_setting(call);
@@ -600,4 +601,6 @@ es_call_execute(EsCall *call)
 			es_check_only_result(call, &call->elements[e], false);
 	es_heads_close(&heads);
 	CommandCounterIncrement();
+	if (call->event_count > 0)
+		es_inline_run(call->first_position, call->last_position);
 }

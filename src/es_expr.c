@@ -31,49 +31,16 @@
 #include "parser/parse_expr.h"
 #include "parser/parse_node.h"
 #include "parser/parser.h"
-#include "tsearch/ts_cache.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/bytea.h"
-#include "utils/datetime.h"
-#include "utils/float.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/xml.h"
 
 #include "es_compat.h"
 #include "es_expr.h"
 #include "es_sql.h"
 #include "es_store.h"
-
-/* ---------------------------------------------------------------- whose rights */
-
-/*
- * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
- * not act as it.
- */
-static Oid
-role_to_run(const char *role)
-{
-	Oid			oid = get_role_oid(role, true);
-	Oid			owner = es_store()->owner;
-
-	if (!OidIsValid(oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\", which registered this, does not exist", role),
-				 errhint("Register it again.")));
-	if (!es_member_can_set_role(owner, oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("owner of the event store cannot act as role \"%s\"", role),
-				 errdetail("The store belongs to \"%s\".", GetUserNameFromId(owner, false)),
-				 errhint("Grant the role to the store's owner, or register as a role that it is a member of.")));
-	return oid;
-}
 
 /* ---------------------------------------------------------------- parsing */
 
@@ -268,103 +235,6 @@ note_functions(Node *node, void *context)
 	return expression_tree_walker(node, note_functions, context);
 }
 
-/* ---------------------------------------------------------------- rights and settings of a run */
-
-/* What a stable function may look at; and what the parser does. */
-static const struct
-{
-	const char *name;
-	const char *value;
-}			pinned[] = {
-	{"TimeZone", "UTC"},
-	{"DateStyle", "ISO, MDY"},
-	{"IntervalStyle", "postgres"},
-	{"extra_float_digits", "1"},
-	{"bytea_output", "hex"},
-	{"xmlbinary", "base64"},
-	{"xmloption", "content"},
-	{"lc_monetary", "C"},
-	{"lc_numeric", "C"},
-	{"lc_time", "C"},
-	{"default_text_search_config", "pg_catalog.simple"},
-	{"standard_conforming_strings", "on"},
-	{"transform_null_equals", "off"},
-};
-
-static bool
-is_pinned(void)
-{
-	return strcmp(pg_get_timezone_name(session_timezone), "UTC") == 0 &&
-		DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY &&
-		IntervalStyle == INTSTYLE_POSTGRES && extra_float_digits == 1 &&
-		bytea_output == BYTEA_OUTPUT_HEX && xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
-		strcmp(locale_monetary, "C") == 0 && strcmp(locale_numeric, "C") == 0 &&
-		strcmp(locale_time, "C") == 0 && strcmp(TSCurrentConfig, "pg_catalog.simple") == 0 &&
-		standard_conforming_strings && !Transform_null_equals;
-}
-
-/*
- * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
- * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
- * settings as they should be and cost next to nothing; so a load opens one around its loop. A
- * search_path of NULL is left as it is.
- */
-int
-es_settings_open(const char *search_path)
-{
-	int			level = NewGUCNestLevel();
-
-	if (!is_pinned())
-		for (int i = 0; i < lengthof(pinned); i++)
-			es_pin_setting(pinned[i].name, pinned[i].value);
-	if (search_path != NULL && strcmp(namespace_search_path, search_path) != 0)
-		es_pin_setting("search_path", search_path);
-	return level;
-}
-
-/* Level 0 is one that was not opened. */
-void
-es_settings_close(int level)
-{
-	if (level != 0)
-		AtEOXact_GUC(false, level);
-}
-
-/*
- * Set while stored text runs. A bit of the security context, beside core's three, because core saves
- * and restores that as a whole with every subtransaction, and keeps unknown bits when functions change
- * the user.
- */
-#define ES_RUNNING_STORED_TEXT	0x40000000
-
-/* Whether we have been called from a fold, an upcaster or a check. */
-bool
-es_in_stored_text(void)
-{
-	Oid			user;
-	int			context;
-
-	GetUserIdAndSecContext(&user, &context);
-	return (context & ES_RUNNING_STORED_TEXT) != 0;
-}
-
-static void
-become(EsRun *run, Oid role, const char *search_path)
-{
-	GetUserIdAndSecContext(&run->saved_user, &run->saved_context);
-	SetUserIdAndSecContext(role, run->saved_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT);
-	/* Core's own functions change no settings: without others there is nothing to undo. */
-	run->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
-}
-
-static void
-unbecome(EsRun *run)
-{
-	es_settings_close(run->guc_level);
-	SetUserIdAndSecContext(run->saved_user, run->saved_context);
-}
-
 /* ---------------------------------------------------------------- compiling and running */
 
 /*
@@ -381,12 +251,12 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	ParseState *pstate;
 	FunctionNotes notes = {NULL, false};
 	StringInfoData definitions;
-	EsRun		rights = {0};
+	EsRights	rights;
 	Node	   *node;
 	Node	   *coerced;
 
-	compiled->role = role_to_run(role);
-	become(&rights, compiled->role, search_path);
+	compiled->role = es_role_to_run(role);
+	es_become(&rights, compiled->role, search_path, false);
 
 	pstate = make_parsestate(NULL);
 	pstate->p_sourcetext = text;
@@ -426,7 +296,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 				 errmsg("%s must not cast to a domain with constraints", what)));
 	compiled->functions = definitions.data;
 	free_parsestate(pstate);
-	unbecome(&rights);
+	es_unbecome(&rights);
 
 	compiled->what = what;
 	compiled->role_name = pstrdup(role);
@@ -444,7 +314,7 @@ es_run_open(const EsExpr *expr)
 	EsRun	   *run = palloc0(sizeof(EsRun));
 
 	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
-	if (role_to_run(expr->role_name) != expr->role)
+	if (es_role_to_run(expr->role_name) != expr->role)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("role \"%s\", which registered this, is another one than it was", expr->role_name),
@@ -474,13 +344,13 @@ es_run_open(const EsExpr *expr)
 void
 es_run_enter(EsRun *run)
 {
-	become(run, run->expr->role, run->expr->search_path);
+	es_become(&run->rights, run->expr->role, run->expr->search_path, false);
 }
 
 void
 es_run_leave(EsRun *run)
 {
-	unbecome(run);
+	es_unbecome(&run->rights);
 }
 
 void

@@ -10,6 +10,8 @@
 #include "nodes/execnodes.h"
 #include "nodes/params.h"
 
+#include "es_rights.h"
+
 /* A name that the expression may use. */
 typedef struct EsVariable
 {
@@ -38,9 +40,7 @@ typedef struct EsRun
 	ExprState  *state;
 	ExprContext *econtext;
 	ParamListInfo params;
-	Oid			saved_user;
-	int			saved_context;
-	int			guc_level;
+	EsRights	rights;
 } EsRun;
 
 extern EsExpr *es_expr_compile(const char *text, const char *what, Oid result_type,
@@ -50,9 +50,6 @@ extern EsRun *es_run_open(const EsExpr *expr);
 extern void es_run_enter(EsRun *run);
 extern void es_run_leave(EsRun *run);
 extern void es_run_close(EsRun *run);
-extern bool es_in_stored_text(void);
-extern int	es_settings_open(const char *search_path);
-extern void es_settings_close(int level);
 
 /* Sets a variable; the datum must stay where it is until the evaluation. */
 static inline void

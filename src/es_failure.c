@@ -60,15 +60,15 @@ es_failure_rethrow(int sqlerrcode, const char *detail)
 }
 
 /*
- * Runs body(arg) in a subtransaction. Returns NULL, or the message of the error that it was rolled back
- * for, in the context `messages`. What is not the fault of users' text is thrown on.
+ * Runs body(arg) in a subtransaction. Returns NULL, or the error that it was rolled back for, in the caller's memory
+ * context. What an operator or a shutdown did is thrown on.
  */
-char *
-es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages)
+ErrorData *
+es_catch(void (*body) (void *arg), void *arg)
 {
 	MemoryContext old = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile message = NULL;
+	ErrorData  *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(old);
@@ -79,20 +79,33 @@ es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(messages);
+		MemoryContextSwitchTo(old);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(old);
 		CurrentResourceOwner = owner;
-		if (is_of_the_environment(error->sqlerrcode))
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION))
 			ReThrowError(error);
-		message = error->message;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	CurrentResourceOwner = owner;
-	return message;
+	return error;
+}
+
+/*
+ * The same, for users' text: returns the message of an error that is the text's own; what is the environment's is
+ * thrown on.
+ */
+char *
+es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages)
+{
+	ErrorData  *error = es_catch(body, arg);
+
+	if (error == NULL)
+		return NULL;
+	if (is_of_the_environment(error->sqlerrcode))
+		ReThrowError(error);
+	return MemoryContextStrdup(messages, error->message);
 }

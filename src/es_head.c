@@ -134,6 +134,32 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	return found;
 }
 
+/* The name and the head of the stream with an id, in the current memory context; NULL when there is none. */
+text *
+es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head)
+{
+	Relation	rel = table_open(es_store()->heads, AccessShareLock);
+	Relation	index = index_open(es_store()->heads_pkey, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ScanKeyData key;
+	IndexScanDesc scan;
+	text	   *name = NULL;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = es_index_beginscan(rel, index, snapshot, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		es_head_read(slot, head);
+		name = DatumGetTextPCopy(slot->tts_values[Anum_head_name - 1]);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	return name;
+}
+
 static void
 serialization_failure(void)
 {

@@ -54,5 +54,6 @@ extern EsHeadLock es_head_lock(EsHeads *heads, const text *name, int32 category,
 							   EsHead *head);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);
 extern bool es_stream_find(const text *name, Snapshot snapshot, EsHead *head);
+extern text *es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head);
 
 #endif							/* ES_HEAD_H */

@@ -240,8 +240,8 @@ flush_inserted(void)
  * the mark is found now and nothing beyond the flushed WAL is promised; elsewhere both are what the
  * transaction's own snapshot says.
  */
-Snapshot
-es_mark_snapshot(int64 *mark)
+static Snapshot
+mark_snapshot(int64 *mark, bool flush)
 {
 	Snapshot	snapshot;
 	EsMarkRow	row;
@@ -267,11 +267,28 @@ es_mark_snapshot(int64 *mark)
 		*mark = Max(known_mark, row.mark);
 	}
 	*mark = below_own(*mark);
-	flush_inserted();
+	if (flush)
+		flush_inserted();
 #if !(defined(ES_MUTANT) && ES_MUTANT == 2)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 #endif
 	return snapshot;
+}
+
+Snapshot
+es_mark_snapshot(int64 *mark)
+{
+	return mark_snapshot(mark, true);
+}
+
+/*
+ * The same for what stays inside of the database: it is in the WAL behind the events, so a crash that takes them takes
+ * it too.
+ */
+Snapshot
+es_mark_snapshot_inside(int64 *mark)
+{
+	return mark_snapshot(mark, false);
 }
 
 /*

@@ -17,6 +17,7 @@ typedef struct EsMarkState
 } EsMarkState;
 
 extern Snapshot es_mark_snapshot(int64 *mark);
+extern Snapshot es_mark_snapshot_inside(int64 *mark);
 extern TimestampTz es_mark_floor(void);
 extern void es_mark_times(TimestampTz *stable_until, TimestampTz *floor);
 extern void es_mark_state(EsMarkState *state);

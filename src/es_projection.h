@@ -1,13 +1,54 @@
 /*
  * es_projection.h
- *	  Projections, as the background workers see them.
+ *	  Projections: what users have defined.
  */
 #ifndef ES_PROJECTION_H
 #define ES_PROJECTION_H
 
-#include "c.h"
+#include "fmgr.h"
 
-/* What is left to do, by any worker: projections that run and rebuilds. In a transaction. */
+#include "es_batch.h"
+#include "es_handler.h"
+
+typedef struct EsProjection
+{
+	char	   *name;
+	char	   *handler_text;
+	EsFilter	filter;
+	List	   *tables;			/* char *, qualified and quoted; NIL: none listed */
+	bool		is_inline;
+	int			batch_size;
+	int64		from_position;
+	bool		side_effects;
+	char	   *role;
+	char	   *search_path;
+	bool		running;		/* neither paused nor failed */
+	bool		failed;
+	bool		stale;
+	EsHandler  *handler;		/* made when first needed */
+
+	/* What this process has noticed, to look at a row only when there may be something to do. */
+	int64		known_position;
+	int			limit;			/* events of the next batch; 0: not known yet */
+	TimestampTz idle_since;		/* when its checkpoint was written last */
+} EsProjection;
+
+/* Definitions, as committed now; good until the end of the transaction. */
+extern EsProjection *es_projections(int *count);
+extern EsProjection *es_projection_find(const char *name);
+extern EsProjection *es_projection_get(const char *name);
+extern EsHandler *es_projection_handler(EsProjection *projection);
+extern bool es_has_inline_projections(void);
+extern void es_projection_changed(void);
+extern void es_projection_end_of_transaction(void);
+extern void es_projection_set_state(const char *name, const char *state);
+extern EsProjection *es_projection_begin_change(FunctionCallInfo fcinfo, const char *function);
+extern void es_check_filter_arguments(FunctionCallInfo fcinfo, int categories, int types);
+extern List *es_text_list(Datum array);
+
+/* es_turn.c: for the background workers. */
+
+/* How many tasks there are for workers: projections that run and rebuilds. In a transaction. */
 extern int	es_projection_tasks(void);
 
 /*

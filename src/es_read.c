@@ -30,8 +30,6 @@
 #include "es_sql.h"
 #include "es_store.h"
 
-#define RECORDED_EVENT_COLUMNS	11
-
 /* A scan that is returned row by row. */
 typedef struct RowStream
 {
@@ -47,26 +45,6 @@ PG_FUNCTION_INFO_V1(es_position_at);
 PG_FUNCTION_INFO_V1(es_trace);
 
 /* ---------------------------------------------------------------- rows */
-
-/* An es_recorded_event of the scan's current row; pointers are good until the next row. */
-static void
-event_values(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls)
-{
-	slot_getallattrs(slot);
-	memset(nulls, 0, RECORDED_EVENT_COLUMNS * sizeof(bool));
-	values[0] = slot->tts_values[Anum_log_position - 1];
-	values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
-	values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
-	values[3] = slot->tts_values[Anum_log_version - 1];
-	values[4] = PointerGetDatum(es_scan_type(scan, slot));
-	values[5] = Int32GetDatum(es_scan_schema_version(scan, slot));
-	values[6] = slot->tts_values[Anum_log_event_id - 1];
-	values[7] = es_scan_data(scan, slot, &nulls[7]);
-	values[8] = slot->tts_values[Anum_log_metadata - 1];
-	nulls[8] = slot->tts_isnull[Anum_log_metadata - 1];
-	values[9] = slot->tts_values[Anum_log_occurred_at - 1];
-	values[10] = slot->tts_values[Anum_log_recorded_at - 1];
-}
 
 static void
 close_row_stream(Datum arg)
@@ -106,10 +84,10 @@ stream_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo))
 	slot = rows->scan == NULL ? NULL : es_scan_next(rows->scan);
 	if (slot != NULL)
 	{
-		Datum		values[RECORDED_EVENT_COLUMNS];
-		bool		nulls[RECORDED_EVENT_COLUMNS];
+		Datum		values[ES_EVENT_COLUMNS];
+		bool		nulls[ES_EVENT_COLUMNS];
 
-		event_values(rows->scan, slot, values, nulls);
+		es_scan_event(rows->scan, slot, values, nulls);
 		SRF_RETURN_NEXT(funcctx, HeapTupleGetDatum(heap_form_tuple(funcctx->tuple_desc, values, nulls)));
 	}
 	if (rows->scan != NULL)
@@ -140,10 +118,10 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 	old = MemoryContextSwitchTo(per_row);
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
-		Datum		values[RECORDED_EVENT_COLUMNS];
-		bool		nulls[RECORDED_EVENT_COLUMNS];
+		Datum		values[ES_EVENT_COLUMNS];
+		bool		nulls[ES_EVENT_COLUMNS];
 
-		event_values(scan, slot, values, nulls);
+		es_scan_event(scan, slot, values, nulls);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(per_row);
 	}
@@ -400,7 +378,7 @@ upcast_values(EsUpcast *upcast, Datum *values, bool *nulls)
 {
 	EsShape		shape;
 
-	shape.type_id = DatumGetInt32(values[RECORDED_EVENT_COLUMNS]);
+	shape.type_id = DatumGetInt32(values[ES_EVENT_COLUMNS]);
 	shape.schema_version = DatumGetInt32(values[5]);
 	if (!es_upcast_applies(upcast, shape.type_id, shape.schema_version))
 		return true;
@@ -457,8 +435,8 @@ es_trace(PG_FUNCTION_ARGS)
 			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			Datum		values[RECORDED_EVENT_COLUMNS + 1];
-			bool		nulls[RECORDED_EVENT_COLUMNS + 1];
+			Datum		values[ES_EVENT_COLUMNS + 1];
+			bool		nulls[ES_EVENT_COLUMNS + 1];
 
 			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
 			if (upcast != NULL && !upcast_values(upcast, values, nulls))

@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 
 #include "es_compat.h"
+#include "es_failure.h"
 #include "es_name.h"
 #include "es_scan.h"
 
@@ -237,6 +238,37 @@ es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape)
 	shape->position = DatumGetInt64(slot->tts_values[Anum_log_position - 1]);
 }
 
+typedef struct UpcastAttempt
+{
+	EsScan	   *scan;
+	bool		kept;
+} UpcastAttempt;
+
+static void
+try_upcast(void *arg)
+{
+	UpcastAttempt *attempt = arg;
+
+	attempt->kept = es_upcast(attempt->scan->upcast, &attempt->scan->shape);
+}
+
+/* Upcasts in a subtransaction: an event that cannot be is shown as it is stored, with the error. */
+static bool
+upcast_or_note(EsScan *scan)
+{
+	UpcastAttempt attempt = {scan, true};
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+
+	scan->failure = es_catch(try_upcast, &attempt);
+	MemoryContextSwitchTo(old);
+	if (scan->failure != NULL)
+	{
+		es_upcast_failed(scan->upcast);
+		scan->changed = false;
+	}
+	return attempt.kept;
+}
+
 /* Upcasts the current event; false when that drops it or makes it a type that is not wanted. */
 static bool
 upcast(EsScan *scan, TupleTableSlot *slot)
@@ -244,6 +276,7 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 	EsShape    *shape = &scan->shape;
 
 	scan->changed = false;
+	scan->failure = NULL;
 	if (scan->upcast == NULL)
 		return true;
 	if (es_upcast_applies(scan->upcast, DatumGetInt32(es_row_column(slot, Anum_log_event_type)),
@@ -251,7 +284,14 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 	{
 		es_scan_shape(scan, slot, shape);
 		scan->changed = true;
-		if (!es_upcast(scan->upcast, shape))
+		if (scan->catch_failures)
+		{
+			if (!upcast_or_note(scan))
+				return false;
+			if (scan->failure != NULL)
+				return true;
+		}
+		else if (!es_upcast(scan->upcast, shape))
 			return false;
 	}
 	return !scan->filter_types || is_wanted(scan, es_scan_type(scan, slot));
@@ -307,6 +347,12 @@ es_scan_next(EsScan *scan)
 			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(scan->slot, Anum_log_recorded_at));
 
 			if (scan->has_until && recorded_at > scan->until)
+			{
+				scan->limit = 0;
+				return NULL;
+			}
+			if (scan->until_position != 0 &&
+				DatumGetInt64(es_row_column(scan->slot, Anum_log_position)) > scan->until_position)
 			{
 				scan->limit = 0;
 				return NULL;
@@ -378,6 +424,26 @@ es_scan_stream_name(EsScan *scan, int64 stream)
 	systable_endscan(heads);
 	table_close(rel, NoLock);
 	return entry->name;
+}
+
+/* An es_recorded_event of the current row; pointers are good until the next row. */
+void
+es_scan_event(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls)
+{
+	slot_getallattrs(slot);
+	memset(nulls, 0, ES_EVENT_COLUMNS * sizeof(bool));
+	values[0] = slot->tts_values[Anum_log_position - 1];
+	values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
+	values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
+	values[3] = slot->tts_values[Anum_log_version - 1];
+	values[4] = PointerGetDatum(es_scan_type(scan, slot));
+	values[5] = Int32GetDatum(es_scan_schema_version(scan, slot));
+	values[6] = slot->tts_values[Anum_log_event_id - 1];
+	values[7] = es_scan_data(scan, slot, &nulls[7]);
+	values[8] = slot->tts_values[Anum_log_metadata - 1];
+	nulls[8] = slot->tts_isnull[Anum_log_metadata - 1];
+	values[9] = slot->tts_values[Anum_log_occurred_at - 1];
+	values[10] = slot->tts_values[Anum_log_recorded_at - 1];
 }
 
 /* Releases everything but the table locks, which are the transaction's. */

@@ -17,6 +17,9 @@
 
 #define ES_NO_LIMIT		(-1)
 
+/* Columns of the type es_recorded_event. */
+#define ES_EVENT_COLUMNS	11
+
 typedef struct EsScan
 {
 	/* what is wanted: set before es_scan_start() */
@@ -25,13 +28,18 @@ typedef struct EsScan
 	int64		limit;			/* rows still to come, ES_NO_LIMIT for all */
 	bool		has_until;		/* by stream: ends before the first event recorded after until */
 	TimestampTz until;
+	int64		until_position; /* by stream: ends before the first event after it; 0: at the last one */
 	bool		filter_types;
 	Bitmapset  *types;			/* ids, when filter_types */
 	List	   *type_names;		/* the same as text *, also of types that are not stored */
 	EsUpcast   *upcast;			/* NULL: events are shown as they are stored */
 	bool		upcast_shared;	/* the caller ends it */
+	bool		catch_failures; /* an upcaster's error does not end the scan: see failure */
 	bool		filter_categories;
 	Bitmapset  *categories;
+
+	/* of the current event, with catch_failures: why it could not be upcast; it is shown as it is stored */
+	ErrorData  *failure;
 
 	/* by stream: the last row passed, also one that an upcaster dropped; version 0: none */
 	int64		passed_version;
@@ -65,6 +73,7 @@ extern void es_scan_stream(EsScan *scan, const text *name, const EsHead *head, i
 extern void es_scan_positions(EsScan *scan, int64 after, int64 upto);
 extern TupleTableSlot *es_scan_next(EsScan *scan);
 extern text *es_scan_stream_name(EsScan *scan, int64 stream);
+extern void es_scan_event(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls);
 extern void es_scan_end(EsScan *scan);
 extern text *es_scan_type(EsScan *scan, TupleTableSlot *slot);
 extern void es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape);

@@ -34,7 +34,7 @@ typedef struct EsShared
 static EsShared *shared = NULL;
 static bool unavailable = false;	/* there was no memory for it */
 static EsSharedDatabase *ours = NULL;
-static bool counted = false;	/* among those that wait for appends */
+static int	counted = -1;		/* the kind of news that this session is counted as waiting for */
 
 static shmem_request_hook_type next_request_hook = NULL;
 static shmem_startup_hook_type next_startup_hook = NULL;
@@ -48,7 +48,8 @@ es_shared_init_entry(EsSharedDatabase *entry)
 	for (int w = 0; w < ES_SHARED_WORKERS; w++)
 		pg_atomic_init_u32(&entry->workers[w].asleep, 0);
 	pg_atomic_init_u32(&entry->publish, 0);
-	pg_atomic_init_u32(&entry->waiting, 0);
+	pg_atomic_init_u32(&entry->waiting[ES_NEWS_APPENDED], 0);
+	pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
 	pg_atomic_init_u64(&entry->snapshot_position, 0);
 	ConditionVariableInit(&entry->appended);
 	ConditionVariableInit(&entry->progress);
@@ -225,7 +226,8 @@ es_shared_release_idle(void)
 		EsSharedDatabase *entry = &shared->databases[i];
 
 		found = OidIsValid(entry->database) && entry->end == ES_END_ABSENT && is_idle(entry) &&
-			pg_atomic_read_u32(&entry->waiting) == 0;
+			pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) == 0 &&
+			pg_atomic_read_u32(&entry->waiting[ES_NEWS_PROGRESS]) == 0;
 		if (found)
 			entry->database = InvalidOid;
 	}
@@ -423,7 +425,7 @@ es_shared_announce(EsNews news)
 			es_shared_wake(&entry->coordinator);
 		else if (shared->launcher_pid != 0 && !entry->asked && entry->end == ES_END_ABSENT)
 			ask_launcher(entry);	/* the store was restored from a dump, say */
-		if (pg_atomic_read_u32(&entry->waiting) != 0)
+		if (pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) != 0)
 			ConditionVariableBroadcast(&entry->appended);
 	}
 	else
@@ -443,7 +445,29 @@ es_shared_want_publish(void)
 	es_shared_wake(&entry->coordinator);
 }
 
+/* Has the workers look for something to do. */
+void
+es_shared_wake_workers(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	if (entry == NULL)
+		return;
+	es_shared_wake(&entry->coordinator);
+	for (int i = 0; i < ES_SHARED_WORKERS; i++)
+		es_shared_wake(&entry->workers[i]);
+}
+
 /* ---------------------------------------------------------------- waiting */
+
+/* Whether some session waits for a projection. */
+bool
+es_shared_watched(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	return entry == NULL || pg_atomic_read_u32(&entry->waiting[ES_NEWS_PROGRESS]) != 0;
+}
 
 /*
  * To wait for news: begin; then, as often as needed, look whether what is waited for has come, and if not wait; then
@@ -456,15 +480,10 @@ es_shared_wait_begin(EsNews news)
 
 	if (entry == NULL)
 		return;
-	if (news == ES_NEWS_APPENDED)
-	{
-		if (!counted)
-			pg_atomic_fetch_add_u32(&entry->waiting, 1);
-		counted = true;
-		ConditionVariablePrepareToSleep(&entry->appended);
-	}
-	else
-		ConditionVariablePrepareToSleep(&entry->progress);
+	es_shared_end_of_transaction();
+	pg_atomic_fetch_add_u32(&entry->waiting[news], 1);
+	counted = news;
+	ConditionVariablePrepareToSleep(news == ES_NEWS_APPENDED ? &entry->appended : &entry->progress);
 }
 
 /* Sleeps until there are such news or the time (milliseconds) is up; false when it is up. */
@@ -495,7 +514,7 @@ es_shared_wait_end(EsNews news)
 void
 es_shared_end_of_transaction(void)
 {
-	if (counted && ours != NULL)
-		pg_atomic_fetch_sub_u32(&ours->waiting, 1);
-	counted = false;
+	if (counted >= 0 && ours != NULL)
+		pg_atomic_fetch_sub_u32(&ours->waiting[counted], 1);
+	counted = -1;
 }

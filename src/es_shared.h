@@ -53,7 +53,7 @@ typedef struct EsSharedDatabase
 	EsSharedWorker coordinator;
 	EsSharedWorker workers[ES_SHARED_WORKERS];
 	pg_atomic_uint32 publish;	/* somebody wants the mark published now */
-	pg_atomic_uint32 waiting;	/* sessions that wait for appends */
+	pg_atomic_uint32 waiting[2];	/* sessions that wait for each kind of news */
 	pg_atomic_uint64 snapshot_position; /* up to where due snapshots were taken; 0: not known */
 	ConditionVariable appended; /* an append was committed */
 	ConditionVariable progress; /* a projection was committed, or the mark was published */
@@ -85,7 +85,9 @@ extern bool es_shared_coordinator_running(void);
 extern void es_shared_store_made(void);
 extern void es_shared_announce(EsNews news);
 extern void es_shared_want_publish(void);
+extern void es_shared_wake_workers(void);
 
+extern bool es_shared_watched(void);
 extern void es_shared_wait_begin(EsNews news);
 extern bool es_shared_wait(EsNews news, long timeout, const char *what);
 extern void es_shared_wait_end(EsNews news);

@@ -65,6 +65,27 @@ es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values, con
 	return SPI_processed;
 }
 
+/* The same with a plan that is kept for the session, in *plan. */
+uint64
+es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = SPI_prepare(statement, nargs, types);
+
+		if (made == NULL)
+			elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(SPI_result), statement);
+		SPI_keepplan(made);
+		*plan = made;
+	}
+	rc = SPI_execute_plan(*plan, values, nulls, false, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
+	return SPI_processed;
+}
+
 uint64
 es_sql_run(const char *statement)
 {

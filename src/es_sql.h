@@ -21,6 +21,8 @@ extern uint64 es_sql_run(const char *statement);
 extern uint64 es_sql_runf(const char *fmt,...) pg_attribute_printf(1, 2);
 extern uint64 es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values,
 							  const char *nulls);
+extern uint64 es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types,
+							  Datum *values, const char *nulls);
 extern Oid	es_extension_schema(void);
 
 #endif							/* ES_SQL_H */

@@ -39,8 +39,9 @@ is_ours(Oid relid)
 		relid == store.heads_name || relid == store.categories || relid == store.event_types ||
 		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
 		relid == store.mark || relid == store.grants || relid == store.aggregates ||
-		relid == store.upcasters || relid == store.event_checks || relid == store.snapshots ||
-		relid == store.snapshots_pkey || relid == store.position_seq || relid == store.stream_seq;
+		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
+		relid == store.snapshots_pkey || relid == store.subscription_streams ||
+		relid == store.subscription_streams_pkey || relid == store.position_seq || relid == store.stream_seq;
 }
 
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
@@ -114,9 +115,16 @@ static const struct TableDef
 	{"to_type", TEXTOID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
 	{"event_checks", 5, {{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"check_expr", TEXTOID, true},
 	{"role", TEXTOID}, {"search_path", TEXTOID}}},
+	{"projections", 13, {{"name", TEXTOID}, {"handler", TEXTOID}, {"categories", TEXTARRAYOID, true},
+	{"event_types", TEXTARRAYOID, true}, {"tables", TEXTARRAYOID, true}, {"mode", TEXTOID}, {"batch_size", INT4OID},
+	{"from_position", INT8OID}, {"side_effects", BOOLOID}, {"role", TEXTOID}, {"search_path", TEXTOID},
+	{"state", TEXTOID}, {"stale", BOOLOID}}},
 	{"counters", 2, {{"name", TEXTOID}, {"value", INT8OID}}},
 	{"snapshots", 7, {{"stream", INT8OID}, {"fingerprint", BYTEAOID}, {"version", INT8OID}, {"position", INT8OID},
 	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"hash", BYTEAOID}}},
+	{"subscription_streams", Natts_substream, {{"subscription", INT4OID}, {"stream", INT8OID}, {"version", INT8OID},
+	{"position", INT8OID}, {"attempts", INT4OID}, {"consumer", TEXTOID, true}, {"since", TIMESTAMPTZOID, true},
+	{"reason", TEXTOID, true}}},
 };
 
 static void
@@ -364,9 +372,13 @@ es_store(void)
 		found.aggregates = find_table(nsp, "aggregates");
 		found.upcasters = find_table(nsp, "upcasters");
 		found.event_checks = find_table(nsp, "event_checks");
+		found.projections = find_table(nsp, "projections");
 		found.snapshots = find_table(nsp, "snapshots");
 		(void) find_table(nsp, "counters");
 		found.snapshots_pkey = find_relation(nsp, "snapshots_pkey", RELKIND_INDEX);
+		found.subscription_streams = find_table(nsp, "subscription_streams");
+		found.subscription_streams_pkey = find_index(nsp, "subscription_streams_pkey", found.subscription_streams,
+													 Anum_substream_subscription, Anum_substream_stream);
 		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
 		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */

@@ -52,6 +52,20 @@ enum EsHeadColumn
 	Natts_head = Anum_head_name
 };
 
+/* Columns of event_store.subscription_streams, one row for each stream in flight or quarantined. */
+enum EsSubscriptionStreamColumn
+{
+	Anum_substream_subscription = 1,
+	Anum_substream_stream,
+	Anum_substream_version,
+	Anum_substream_position,
+	Anum_substream_attempts,
+	Anum_substream_consumer,
+	Anum_substream_since,
+	Anum_substream_reason,
+	Natts_substream = Anum_substream_reason
+};
+
 typedef struct EsStore
 {
 	Oid			owner;			/* role that SQL on the store runs as */
@@ -76,8 +90,11 @@ typedef struct EsStore
 	Oid			aggregates;
 	Oid			upcasters;
 	Oid			event_checks;
+	Oid			projections;
 	Oid			snapshots;
 	Oid			snapshots_pkey;	/* (stream, fingerprint, version) */
+	Oid			subscription_streams;
+	Oid			subscription_streams_pkey;	/* (subscription, stream) */
 	Oid			position_seq;
 	Oid			stream_seq;
 	uint64		generation;		/* differs after every re-read: a key for caches beside this one */

@@ -64,6 +64,13 @@ es_upcast_end(EsUpcast *upcast)
 	MemoryContextDelete(upcast->results);
 }
 
+/* After an error that was caught: what was being evaluated is in no state to be used again. */
+void
+es_upcast_failed(EsUpcast *upcast)
+{
+	memset(upcast->runs, 0, sizeof(EsRun *) * es_upcaster_count(upcast->defs));
+}
+
 /* Whether a stored event of this type and version is changed at all. */
 bool
 es_upcast_applies(EsUpcast *upcast, int32 type_id, int32 schema_version)

@@ -31,6 +31,7 @@ extern EsUpcast *es_upcast_begin(EsDefinitions *defs);
 extern bool es_upcast_applies(EsUpcast *upcast, int32 type_id, int32 schema_version);
 extern bool es_upcast_may_become(EsUpcast *upcast, int32 type_id, List *names);
 extern bool es_upcast(EsUpcast *upcast, EsShape *shape);
+extern void es_upcast_failed(EsUpcast *upcast);
 extern void es_upcast_end(EsUpcast *upcast);
 
 #endif							/* ES_UPCAST_H */

@@ -12,21 +12,23 @@
 #include "access/xact.h"
 
 #include "es_define.h"
+#include "es_projection.h"
 #include "es_shared.h"
 #include "es_xact.h"
 
 static int64 first_position = 0;
 static bool progressed = false;
+static bool has_work = false;
 static bool store_made = false;
 
 static void
 reset(void)
 {
 	first_position = 0;
-	progressed = false;
-	store_made = false;
+	progressed = has_work = store_made = false;
 	es_shared_end_of_transaction();
 	es_define_end_of_transaction();
+	es_projection_end_of_transaction();
 }
 
 static void
@@ -36,7 +38,7 @@ xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 			/* Our rows are visible to new snapshots by now, and our locks are still held. */
-			if (first_position != 0)
+			if (first_position != 0 || has_work)
 				es_shared_announce(ES_NEWS_APPENDED);
 			if (progressed)
 				es_shared_announce(ES_NEWS_PROGRESS);
@@ -80,6 +82,14 @@ void
 es_xact_progressed(void)
 {
 	progressed = true;
+	(void) es_shared();
+}
+
+/* Notes that the open transaction leaves work to the background workers. */
+void
+es_xact_has_work(void)
+{
+	has_work = true;
 	(void) es_shared();
 }
 

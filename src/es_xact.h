@@ -8,6 +8,7 @@
 extern void es_xact_init(void);
 extern void es_xact_drew(int64 position);
 extern void es_xact_progressed(void);
+extern void es_xact_has_work(void);
 extern void es_xact_store_made(void);
 extern int64 es_xact_first_position(void);
 

@@ -7,6 +7,7 @@
 #include "fmgr.h"
 
 #include "es_define.h"
+#include "es_guard.h"
 #include "es_guc.h"
 #include "es_launcher.h"
 #include "es_shared.h"
@@ -22,6 +23,7 @@ _PG_init(void)
 {
 	es_guc_init();
 	es_shared_init();
+	es_guard_init();
 	es_store_init();
 	es_define_init();
 	es_xact_init();

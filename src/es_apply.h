@@ -1,0 +1,38 @@
+/*
+ * es_apply.h
+ *	  Applying a batch to a projection's tables, exactly once.
+ */
+#ifndef ES_APPLY_H
+#define ES_APPLY_H
+
+#include "es_checkpoint.h"
+#include "es_projection.h"
+
+typedef enum EsResult
+{
+	ES_NOTHING,					/* there was nothing to do */
+	ES_APPLIED,
+	ES_LATER,					/* failed; to be tried again at the checkpoint's retry_at */
+	ES_FAILED					/* failed for good: the caller has to stop the projection */
+} EsResult;
+
+typedef struct EsTask
+{
+	EsCheckpoint *checkpoint;	/* locked */
+	const EsFilter *filter;
+	EsHandler  *handler;
+	int64		limit;			/* events */
+	int64		max;
+	bool		patient;		/* a worker, which can try again later */
+	bool		write_idle;		/* moves the checkpoint also when there was no event */
+
+	/* results */
+	int64		events;			/* applied */
+	bool		more;
+	char	   *error;			/* message, of ES_LATER and ES_FAILED */
+} EsTask;
+
+extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);
+extern int64 es_apply_parked(EsTask *task, int64 together);
+
+#endif							/* ES_APPLY_H */

@@ -1,0 +1,190 @@
+/*
+ * es_handler.c
+ *	  Handlers: the SQL statements of a projection.
+ *
+ * A handler sees its batch as relation new_events, which is no table but an ephemeral named relation like a trigger's
+ * transition tables: visible to the handler's own statements, not inside of functions or views that they use. The
+ * plans are kept: one for small batches and one for large ones, because the planner believes the number of rows that it
+ * was told when it planned.
+ *
+ * It runs as the role that created the projection (es_rights.c).
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "executor/spi.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
+#include "utils/memutils.h"
+#include "utils/queryenvironment.h"
+#include "utils/snapmgr.h"
+
+#include "es_batch.h"
+#include "es_guard.h"
+#include "es_handler.h"
+#include "es_rights.h"
+
+#define NEW_EVENTS		"new_events"
+
+/* From this many events on a batch is planned as a large one. */
+#define LARGE_BATCH		100
+
+struct EsHandler
+{
+	MemoryContext context;
+	char	   *text;
+	char	   *role;
+	char	   *search_path;
+	bool		may_append;
+	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
+	SPIPlanPtr	plans[2];		/* small, large; NULL until needed */
+};
+
+/* Only what reads and writes rows, and NOTIFY. Everything else has no batch to see, or ends transactions. */
+static void
+check_statements(const char *text)
+{
+	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
+	ListCell   *lc;
+
+	if (statements == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("argument handler has no statement")));
+	foreach(lc, statements)
+	{
+		Node	   *statement = lfirst_node(RawStmt, lc)->stmt;
+
+		switch (nodeTag(statement))
+		{
+			case T_SelectStmt:
+				if (((SelectStmt *) statement)->intoClause == NULL)
+					continue;
+				break;
+			case T_InsertStmt:
+			case T_UpdateStmt:
+			case T_DeleteStmt:
+			case T_MergeStmt:
+			case T_NotifyStmt:
+				continue;
+			default:
+				break;
+		}
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("argument handler has a statement that is not SELECT, INSERT, UPDATE, DELETE, MERGE or NOTIFY"),
+				 errhint("Put what a projection must do otherwise into a function, and pass it the rows of new_events.")));
+	}
+}
+
+/* A handler that lives in TopMemoryContext until es_handler_free(). Nothing is parsed yet. */
+EsHandler *
+es_handler_create(const char *text, const char *role, const char *search_path, bool may_append,
+				  Oid only_schema)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store handler", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EsHandler  *handler = palloc0(sizeof(EsHandler));
+
+	handler->context = context;
+	handler->text = pstrdup(text);
+	handler->role = pstrdup(role);
+	handler->search_path = pstrdup(search_path);
+	handler->may_append = may_append;
+	handler->only_schema = only_schema;
+	MemoryContextSwitchTo(old);
+	return handler;
+}
+
+void
+es_handler_free(EsHandler *handler)
+{
+	for (int i = 0; i < lengthof(handler->plans); i++)
+		if (handler->plans[i] != NULL)
+			SPI_freeplan(handler->plans[i]);
+	MemoryContextDelete(handler->context);
+}
+
+static void
+register_events(Tuplestorestate *rows, TupleDesc desc, int64 count)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	int			rc;
+
+	enr->md.name = NEW_EVENTS;
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = count;
+	enr->reldata = rows;
+	rc = SPI_register_relation(enr);
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI failed with %s", SPI_result_code_string(rc));
+}
+
+static SPIPlanPtr
+prepare(const char *text)
+{
+	SPIPlanPtr	plan = SPI_prepare(text, 0, NULL);
+
+	if (plan == NULL)
+		elog(ERROR, "SPI failed with %s", SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/*
+ * Runs the handler on a batch, in a snapshot of its own for each statement. What it raises is thrown on, with a context
+ * that says where it was. The caller has a subtransaction to roll back.
+ */
+void
+es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 count)
+{
+	SPIPlanPtr *plan = &handler->plans[count >= LARGE_BATCH ? 1 : 0];
+	EsRights	rights;
+	Oid			guard;
+	volatile int rc = 0;
+
+	es_become(&rights, es_role_to_run(handler->role), handler->search_path, handler->may_append);
+	SPI_connect();
+	register_events(rows, desc, count);
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = prepare(handler->text);
+
+		SPI_keepplan(made);
+		*plan = made;
+	}
+	tuplestore_rescan(rows);
+	guard = es_guard_set(handler->only_schema);
+	PG_TRY();
+	{
+		rc = SPI_execute_plan(*plan, NULL, NULL, false, 0);
+	}
+	PG_FINALLY();
+	{
+		(void) es_guard_set(guard);
+	}
+	PG_END_TRY();
+	if (rc < 0)
+		elog(ERROR, "SPI failed with %s", SPI_result_code_string(rc));
+	SPI_finish();
+	es_unbecome(&rights);
+}
+
+/* Refuses a handler that cannot be parsed, or uses what is not there or not allowed. */
+void
+es_handler_check(const char *text, const char *role, const char *search_path)
+{
+	EsBatch    *empty;
+	EsRights	rights;
+
+	check_statements(text);
+	empty = es_batch_empty();
+	es_become(&rights, es_role_to_run(role), search_path, false);
+	SPI_connect();
+	register_events(empty->rows, empty->desc, 0);
+	SPI_freeplan(prepare(text));
+	SPI_finish();
+	es_unbecome(&rights);
+	es_batch_free(empty);
+}

@@ -1,0 +1,121 @@
+/*
+ * es_inline.c
+ *	  Inline projections: the handler runs inside of the append, and its error refuses the append.
+ *
+ * There is no checkpoint to move: appends would queue for its row. Instead no append is under way when a projection
+ * becomes inline or ceases to be: the change takes ShareLock on the sequence of positions, which waits for all who have
+ * drawn one and keeps others from drawing until it commits. An append looks whether there are inline projections only
+ * after it has drawn; if it had to wait for the lock, it has heard of the change by then.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "es_checkpoint.h"
+#include "es_inline.h"
+#include "es_position.h"
+#include "es_projection.h"
+#include "es_sql.h"
+#include "es_store.h"
+#include "es_turn.h"
+#include "es_xact.h"
+
+static void
+say_which(void *arg)
+{
+	errcontext("inline projection \"%s\"", (char *) arg);
+}
+
+static void
+run_one(EsProjection *projection, int64 first, int64 last)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EsBatch    *batch = es_batch_of_call(&projection->filter, snapshot, first, last);
+	ErrorContextCallback context;
+
+	UnregisterSnapshot(snapshot);
+	context.callback = say_which;
+	context.arg = projection->name;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	if (batch->count > 0)
+		es_handler_run(es_projection_handler(projection), batch->rows, batch->desc, batch->count);
+	error_context_stack = context.previous;
+	es_batch_free(batch);
+}
+
+/* Runs the inline projections on a call that was just written, in order of their names. */
+void
+es_inline_run(int64 first, int64 last)
+{
+	int			count;
+	EsProjection *projections;
+
+	if (!es_has_inline_projections())
+		return;
+	CommandCounterIncrement();
+	projections = es_projections(&count);
+	for (int i = 0; i < count; i++)
+		if (projections[i].is_inline)
+			run_one(&projections[i], first, last);
+}
+
+/*
+ * Waits for all appends that are under way and keeps others from beginning, until the end of the transaction. Returns
+ * the last position drawn: everything up to it is settled.
+ */
+int64
+es_inline_lock(void)
+{
+	if (es_xact_first_position() != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a projection cannot become inline, or cease to be, in a transaction that has appended events")));
+	LockRelationOid(es_store()->position_seq, ShareLock);
+	return es_position_last();
+}
+
+static void
+set_mode(const char *name, const char *statement, int64 position)
+{
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2];
+	EsSql		sql;
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = Int64GetDatum(position);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("UPDATE event_store.checkpoints SET position = $2, scan_from = $2 + 1"
+					" WHERE projection = $1 AND NOT rebuild", 2, types, values, NULL);
+	es_sql_run_args(statement, 2, types, values, NULL);
+	es_sql_end(&sql);
+	es_projection_changed();
+}
+
+/*
+ * Brings a projection up to date and makes it inline. The checkpoint is locked. The long way without keeping appends
+ * from their work, the rest with.
+ */
+void
+es_inline_begin(const char *name)
+{
+	int64		last;
+
+	if (es_xact_first_position() == 0)
+		(void) es_projection_catch_up(name, PG_INT64_MAX);
+	last = es_inline_lock();
+	(void) es_projection_catch_up(name, last);
+	set_mode(name, "UPDATE event_store.projections SET mode = 'inline' WHERE name = $1 AND $2 >= 0", last);
+}
+
+/* Makes a projection async from here on. */
+void
+es_inline_end(const char *name)
+{
+	set_mode(name, "UPDATE event_store.projections SET mode = 'async' WHERE name = $1 AND $2 >= 0", es_inline_lock());
+}

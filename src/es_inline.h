@@ -1,0 +1,15 @@
+/*
+ * es_inline.h
+ *	  Inline projections: the handler runs inside of the append.
+ */
+#ifndef ES_INLINE_H
+#define ES_INLINE_H
+
+#include "c.h"
+
+extern void es_inline_run(int64 first, int64 last);
+extern int64 es_inline_lock(void);
+extern void es_inline_begin(const char *name);
+extern void es_inline_end(const char *name);
+
+#endif							/* ES_INLINE_H */

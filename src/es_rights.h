@@ -1,0 +1,23 @@
+/*
+ * es_rights.h
+ *	  Whose rights and which settings stored text runs with.
+ */
+#ifndef ES_RIGHTS_H
+#define ES_RIGHTS_H
+
+typedef struct EsRights
+{
+	Oid			saved_user;
+	int			saved_context;
+	int			guc_level;
+} EsRights;
+
+extern Oid	es_role_to_run(const char *role);
+extern char *es_registered_path(void);
+extern void es_become(EsRights *rights, Oid role, const char *search_path, bool may_append);
+extern void es_unbecome(EsRights *rights);
+extern bool es_in_stored_text(void);
+extern int	es_settings_open(const char *search_path);
+extern void es_settings_close(int level);
+
+#endif							/* ES_RIGHTS_H */

@@ -297,6 +297,7 @@ es_launcher_main(Datum arg)
 		ResetLatch(MyLatch);
 		if (ProcDiePending)
 			proc_exit(1);		/* without a line in the log */
+		QueryCancelPending = false; /* there is nothing to cancel */
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{

@@ -177,6 +177,7 @@ es_process_check(void)
 {
 	if (ProcDiePending)
 		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_TERMINATED);	/* without a line in the log */
+	QueryCancelPending = false; /* between two of them there is nothing to cancel */
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{

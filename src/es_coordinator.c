@@ -60,7 +60,6 @@ PGDLLEXPORT void es_pool_worker(Datum arg);
 #define PURGE_INTERVAL		1000
 #define DUE_INTERVAL		1000
 #define PARTITION_INTERVAL	200
-#define HEAR_INTERVAL		1		/* of waking the pool within mark_interval */
 
 /* Seconds after which the postmaster restarts a coordinator that no launcher looks after. */
 #define RESTART_TIME		5
@@ -490,7 +489,6 @@ arm(void)
 static struct
 {
 	bool		armed;			/* whoever has news wakes us */
-	TimestampTz armed_at;
 	bool		pending;		/* there are news that no look has seen */
 	bool		publish;		/* the last look, or round, did not reach the goal */
 	TimestampTz last;			/* when the last one was */
@@ -607,22 +605,10 @@ es_coordinator_main(Datum arg)
 		run_round();
 		next = run_others();
 
-		/* Within mark_interval we listen for the pool's sake only, and not all the time. */
 		now = GetCurrentTimestamp();
-		if (!rounds.armed && entry->workers_wanted > 0 &&
-			now >= TimestampTzPlusMilliseconds(rounds.armed_at, HEAR_INTERVAL))
-		{
-			arm();
-			rounds.armed = true;
-			rounds.armed_at = now;
-			wake_pool();		/* of what came while nobody listened */
-		}
-
 		next = earlier(next, rounds.poll);
 		if (rounds.pending || rounds.publish)
 			next = earlier(next, TimestampTzPlusMilliseconds(rounds.last, rounds.nap));
-		if (!rounds.armed && entry->workers_wanted > 0)
-			next = earlier(next, TimestampTzPlusMilliseconds(now, HEAR_INTERVAL));
 		es_process_sleep(next <= now ? 0 : TimestampDifferenceMilliseconds(now, next), "EventStoreCoordinator");
 	}
 }

@@ -94,11 +94,11 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 }
 
 /*
- * One batch of one projection, in a transaction of its own. True: there is more to do at once. *due: when to look again
- * at the latest, if it says so.
+ * One batch of one projection, up to a mark that was found before, in a transaction of its own. True: there is more to
+ * do at once. *due: when to look again at the latest, if it says so.
  */
 static bool
-work_on(const char *name, TimestampTz *due)
+work_on(const char *name, int64 mark, TimestampTz *due)
 {
 	EsCheckpoint checkpoint;
 	EsTask		task;
@@ -106,7 +106,6 @@ work_on(const char *name, TimestampTz *due)
 	Snapshot	snapshot;
 	TimestampTz start;
 	EsResult	result = ES_NOTHING;
-	int64		mark;
 
 	SetCurrentStatementStartTimestamp();
 	start = GetCurrentTimestamp();
@@ -124,7 +123,7 @@ work_on(const char *name, TimestampTz *due)
 			*due = checkpoint.retry_at;
 		else
 		{
-			snapshot = es_mark_snapshot_inside(&mark);
+			snapshot = RegisterSnapshot(GetLatestSnapshot());	/* later than the mark */
 			if (projection->limit == 0)
 				projection->limit = projection->batch_size;
 			task.limit = projection->limit;
@@ -219,6 +218,7 @@ es_projection_turn(long *wait)
 		/* A crash that takes a batch takes its checkpoint with it: nobody needs to wait for the disk. */
 		SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 		es_mark_wait = WORKER_MARK_WAIT;
+		es_mark_be_patient();
 		prepared = true;
 	}
 	names = candidates(&mark, &rebuilds);
@@ -232,7 +232,7 @@ es_projection_turn(long *wait)
 		{
 			MemoryContextSwitchTo(context);
 			CHECK_FOR_INTERRUPTS();
-			again = work_on(lfirst(lc), &look_again);
+			again = work_on(lfirst(lc), mark, &look_again);
 		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_TIME));
 		more |= again;
 		if (look_again != 0)

@@ -19,7 +19,6 @@
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -34,6 +33,7 @@
 #include "es_guc.h"
 #include "es_inline.h"
 #include "es_mark.h"
+#include "es_process.h"
 #include "es_projection.h"
 #include "es_rebuild.h"
 #include "es_rights.h"
@@ -508,10 +508,8 @@ es_rebuild_step(const char *name, TimestampTz *due)
 	bool		more = false;
 	bool		ended = false;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, psprintf("rebuild of projection %s", name));
+	if (!es_process_begin(psprintf("rebuild of projection %s", name)))
+		return false;
 	memset(&task, 0, sizeof(task));
 	task.patient = true;
 	task.checkpoint = &checkpoint;
@@ -530,9 +528,7 @@ es_rebuild_step(const char *name, TimestampTz *due)
 			}
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	es_process_end();
 	return more;
 }
 

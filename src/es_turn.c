@@ -11,8 +11,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -26,6 +24,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_mark.h"
+#include "es_process.h"
 #include "es_projection.h"
 #include "es_rebuild.h"
 #include "es_shared.h"
@@ -46,6 +45,7 @@ PG_FUNCTION_INFO_V1(es_retry_quarantined);
 #define LONGEST_REST		8		/* after a batch that was not full */
 #define REST_SHARE			9		/* times as long as the batch took */
 #define WORKER_MARK_WAIT	10		/* for appends that are just committing */
+#define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
 
 /* ---------------------------------------------------------------- one batch */
 
@@ -107,11 +107,12 @@ work_on(const char *name, int64 mark, TimestampTz *due)
 	TimestampTz start;
 	EsResult	result = ES_NOTHING;
 
-	SetCurrentStatementStartTimestamp();
+	if (!es_process_begin(psprintf("projection %s", name)))
+	{
+		*due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DROPPED_INTERVAL);
+		return false;
+	}
 	start = GetCurrentTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, psprintf("projection %s", name));
 
 	memset(&task, 0, sizeof(task));
 	task.patient = true;
@@ -146,36 +147,35 @@ work_on(const char *name, int64 mark, TimestampTz *due)
 				*due = checkpoint.retry_at;
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	es_process_end();
 	return result == ES_APPLIED && task.more;
 }
 
-/* The names of what may have something to do, in the current memory context. Sets *mark. */
-static List *
-candidates(int64 *mark, List **rebuilds)
+/*
+ * The names of what may have something to do, in the current memory context, and the mark. False when somebody is
+ * dropping the extension just now.
+ */
+static bool
+find_candidates(int64 *mark, List **names, List **rebuilds)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsProjection *projections;
 	int			count;
-	List	   *names = NIL;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	*names = NIL;
+	if (!es_process_begin("looking for events"))
+		return false;
 	(void) es_store_now();
 	UnregisterSnapshot(es_mark_snapshot_inside(mark));
 	projections = es_projections(&count);
 	MemoryContextSwitchTo(caller);
 	for (int i = 0; i < count; i++)
 		if (projections[i].running && !projections[i].is_inline && projections[i].known_position < *mark)
-			names = lappend(names, pstrdup(projections[i].name));
+			*names = lappend(*names, pstrdup(projections[i].name));
 	*rebuilds = es_rebuilds(caller);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	es_process_end();
 	MemoryContextSwitchTo(caller);
-	return names;
+	return true;
 }
 
 static long
@@ -221,7 +221,13 @@ es_projection_turn(long *wait)
 		es_mark_be_patient();
 		prepared = true;
 	}
-	names = candidates(&mark, &rebuilds);
+	if (!find_candidates(&mark, &names, &rebuilds))
+	{
+		*wait = DROPPED_INTERVAL;
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(context);
+		return false;
+	}
 	foreach(lc, names)
 	{
 		TimestampTz began = GetCurrentTimestamp();
@@ -249,7 +255,6 @@ es_projection_turn(long *wait)
 	if (names != NIL && !more)
 		rest(start);
 	MemoryContextDelete(context);
-	pgstat_report_activity(STATE_IDLE, NULL);
 	return more;
 }
 

@@ -637,7 +637,7 @@ store_fetch(Fetch *fetch)
 		6, {INT4OID, TEXTOID, TIMESTAMPTZOID, INT8OID, INT8OID, TIMESTAMPTZOID}
 	};
 	static EsStatement clear = {
-		"UPDATE event_store.subscription_consumers SET lost = false"
+		"UPDATE event_store.subscription_consumers SET lost = false, returned = 0, covered = 0"
 		" WHERE subscription = $1 AND consumer = $2 AND lost",
 		2, {INT4OID, TEXTOID}
 	};

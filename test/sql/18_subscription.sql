@@ -36,6 +36,7 @@ CREATE FUNCTION public.kept(subscription text) RETURNS text LANGUAGE sql AS $$
 $$;
 \t on
 \pset format unaligned
+SET intervalstyle = postgres;
 SET client_min_messages = warning;
 DROP SCHEMA IF EXISTS event_store CASCADE;
 RESET client_min_messages;

@@ -379,7 +379,7 @@ compare_positions(Datum a, Datum b, void *arg)
 	return left < right ? -1 : left > right ? 1 : 0;
 }
 
-/* Adds the events of a stream to the sort, up to where there can be no room; heap has the positions that have it. */
+/* Adds the events of a stream to the sort while there can be room; heap has the positions that have it. */
 static void
 read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, TupleTableSlot *row)
 {

@@ -95,6 +95,7 @@ static TimestampTz goal;		/* stable_until should pass it */
 static int64 notified;			/* the mark that listeners know */
 static bool listens = false;	/* to the channel */
 static int	tasks = 0;			/* what the pool has to do */
+static bool count_soon = true;	/* that may have changed */
 static BackgroundWorkerHandle *taker = NULL;	/* of due snapshots */
 
 static void
@@ -208,6 +209,7 @@ count_tasks(void)
 {
 	if (!es_process_begin("counting the pool's tasks"))
 		return false;
+	count_soon = false;
 	tasks = es_projection_tasks();
 	es_process_end();
 	return false;
@@ -503,6 +505,7 @@ static void
 hear(void)
 {
 	wake_pool();
+	count_soon = true;			/* perhaps it was a new projection */
 	rounds.pending = true;
 	rounds.nap = es_mark_interval;	/* perhaps it was the append that holds the mark back */
 }
@@ -555,6 +558,8 @@ run_others(void)
 	if (es_key_purge_due() && perform(&keys, PURGE_INTERVAL))
 		at(&keys.next, PURGE_INTERVAL / 10);
 	(void) perform(&counting, TASKS_INTERVAL);
+	if (count_soon)
+		next = earlier(next, counting.next);
 	if (entry != es_shared())
 	{
 		if (tasks > 0 && perform(&working, es_poll_interval))

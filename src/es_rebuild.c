@@ -34,6 +34,7 @@
 #include "es_guc.h"
 #include "es_inline.h"
 #include "es_mark.h"
+#include "es_process.h"
 #include "es_projection.h"
 #include "es_rebuild.h"
 #include "es_rights.h"
@@ -501,10 +502,8 @@ es_rebuild_step(const char *name, TimestampTz *due)
 	bool		more = false;
 	bool		ended = false;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, psprintf("rebuild of projection %s", name));
+	if (!es_process_begin(psprintf("rebuild of projection %s", name)))
+		return false;
 	memset(&task, 0, sizeof(task));
 	task.patient = true;
 	task.checkpoint = &checkpoint;
@@ -523,9 +522,7 @@ es_rebuild_step(const char *name, TimestampTz *due)
 			}
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	es_process_end();
 	return more;
 }
 

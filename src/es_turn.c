@@ -26,6 +26,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_mark.h"
+#include "es_process.h"
 #include "es_projection.h"
 #include "es_rebuild.h"
 #include "es_shared.h"
@@ -108,11 +109,9 @@ work_on(const char *name, TimestampTz *due)
 	EsResult	result = ES_NOTHING;
 	int64		mark;
 
-	SetCurrentStatementStartTimestamp();
 	start = GetCurrentTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, psprintf("projection %s", name));
+	if (!es_process_begin(psprintf("projection %s", name)))
+		return false;
 
 	memset(&task, 0, sizeof(task));
 	task.patient = true;
@@ -147,9 +146,7 @@ work_on(const char *name, TimestampTz *due)
 				*due = checkpoint.retry_at;
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	es_process_end();
 	return result == ES_APPLIED && task.more;
 }
 
@@ -162,9 +159,9 @@ candidates(int64 *mark, List **rebuilds)
 	int			count;
 	List	   *names = NIL;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	*rebuilds = NIL;
+	if (!es_process_begin("looking for projections with something to do"))
+		return NIL;
 	(void) es_store_now();
 	UnregisterSnapshot(es_mark_snapshot_inside(mark));
 	projections = es_projections(&count);
@@ -173,8 +170,7 @@ candidates(int64 *mark, List **rebuilds)
 		if (projections[i].running && !projections[i].is_inline && projections[i].known_position < *mark)
 			names = lappend(names, pstrdup(projections[i].name));
 	*rebuilds = es_rebuilds(caller);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	es_process_end();
 	MemoryContextSwitchTo(caller);
 	return names;
 }
@@ -226,12 +222,13 @@ es_projection_turn(long *wait)
 	{
 		TimestampTz began = GetCurrentTimestamp();
 		TimestampTz look_again = 0;
-		bool		again;
+		bool		again = false;
 
 		do
 		{
+			if (es_process_wanted_away())
+				break;
 			MemoryContextSwitchTo(context);
-			CHECK_FOR_INTERRUPTS();
 			again = work_on(lfirst(lc), &look_again);
 		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_TIME));
 		more |= again;

@@ -9,8 +9,7 @@
  *
  * What wakes it: an append's commit (es_shared_announce()), es_shared_want_publish(), NOTIFY event_store from
  * anywhere, and the time. It says `asleep` *before* it looks whether there is something to do: news that come while
- * it is looking set the latch, so nothing is missed between the look and the sleep. While it waits for
- * mark_interval to pass it listens for the pool's sake only, once a millisecond.
+ * it is looking set the latch, so nothing is missed between the look and the sleep.
  *
  * An idle server writes nothing. After the mark has reached the newest position, two more rounds are published, so
  * that stable_until passes the last event (`goal`). While an open append holds the mark back, it is only looked at,
@@ -60,7 +59,6 @@ PGDLLEXPORT void es_pool_worker(Datum arg);
 #define PURGE_INTERVAL		1000
 #define DUE_INTERVAL		1000
 #define PARTITION_INTERVAL	200
-#define HEAR_INTERVAL		1		/* of waking the pool within mark_interval */
 
 /* Seconds after which the postmaster restarts a coordinator that no launcher looks after. */
 #define RESTART_TIME		5
@@ -492,7 +490,6 @@ arm(void)
 static struct
 {
 	bool		armed;			/* whoever has news wakes us */
-	TimestampTz armed_at;
 	bool		pending;		/* there are news that no look has seen */
 	bool		publish;		/* the last look, or round, did not reach the goal */
 	TimestampTz last;			/* when the last one was */
@@ -612,22 +609,10 @@ es_coordinator_main(Datum arg)
 		run_round();
 		next = run_others();
 
-		/* Within mark_interval we listen for the pool's sake only, and not all the time. */
 		now = GetCurrentTimestamp();
-		if (!rounds.armed && entry->workers_wanted > 0 &&
-			now >= TimestampTzPlusMilliseconds(rounds.armed_at, HEAR_INTERVAL))
-		{
-			arm();
-			rounds.armed = true;
-			rounds.armed_at = now;
-			wake_pool();		/* of what came while nobody listened */
-		}
-
 		next = earlier(next, rounds.poll);
 		if (rounds.pending || rounds.publish)
 			next = earlier(next, TimestampTzPlusMilliseconds(rounds.last, rounds.nap));
-		if (!rounds.armed && entry->workers_wanted > 0)
-			next = earlier(next, TimestampTzPlusMilliseconds(now, HEAR_INTERVAL));
 		es_process_sleep(next <= now ? 0 : TimestampDifferenceMilliseconds(now, next), "EventStoreCoordinator");
 	}
 }

@@ -398,7 +398,8 @@ make_tables(int node, bool has_schema)
 			   " WHERE p.mode = 'async' AND l.position > c.position AND l.position <= m.mark ORDER BY l.position LIMIT 1) n ON true");
 	es_sql_run("COMMENT ON VIEW event_store.projection_status IS 'one row a projection: what it does, how far it is behind, why it failed'");
 	es_sql_run("CREATE VIEW event_store.rebuild_progress AS SELECT b.projection AS name, b.state, b.started_at,"
-			   " c.position, m.mark AS of_position, c.events, round(c.rate::numeric, 1) AS events_per_second,"
+			   " c.position, m.mark AS of_position, c.events,"
+			   " round((c.events / extract(epoch FROM nullif(c.last_active - b.started_at, '0')))::numeric, 0) AS events_per_second,"
 			   " round((100.0 * (c.position - p.from_position) / greatest(m.mark - p.from_position, 1))::numeric, 1) AS percent,"
 			   " CASE WHEN c.events > 0 AND c.position > p.from_position AND c.last_active > b.started_at"
 			   " THEN (c.last_active - b.started_at) * ((m.mark - c.position)::double precision / (c.position - p.from_position)) END AS time_left,"

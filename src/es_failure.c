@@ -63,8 +63,8 @@ es_failure_rethrow(int sqlerrcode, const char *detail)
  * Runs body(arg) in a subtransaction. Returns NULL, or the error that it was rolled back for, in the caller's memory
  * context. What an operator or a shutdown did is thrown on.
  */
-ErrorData *
-es_catch(void (*body) (void *arg), void *arg)
+static ErrorData *
+catch(void (*body) (void *arg), void *arg, bool keep)
 {
 	MemoryContext old = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -75,7 +75,10 @@ es_catch(void (*body) (void *arg), void *arg)
 	PG_TRY();
 	{
 		body(arg);
-		ReleaseCurrentSubTransaction();
+		if (keep)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
@@ -92,6 +95,19 @@ es_catch(void (*body) (void *arg), void *arg)
 	MemoryContextSwitchTo(old);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+ErrorData *
+es_catch(void (*body) (void *arg), void *arg)
+{
+	return catch(body, arg, true);
+}
+
+/* The same for a trial: rolled back in any case. */
+ErrorData *
+es_catch_and_roll_back(void (*body) (void *arg), void *arg)
+{
+	return catch(body, arg, false);
 }
 
 /*

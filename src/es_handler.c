@@ -20,6 +20,7 @@
 #include "utils/snapmgr.h"
 
 #include "es_batch.h"
+#include "es_failure.h"
 #include "es_guard.h"
 #include "es_handler.h"
 #include "es_rights.h"
@@ -171,20 +172,46 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 	es_unbecome(&rights);
 }
 
+static void
+run_empty(void *arg)
+{
+	EsBatch    *empty = ((void **) arg)[1];
+
+	es_handler_run(((void **) arg)[0], empty->rows, empty->desc, 0);
+}
+
+/*
+ * Runs a handler without events, and rolls back what it does all the same: what it must not do, or what is not there, is
+ * refused before there is an event. Errors that an empty batch may well cause are let pass.
+ */
+void
+es_handler_try(EsHandler *handler)
+{
+	EsBatch    *empty = es_batch_empty();
+	ErrorData  *error = es_catch_and_roll_back(run_empty, (void *[2]) {handler, empty});
+
+	es_batch_free(empty);
+	if (error != NULL && (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR) ||
+						  ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_FEATURE_NOT_SUPPORTED) ||
+						  ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_INVALID_SCHEMA_NAME)))
+		ReThrowError(error);
+}
+
 /* Refuses a handler that cannot be parsed, or uses what is not there or not allowed. */
 void
-es_handler_check(const char *text, const char *role, const char *search_path)
+es_handler_check(const char *text, const char *role, const char *search_path, bool may_append)
 {
-	EsBatch    *empty;
-	EsRights	rights;
+	EsHandler  *handler;
 
 	check_statements(text);
-	empty = es_batch_empty();
-	es_become(&rights, es_role_to_run(role), search_path, false);
-	SPI_connect();
-	register_events(empty->rows, empty->desc, 0);
-	SPI_freeplan(prepare(text));
-	SPI_finish();
-	es_unbecome(&rights);
-	es_batch_free(empty);
+	handler = es_handler_create(text, role, search_path, may_append, InvalidOid);
+	PG_TRY();
+	{
+		es_handler_try(handler);
+	}
+	PG_FINALLY();
+	{
+		es_handler_free(handler);
+	}
+	PG_END_TRY();
 }

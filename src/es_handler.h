@@ -12,7 +12,8 @@ typedef struct EsHandler EsHandler;
 
 extern EsHandler *es_handler_create(const char *text, const char *role, const char *search_path, bool may_append,
 									Oid only_schema);
-extern void es_handler_check(const char *text, const char *role, const char *search_path);
+extern void es_handler_check(const char *text, const char *role, const char *search_path, bool may_append);
+extern void es_handler_try(EsHandler *handler);
 extern void es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 count);
 extern void es_handler_free(EsHandler *handler);
 

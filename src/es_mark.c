@@ -65,6 +65,7 @@ static EsRound pending[ES_PENDING];
 static int	pending_count = 0;
 static Oid	known_sequence = InvalidOid;	/* whose mark known_mark is */
 static int64 known_mark = 0;	/* settled, as this session found out */
+static long first_nap = 50;		/* of settle(), in microseconds */
 
 PG_FUNCTION_INFO_V1(es_high_water_mark);
 PG_FUNCTION_INFO_V1(es_publish_mark);
@@ -167,7 +168,7 @@ settle(void)
 {
 	Oid			sequence = es_store()->position_seq;
 	TimestampTz start = GetCurrentTimestamp();
-	long		nap = 50;
+	long		nap = first_nap;
 	int64		wanted;
 
 	check_sequence(sequence);
@@ -289,6 +290,16 @@ Snapshot
 es_mark_snapshot_inside(int64 *mark)
 {
 	return mark_snapshot(mark, false);
+}
+
+/*
+ * For a process that looks for the mark all the time: it waits longer before it looks again whether appends have ended,
+ * and so wakes up less often.
+ */
+void
+es_mark_be_patient(void)
+{
+	first_nap = 500;
 }
 
 /*

@@ -18,6 +18,7 @@ typedef struct EsMarkState
 
 extern Snapshot es_mark_snapshot(int64 *mark);
 extern Snapshot es_mark_snapshot_inside(int64 *mark);
+extern void es_mark_be_patient(void);
 extern TimestampTz es_mark_floor(void);
 extern void es_mark_times(TimestampTz *stable_until, TimestampTz *floor);
 extern void es_mark_state(EsMarkState *state);

@@ -519,7 +519,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[9] = CStringGetTextDatum(role);
 	values[10] = CStringGetTextDatum(path);
 
-	es_handler_check(handler, role, path);
+	es_handler_check(handler, role, path, PG_GETARG_BOOL(8));
 
 	es_sql_begin(&sql, es_store()->owner);
 	made = es_sql_run_args("INSERT INTO event_store.projections VALUES"

@@ -19,7 +19,6 @@
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -226,11 +225,16 @@ try_handler(const Rebuild *rebuild)
 	EsHandler  *handler = es_handler_create(rebuild->handler, rebuild->role,
 											redirected_path(rebuild->schema, rebuild->search_path), false,
 											get_namespace_oid(rebuild->schema, false));
-	EsBatch    *empty = es_batch_empty();
 
-	es_handler_run(handler, empty->rows, empty->desc, 0);
-	es_batch_free(empty);
-	es_handler_free(handler);
+	PG_TRY();
+	{
+		es_handler_try(handler);
+	}
+	PG_FINALLY();
+	{
+		es_handler_free(handler);
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -302,7 +306,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 		rebuild.handler = text_to_cstring(PG_GETARG_TEXT_PP(1));
 		rebuild.role = pstrdup(GetUserNameFromId(GetUserId(), false));
 		rebuild.search_path = es_registered_path();
-		es_handler_check(rebuild.handler, rebuild.role, rebuild.search_path);
+		es_handler_check(rebuild.handler, rebuild.role, rebuild.search_path, false);
 	}
 	rebuild.schema = psprintf("event_store_rebuild_%08x",
 							  (unsigned int) hash_bytes((const unsigned char *) rebuild.name, strlen(rebuild.name)));
@@ -373,6 +377,7 @@ typedef struct Finish
 	const Rebuild *rebuild;
 	EsTask	   *task;
 	bool		done;
+	bool		failed;			/* for good, in catching up */
 } Finish;
 
 /* The definition becomes the rebuilt one, the checkpoint and the quarantine too. */
@@ -432,6 +437,7 @@ finish(void *arg)
 		CHECK_FOR_INTERRUPTS();
 		if (result == ES_LATER || result == ES_FAILED)
 		{
+			finish->failed = result == ES_FAILED;
 			UnregisterSnapshot(snapshot);
 			return;
 		}
@@ -455,7 +461,7 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	int64		mark;
 	EsResult	result;
 	ErrorData  *error;
-	Finish		last = {rebuild, task, false};
+	Finish		last = {rebuild, task, false, false};
 
 	*ended = false;
 	task->filter = &rebuild->filter;
@@ -485,10 +491,10 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 		task->checkpoint->attempts++;
 		es_checkpoint_fail(task->checkpoint, error, task->checkpoint->cursor.position);
 		stop_rebuild(rebuild->name, error->message, task->patient);
-		*ended = true;
 	}
-	else if (last.done)
-		*ended = true;
+	else if (last.failed)
+		stop_rebuild(rebuild->name, task->error, task->patient);
+	*ended = error != NULL || last.failed || last.done;
 	return false;
 }
 

@@ -425,6 +425,8 @@ es_shared_announce(EsNews news)
 			es_shared_wake(&entry->coordinator);
 		else if (shared->launcher_pid != 0 && !entry->asked && entry->end == ES_END_ABSENT)
 			ask_launcher(entry);	/* the store was restored from a dump, say */
+		for (int i = 0; i < Min(entry->workers_wanted, ES_SHARED_WORKERS); i++)
+			es_shared_wake(&entry->workers[i]);
 		if (pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) != 0)
 			ConditionVariableBroadcast(&entry->appended);
 	}

@@ -11,8 +11,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -47,6 +45,7 @@ PG_FUNCTION_INFO_V1(es_retry_quarantined);
 #define LONGEST_REST		8		/* after a batch that was not full */
 #define REST_SHARE			9		/* times as long as the batch took */
 #define WORKER_MARK_WAIT	10		/* for appends that are just committing */
+#define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
 
 /* ---------------------------------------------------------------- one batch */
 
@@ -95,11 +94,11 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 }
 
 /*
- * One batch of one projection, in a transaction of its own. True: there is more to do at once. *due: when to look again
- * at the latest, if it says so.
+ * One batch of one projection, up to a mark that was found before, in a transaction of its own. True: there is more to
+ * do at once. *due: when to look again at the latest, if it says so.
  */
 static bool
-work_on(const char *name, TimestampTz *due)
+work_on(const char *name, int64 mark, TimestampTz *due)
 {
 	EsCheckpoint checkpoint;
 	EsTask		task;
@@ -107,11 +106,13 @@ work_on(const char *name, TimestampTz *due)
 	Snapshot	snapshot;
 	TimestampTz start;
 	EsResult	result = ES_NOTHING;
-	int64		mark;
 
-	start = GetCurrentTimestamp();
 	if (!es_process_begin(psprintf("projection %s", name)))
+	{
+		*due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DROPPED_INTERVAL);
 		return false;
+	}
+	start = GetCurrentTimestamp();
 
 	memset(&task, 0, sizeof(task));
 	task.patient = true;
@@ -123,7 +124,7 @@ work_on(const char *name, TimestampTz *due)
 			*due = checkpoint.retry_at;
 		else
 		{
-			snapshot = es_mark_snapshot_inside(&mark);
+			snapshot = RegisterSnapshot(GetLatestSnapshot());	/* later than the mark */
 			if (projection->limit == 0)
 				projection->limit = projection->batch_size;
 			task.limit = projection->limit;
@@ -150,29 +151,31 @@ work_on(const char *name, TimestampTz *due)
 	return result == ES_APPLIED && task.more;
 }
 
-/* The names of what may have something to do, in the current memory context. Sets *mark. */
-static List *
-candidates(int64 *mark, List **rebuilds)
+/*
+ * The names of what may have something to do, in the current memory context, and the mark. False when somebody is
+ * dropping the extension just now.
+ */
+static bool
+find_candidates(int64 *mark, List **names, List **rebuilds)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsProjection *projections;
 	int			count;
-	List	   *names = NIL;
 
-	*rebuilds = NIL;
-	if (!es_process_begin("looking for projections with something to do"))
-		return NIL;
+	*names = NIL;
+	if (!es_process_begin("looking for events"))
+		return false;
 	(void) es_store_now();
 	UnregisterSnapshot(es_mark_snapshot_inside(mark));
 	projections = es_projections(&count);
 	MemoryContextSwitchTo(caller);
 	for (int i = 0; i < count; i++)
 		if (projections[i].running && !projections[i].is_inline && projections[i].known_position < *mark)
-			names = lappend(names, pstrdup(projections[i].name));
+			*names = lappend(*names, pstrdup(projections[i].name));
 	*rebuilds = es_rebuilds(caller);
 	es_process_end();
 	MemoryContextSwitchTo(caller);
-	return names;
+	return true;
 }
 
 static long
@@ -215,9 +218,16 @@ es_projection_turn(long *wait)
 		/* A crash that takes a batch takes its checkpoint with it: nobody needs to wait for the disk. */
 		SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 		es_mark_wait = WORKER_MARK_WAIT;
+		es_mark_be_patient();
 		prepared = true;
 	}
-	names = candidates(&mark, &rebuilds);
+	if (!find_candidates(&mark, &names, &rebuilds))
+	{
+		*wait = DROPPED_INTERVAL;
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(context);
+		return false;
+	}
 	foreach(lc, names)
 	{
 		TimestampTz began = GetCurrentTimestamp();
@@ -229,7 +239,7 @@ es_projection_turn(long *wait)
 			if (es_process_wanted_away())
 				break;
 			MemoryContextSwitchTo(context);
-			again = work_on(lfirst(lc), &look_again);
+			again = work_on(lfirst(lc), mark, &look_again);
 		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_TIME));
 		more |= again;
 		if (look_again != 0)
@@ -246,7 +256,6 @@ es_projection_turn(long *wait)
 	if (names != NIL && !more)
 		rest(start);
 	MemoryContextDelete(context);
-	pgstat_report_activity(STATE_IDLE, NULL);
 	return more;
 }
 

@@ -1,0 +1,1 @@
+SELECT es_create_projection('nothing', 'SELECT position FROM new_events', event_types => '{Never}');

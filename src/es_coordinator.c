@@ -9,8 +9,7 @@
  *
  * What wakes it: an append's commit (es_shared_announce()), es_shared_want_publish(), NOTIFY event_store from
  * anywhere, and the time. It says `asleep` *before* it looks whether there is something to do: news that come while
- * it is looking set the latch, so nothing is missed between the look and the sleep. While it waits for
- * mark_interval to pass it listens for the pool's sake only, once a millisecond.
+ * it is looking set the latch, so nothing is missed between the look and the sleep.
  *
  * An idle server writes nothing. After the mark has reached the newest position, two more rounds are published, so
  * that stable_until passes the last event (`goal`). While an open append holds the mark back, it is only looked at,
@@ -94,6 +93,7 @@ static TimestampTz goal;		/* stable_until should pass it */
 static int64 notified;			/* the mark that listeners know */
 static bool listens = false;	/* to the channel */
 static int	tasks = 0;			/* what the pool has to do */
+static bool count_soon = true;	/* that may have changed */
 static BackgroundWorkerHandle *taker = NULL;	/* of due snapshots */
 
 static void
@@ -207,6 +207,7 @@ count_tasks(void)
 {
 	if (!es_process_begin("counting the pool's tasks"))
 		return false;
+	count_soon = false;
 	tasks = es_projection_tasks();
 	es_process_end();
 	return false;
@@ -501,6 +502,7 @@ static void
 hear(void)
 {
 	wake_pool();
+	count_soon = true;			/* perhaps it was a new projection */
 	rounds.pending = true;
 	rounds.nap = es_mark_interval;	/* perhaps it was the append that holds the mark back */
 }
@@ -553,6 +555,8 @@ run_others(void)
 	if (es_key_purge_due() && perform(&keys, PURGE_INTERVAL))
 		at(&keys.next, PURGE_INTERVAL / 10);
 	(void) perform(&counting, TASKS_INTERVAL);
+	if (count_soon)
+		next = earlier(next, counting.next);
 	if (entry != es_shared())
 	{
 		if (tasks > 0 && perform(&working, es_poll_interval))

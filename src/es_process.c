@@ -168,6 +168,16 @@ es_process_exit(EsEnd end)
 	proc_exit(role == ES_COORDINATOR && !task.owned && again ? 1 : 0);
 }
 
+/* Whether this process should exit; for those who come between two calls of es_process_check() through much work. */
+bool
+es_process_wanted_away(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	return entry->stopped || (role != ES_COORDINATOR && entry->coordinator.pid == 0) ||
+		(role == ES_POOL_WORKER && task.number >= entry->workers_wanted) ||
+		es_database_locked(task.database);
+}
+
 /*
  * To be called between transactions, at least every ES_MAX_SLEEP: handles signals, and exits when it is time to. What was
  * allocated between transactions since the last call is gone.
@@ -184,14 +194,8 @@ es_process_check(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
-	if (entry->stopped)
-		es_process_exit(ES_END_STOPPED);
-	if (es_database_locked(task.database))
-		es_process_exit(ES_END_YIELDED);
-	if (role != ES_COORDINATOR && entry->coordinator.pid == 0)
-		es_process_exit(ES_END_STOPPED);
-	if (role == ES_POOL_WORKER && task.number >= entry->workers_wanted)
-		es_process_exit(ES_END_STOPPED);
+	if (es_process_wanted_away())
+		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_YIELDED);
 	MemoryContextSwitchTo(cycle);
 	MemoryContextReset(cycle);
 }

@@ -40,6 +40,7 @@ extern void es_process_init(EsProcessTask *task, EsRole role, int lock_timeout);
 extern EsSharedDatabase *es_process_entry(void);
 ES_NORETURN extern void es_process_exit(EsEnd end);
 extern void es_process_check(void);
+extern bool es_process_wanted_away(void);
 extern bool es_process_begin(const char *activity);
 extern void es_process_end(void);
 extern void es_process_abort(void);

@@ -232,12 +232,13 @@ es_projection_turn(long *wait)
 	{
 		TimestampTz began = GetCurrentTimestamp();
 		TimestampTz look_again = 0;
-		bool		again;
+		bool		again = false;
 
 		do
 		{
+			if (es_process_wanted_away())
+				break;
 			MemoryContextSwitchTo(context);
-			CHECK_FOR_INTERRUPTS();
 			again = work_on(lfirst(lc), mark, &look_again);
 		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_TIME));
 		more |= again;

@@ -86,6 +86,13 @@ kind_of(const ErrorData *error)
 	}
 }
 
+/* Whether an error is none of the events' or the handler's, and to try again is all that it needs. */
+bool
+es_apply_may_pass(const ErrorData *error)
+{
+	return kind_of(error) == MAY_PASS;
+}
+
 /* The events of the calls from..to-1 that are not left out; all of the batch is as it is. */
 static Tuplestorestate *
 rows_of(EsBatch *batch, int64 from, int64 to, int64 *count)
@@ -305,6 +312,15 @@ pause_after(int attempts)
 	return attempts > 6 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
 }
 
+/* Notes one failed attempt more, why, and when to make the next. */
+void
+es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error)
+{
+	checkpoint->attempts++;
+	checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
+	es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
+}
+
 /* Tries, with care the second time. NULL, or the error for which nothing has changed. */
 static ErrorData *
 run_attempts(Attempt *attempt)
@@ -364,9 +380,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 
 		if (kind == MAY_PASS && !task->patient)
 			ReThrowError(error);
-		checkpoint->attempts++;
-		checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
-		es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
+		es_apply_failed(checkpoint, error);
 		result = kind != MAY_PASS && (!task->patient || checkpoint->attempts >= BROKEN_ATTEMPTS) ? ES_FAILED : ES_LATER;
 		task->error = MemoryContextStrdup(old, error->message);
 	}

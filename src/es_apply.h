@@ -34,5 +34,7 @@ typedef struct EsTask
 
 extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);
 extern int64 es_apply_parked(EsTask *task, int64 together);
+extern bool es_apply_may_pass(const ErrorData *error);
+extern void es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error);
 
 #endif							/* ES_APPLY_H */

@@ -27,6 +27,7 @@
 #include "es_process.h"
 #include "es_projection.h"
 #include "es_rebuild.h"
+#include "es_rights.h"
 #include "es_shared.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -366,10 +367,7 @@ es_run_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument max_batches must be 1 or more"),
 				 errdetail("It is %lld; NULL means no limit.", (long long) batches)));
-	if (es_in_stored_text())
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a handler may not run a projection")));
+	es_refuse_in_stored_text("es_run_projection()");
 	events = es_rebuild_run(name, batches);
 	if (running_projection(name)->is_inline)
 		PG_RETURN_INT64(events);
@@ -394,6 +392,7 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_retry_quarantined()");
+	es_refuse_in_stored_text("es_retry_quarantined()");
 	(void) running_projection(name);
 	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	projection = running_projection(name);
@@ -486,6 +485,7 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 		es_null_argument("up_to_position");
 	upto = PG_GETARG_INT64(1);
 	(void) es_store_now();
+	es_refuse_in_stored_text("es_wait_for_projection()");
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

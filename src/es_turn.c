@@ -351,6 +351,7 @@ es_run_projection(PG_FUNCTION_ARGS)
 	char	   *name = name_argument(fcinfo);
 	int64		batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	int64		events;
+	EsCheckpoint checkpoint;
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_run_projection()");
@@ -365,6 +366,8 @@ es_run_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a handler may not run a projection")));
 	events = es_rebuild_run(name, batches);
+	/* It may be paused, or inline, once whoever held it has ended. */
+	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	if (running_projection(name)->is_inline)
 		PG_RETURN_INT64(events);
 	PG_RETURN_INT64(events + run_batches(name, PG_INT64_MAX, false, batches, 0));

@@ -358,6 +358,7 @@ es_run_projection(PG_FUNCTION_ARGS)
 	char	   *name = name_argument(fcinfo);
 	int64		batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	int64		events;
+	EsCheckpoint checkpoint;
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_run_projection()");
@@ -369,6 +370,8 @@ es_run_projection(PG_FUNCTION_ARGS)
 				 errdetail("It is %lld; NULL means no limit.", (long long) batches)));
 	es_refuse_in_stored_text("es_run_projection()");
 	events = es_rebuild_run(name, batches);
+	/* It may be paused, or inline, once whoever held it has ended. */
+	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	if (running_projection(name)->is_inline)
 		PG_RETURN_INT64(events);
 	PG_RETURN_INT64(events + run_batches(name, PG_INT64_MAX, false, batches, 0));

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/sysattr.h"
 #include "access/table.h"
@@ -28,6 +29,7 @@
 
 #include "es_compat.h"
 #include "es_head.h"
+#include "es_release.h"
 #include "es_store.h"
 
 void
@@ -72,7 +74,13 @@ void
 es_head_read(TupleTableSlot *slot, EsHead *head)
 {
 	bytea	   *digest;
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
 
+	head->writer = HeapTupleHeaderXminFrozen(tuple->t_data) ? InvalidTransactionId :
+		HeapTupleHeaderGetRawXmin(tuple->t_data);
+	if (should_free)
+		heap_freetuple(tuple);
 	slot_getallattrs(slot);
 	head->tid = slot->tts_tid;
 	head->id = DatumGetInt64(slot->tts_values[Anum_head_id - 1]);
@@ -131,6 +139,8 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	es_heads_open(&heads, AccessShareLock);
 	found = head_find(&heads, name, snapshot, head);
 	es_heads_close(&heads);
+	if (found)
+		es_release_await(head->writer);	/* the caller will report what the stream has */
 	return found;
 }
 

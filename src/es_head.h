@@ -21,6 +21,7 @@ typedef struct EsHead
 	int64		version;		/* 0: no event yet */
 	TimestampTz created_at;
 	TimestampTz recorded_at;	/* of the last event */
+	TransactionId writer;		/* of this version of the row; invalid: long ago */
 	int32		category;
 	uint8		digest[ES_DIGEST_LEN];
 } EsHead;

@@ -51,7 +51,8 @@ sub pattern
 {
 	my ($output) = @_;
 	my @lines = map { $_ eq '...' ? '(?:.*\n)*?' : quotemeta($_) . '\n' } split /\n/, $output;
-	return '\A' . join('', @lines) . '\z';
+	my $all = join('', @lines);
+	return qr/\A$all\z/;
 }
 
 for my $name ('projections')

@@ -215,6 +215,7 @@ END
 # catch_up QUERY TEXT: draws the number that the query gives until it is all of the rates; no number: it is over.
 catch_up() {
     local done from=$SECONDS
+    echo
     while done=$(psql -At -c "$1") && [[ -n $done && $done -lt $rates_count ]]; do
         progress "$done" "$rates_count" events
         sleep 0.1

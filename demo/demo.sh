@@ -214,10 +214,10 @@ END
 
 # catch_up QUERY TEXT: draws the number that the query gives until it is all of the rates; no number: it is over.
 catch_up() {
-    local done from=$SECONDS
+    local seen from=$SECONDS
     echo
-    while done=$(psql -At -c "$1") && [[ -n $done && $done -lt $rates_count ]]; do
-        progress "$done" "$rates_count" events
+    while seen=$(psql -At -c "$1") && [[ -n $seen && $seen -lt $rates_count ]]; do
+        progress "$seen" "$rates_count" events
         sleep 0.1
     done
     progress "$rates_count" "$rates_count" "events, $((SECONDS - from)) s"

@@ -454,8 +454,8 @@ finish(void *arg)
 
 	if (projection->is_inline)
 		es_inline_check_parked(finish->rebuild->name, true);
-	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->schema, projection->tables,
-						finish->rebuild->fast);
+	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
+						projection->tables, finish->rebuild->fast);
 	replace_definition(finish->rebuild);
 	finish->done = true;
 }

@@ -27,6 +27,7 @@
 
 #include "es_compat.h"
 #include "es_difference.h"
+#include "es_guard.h"
 #include "es_sql.h"
 
 /* What statements about one table are made of. */
@@ -170,22 +171,9 @@ apply_fast(Table *tables, int count)
 		insert_all(&tables[i], "");
 }
 
-/*
- * Makes the tables (qualified and quoted names) equal to those of the same names in a schema, as a role. Triggers and
- * constraints of the tables find the search_path that they find when the handler runs.
- */
-void
-es_difference_apply(Oid role, const char *search_path, const char *schema, List *names, bool fast)
+static void
+apply(Table *tables, int count, bool fast)
 {
-	int			count = list_length(names);
-	Table	   *tables = palloc0(sizeof(Table) * count);
-	EsSql		sql;
-
-	for (int i = 0; i < count; i++)
-		describe(&tables[i], list_nth(names, i), schema);
-	es_sql_begin(&sql, role);
-	es_pin_setting("search_path", search_path);
-	es_pin_setting("row_security", "off");	/* rows that policies hide: an error, not half of the differences */
 	/* The planner knows nothing of tables that were filled a moment ago. */
 	for (int i = 0; i < count; i++)
 		es_sql_runf("ANALYZE %s", tables[i].beside);
@@ -196,6 +184,35 @@ es_difference_apply(Oid role, const char *search_path, const char *schema, List 
 	for (int i = 0; i < count; i++)
 		if (tables[i].identity.len > 0)
 			es_sql_run(tables[i].identity.data);
+}
+
+/*
+ * Makes the tables (qualified and quoted names) equal to those of the same names in a schema, as a role. Triggers and
+ * constraints of the tables find the search_path that they find when the handler runs.
+ */
+void
+es_difference_apply(Oid role, const char *search_path, const char *schema, List *names, bool fast)
+{
+	int			count = list_length(names);
+	Table	   *tables = palloc0(sizeof(Table) * count);
+	EsGuard		guard;
+	EsSql		sql;
+
+	for (int i = 0; i < count; i++)
+		describe(&tables[i], list_nth(names, i), schema);
+	es_sql_begin(&sql, role);
+	es_pin_setting("search_path", search_path);
+	es_pin_setting("row_security", "off");	/* rows that policies hide: an error, not half of the differences */
+	guard = es_guard_set((EsGuard) {true, InvalidOid});	/* triggers are as much the handler's as it is */
+	PG_TRY();
+	{
+		apply(tables, count, fast);
+	}
+	PG_FINALLY();
+	{
+		(void) es_guard_set(guard);
+	}
+	PG_END_TRY();
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 }

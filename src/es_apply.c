@@ -342,7 +342,7 @@ attempt_batch(void *arg)
 		attempt->batch = es_batch_read(task->filter, attempt->snapshot, &checkpoint->cursor, attempt->upto,
 									   task->limit, task->max, attempt->careful);
 	batch = attempt->batch;
-	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle)
+	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle && !batch->more)
 	{
 		attempt->nothing = true;
 		es_batch_free(batch);

@@ -395,7 +395,7 @@ replace_definition(const Rebuild *rebuild)
 	const char *name = rebuild->name;
 
 	change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
-		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = false,"
+		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
 		   " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 		   " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
 	change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
@@ -450,8 +450,10 @@ finish(void *arg)
 	} while (task->more);
 	UnregisterSnapshot(snapshot);
 
-	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->schema, projection->tables,
-						finish->rebuild->fast);
+	if (projection->is_inline)
+		es_inline_check_parked(finish->rebuild->name, true);
+	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
+						projection->tables, finish->rebuild->fast);
 	replace_definition(finish->rebuild);
 	finish->done = true;
 }

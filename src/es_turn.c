@@ -91,7 +91,7 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 	else if (elapsed > BATCH_TIME_LONG)
 		projection->limit = Max(1, projection->limit / 2);
 	else if (task->more && elapsed < BATCH_TIME_SHORT)
-		projection->limit = Min(projection->batch_size, projection->limit * 2);
+		projection->limit = (int) Min((int64) projection->batch_size, (int64) projection->limit * 2);
 }
 
 /*

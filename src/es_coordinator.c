@@ -477,6 +477,8 @@ begin_coordinator(void)
 	}
 	es_process_end();
 	ereport(LOG, (errmsg("event_store coordinator of database %u started", MyDatabaseId)));
+	entry->ready = true;
+	es_shared_wake_launcher();
 	goal = GetCurrentTimestamp();
 }
 

@@ -277,7 +277,15 @@ is(lines(qr/launcher found no free slot/, $from), 1, 'the log says it once');
 $node->safe_psql($lucky, 'SELECT es_stop_worker()');
 ok(running($other) && published($other), 'the other has it when it becomes free');
 is(lines(qr/launcher found a free slot/, $from), 1, 'and the log says so');
-$node->safe_psql('postgres', q[SELECT 1]);
+$node->safe_psql('postgres', "CREATE DATABASE none$_") for 1 .. 6;
+$node->append_conf('postgresql.conf', "max_worker_processes = 4\n");
+$from = log_size();
+$node->restart;
+ok(running($_), "$_ has its coordinator") for $db, 'two';
+# A probe that was made after all of them were: it is the last.
+$node->safe_psql('none6', 'CREATE EXTENSION event_store; SELECT es_create_store()');
+ok(running('none6'), 'a third one, too');
+is(lines(qr/no free slot/, $from), 0, 'databases without a store are looked into one after the other');
 $node->stop;
 
 # ---- without preload

@@ -141,7 +141,9 @@ look(void)
 	es_mark_state(&state);
 	if (notified == 0)
 		notified = state.mark;
-	if (pg_atomic_read_u64(&entry->snapshot_position) == 0)
+	/* Not known yet, or of a store that was dropped. */
+	if (pg_atomic_read_u64(&entry->snapshot_position) == 0 ||
+		(int64) pg_atomic_read_u64(&entry->snapshot_position) > Max(state.last, 1))
 		pg_atomic_write_u64(&entry->snapshot_position, Max(state.mark, 1));
 	es_process_end();
 	return !reached_goal();
@@ -475,6 +477,8 @@ begin_coordinator(void)
 	}
 	es_process_end();
 	ereport(LOG, (errmsg("event_store coordinator of database %u started", MyDatabaseId)));
+	entry->ready = true;
+	es_shared_wake_launcher();
 	goal = GetCurrentTimestamp();
 }
 

@@ -59,9 +59,17 @@ typedef struct Attempt
 	EsParked   *parked;
 	int			failures;
 	int64		events;
+	List	   *notes;			/* Note: of calls that were parked */
 	bool		broken;			/* given up, although the error looked like an event's own */
 	bool		nothing;
 } Attempt;
+
+/* A call that was parked: said when the attempt has come to its end, as it may still be given up. */
+typedef struct Note
+{
+	int64		position;		/* of the call's first event */
+	const char *message;
+}			Note;
 
 static ErrorKind
 kind_of(const ErrorData *error)
@@ -141,14 +149,30 @@ static void
 note_parked(Attempt *attempt, int64 call, const ErrorData *error)
 {
 	EsBatch    *batch = attempt->batch;
+	Note	   *note = palloc(sizeof(Note));
 
 	es_batch_members(batch);
-	ereport(attempt->task->patient ? LOG : WARNING,
-			(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
-					attempt->task->checkpoint->projection, attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
-					(long long) batch->events[batch->members[batch->starts[call]]].position, error->message),
-			 errdetail("The streams of its call are parked; everything else goes on."),
-			 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
+	note->position = batch->events[batch->members[batch->starts[call]]].position;
+	note->message = pstrdup(error->message);	/* the batch will be gone */
+	attempt->notes = lappend(attempt->notes, note);
+}
+
+static void
+say_parked(const Attempt *attempt)
+{
+	ListCell   *lc;
+
+	foreach(lc, attempt->notes)
+	{
+		Note	   *note = lfirst(lc);
+
+		ereport(attempt->task->patient ? LOG : WARNING,
+				(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
+						attempt->task->checkpoint->projection, attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
+						(long long) note->position, note->message),
+				 errdetail("The streams of its call are parked; everything else goes on."),
+				 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
+	}
 }
 
 /* Parks a call that failed; gives up when nothing else happens. */
@@ -317,6 +341,7 @@ run_attempts(Attempt *attempt)
 	{
 		attempt->batch = NULL;
 		attempt->events = 0;
+		attempt->notes = NIL;
 		attempt->broken = attempt->nothing = false;
 		error = es_catch(attempt_batch, attempt);
 		if (error == NULL)
@@ -356,6 +381,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 	else if ((error = run_attempts(&attempt)) == NULL)
 	{
 		task->events = attempt.events;
+		say_parked(&attempt);
 		result = attempt.nothing ? ES_NOTHING : ES_APPLIED;
 	}
 	else
@@ -392,6 +418,7 @@ es_apply_parked(EsTask *task, int64 together)
 	attempt.together = together;
 	attempt.careful = true;
 	attempt_batch(&attempt);
+	say_parked(&attempt);
 	UnregisterSnapshot(attempt.snapshot);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

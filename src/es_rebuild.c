@@ -510,6 +510,9 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	if (error != NULL)
 	{
 		*task->checkpoint = before;
+		/* Of an inline projection, in a transaction that has appended: nothing that the rebuild could help. */
+		if (!task->patient && error->sqlerrcode == ERRCODE_ACTIVE_SQL_TRANSACTION)
+			ReThrowError(error);
 		if (es_apply_may_pass(error))
 		{
 			/* A lock that was not given, a deadlock: nothing is wrong with the rebuild. */

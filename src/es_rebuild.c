@@ -152,7 +152,7 @@ es_rebuilds(MemoryContext context)
 		count = es_sql_run("SELECT projection FROM event_store.rebuilds WHERE state = 'running' ORDER BY 1");
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		for (uint64 i = 0; i < count; i++)
-			found = lappend(found, pstrdup(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)));
+			found = lappend(found, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
 		MemoryContextSwitchTo(old);
 		es_sql_end(&sql);
 		list_free_deep(names);

@@ -51,7 +51,7 @@ lost(const Reply *reply, const char *detail)
 			 errmsg("consumer \"%s\" has lost its lease on subscription \"%s\"",
 					text_to_cstring(reply->consumer), text_to_cstring(reply->name)),
 			 errdetail("%s", detail),
-			 errhint("Call es_fetch again, with a longer lease or fewer events; what is not acknowledged is delivered again, to whoever fetches it.")));
+			 errhint("Call es_fetch again, with a longer lease or fewer events.")));
 }
 
 /* Locks the subscription and checks that the consumer may answer for events up to reply->upto. */

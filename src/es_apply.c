@@ -58,10 +58,17 @@ typedef struct Attempt
 	EsBatch    *batch;
 	EsParked   *parked;
 	int			failures;
+	List	   *parked_calls;	/* ParkedCall *, to be reported when they are */
 	int64		events;
 	bool		broken;			/* given up, although the error looked like an event's own */
 	bool		nothing;
 } Attempt;
+
+typedef struct ParkedCall
+{
+	int64		position;		/* of its first event */
+	char	   *message;
+} ParkedCall;
 
 static ErrorKind
 kind_of(const ErrorData *error)
@@ -71,6 +78,8 @@ kind_of(const ErrorData *error)
 		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
 		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+		case ERRCODE_TO_CATEGORY(ERRCODE_CONNECTION_EXCEPTION):		/* these two: another server's */
+		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
 			return MAY_PASS;
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR):
 		case ERRCODE_TO_CATEGORY(ERRCODE_INVALID_SCHEMA_NAME):
@@ -84,6 +93,13 @@ kind_of(const ErrorData *error)
 				return OF_THE_HANDLER;
 			return OF_THE_EVENT;
 	}
+}
+
+/* Whether an error is none of the events' or the handler's, and to try again is all that it needs. */
+bool
+es_apply_may_pass(const ErrorData *error)
+{
+	return kind_of(error) == MAY_PASS;
 }
 
 /* The events of the calls from..to-1 that are not left out; all of the batch is as it is. */
@@ -121,6 +137,7 @@ typedef struct Piece
 	int64		from;			/* calls */
 	int64		to;
 	int64		events;
+	MemoryContext context;
 } Piece;
 
 /* Runs the handler on some calls. */
@@ -129,26 +146,46 @@ run_piece(void *arg)
 {
 	Piece	   *piece = arg;
 	EsBatch    *batch = piece->attempt->batch;
+	MemoryContext old = MemoryContextSwitchTo(piece->context);
 	Tuplestorestate *rows = rows_of(batch, piece->from, piece->to, &piece->events);
 
 	if (piece->events > 0)
 		es_handler_run(piece->attempt->task->handler, rows, batch->desc, piece->events);
 	if (rows != batch->rows)
 		tuplestore_end(rows);
+	MemoryContextSwitchTo(old);
 }
 
 static void
 note_parked(Attempt *attempt, int64 call, const ErrorData *error)
 {
 	EsBatch    *batch = attempt->batch;
+	ParkedCall *parked = palloc(sizeof(ParkedCall));
 
 	es_batch_members(batch);
-	ereport(attempt->task->patient ? LOG : WARNING,
-			(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
-					attempt->task->checkpoint->projection, attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
-					(long long) batch->events[batch->members[batch->starts[call]]].position, error->message),
-			 errdetail("The streams of its call are parked; everything else goes on."),
-			 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
+	parked->position = batch->events[batch->members[batch->starts[call]]].position;
+	parked->message = pstrdup(error->message);
+	attempt->parked_calls = lappend(attempt->parked_calls, parked);
+}
+
+/* Says what was parked, when no later failure can take it back. */
+static void
+report_parked(const Attempt *attempt)
+{
+	ListCell   *lc;
+
+	foreach(lc, attempt->parked_calls)
+	{
+		ParkedCall *parked = lfirst(lc);
+
+		ereport(attempt->task->patient ? LOG : WARNING,
+				(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
+						attempt->task->checkpoint->projection,
+						attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
+						(long long) parked->position, parked->message),
+				 errdetail("The streams of its call are parked; everything else goes on."),
+				 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
+	}
 }
 
 /* Parks a call that failed; gives up when nothing else happens. */
@@ -164,16 +201,39 @@ park(Attempt *attempt, int64 call, ErrorData *error)
 	(void) es_parked_add(attempt->parked, attempt->batch, call, error);
 }
 
+/* Whether an error that was caught must end the attempt: to park what it struck would be wrong. */
+static void
+check_kind(const Attempt *attempt, ErrorData *error)
+{
+	if (kind_of(error) == OF_THE_HANDLER ||
+		(kind_of(error) == MAY_PASS && attempt->task->checkpoint->attempts < PASSING_ATTEMPTS))
+		ReThrowError(error);
+}
+
+/* Runs a piece in a subtransaction. What it allocates is given back, also after an error: there may be thousands. */
+static ErrorData *
+try_piece(Piece *piece)
+{
+	ErrorData  *error;
+
+	piece->context = AllocSetContextCreate(CurrentMemoryContext, "event_store piece", ALLOCSET_DEFAULT_SIZES);
+	error = es_catch(run_piece, piece);
+	MemoryContextDelete(piece->context);
+	return error;
+}
+
 /* Applies calls from..to-1 with care: what fails alone is parked. */
 static void
 apply_calls(Attempt *attempt, int64 from, int64 to)
 {
-	Piece		piece = {attempt, from, to, 0};
+	Piece		piece = {attempt, from, to, 0, NULL};
 	ErrorData  *error;
 	int64		middle = from + (to - from) / 2;
 
+	if (from >= to)
+		return;
 	CHECK_FOR_INTERRUPTS();
-	error = es_catch(run_piece, &piece);
+	error = try_piece(&piece);
 	if (error == NULL)
 	{
 		attempt->events += piece.events;
@@ -181,27 +241,50 @@ apply_calls(Attempt *attempt, int64 from, int64 to)
 			attempt->failures = 0;
 		return;
 	}
-	if (kind_of(error) == OF_THE_HANDLER ||
-		(kind_of(error) == MAY_PASS && attempt->task->checkpoint->attempts < PASSING_ATTEMPTS))
-		ReThrowError(error);
+	check_kind(attempt, error);
 	if (to - from == 1)
-	{
 		park(attempt, from, error);
-		return;
+	else
+	{
+		apply_calls(attempt, from, middle);
+		apply_calls(attempt, middle, to);
 	}
-	apply_calls(attempt, from, middle);
-	apply_calls(attempt, middle, to);
+	FreeErrorData(error);
 }
 
-/* Parks the calls that have an event which cannot be upcast. */
+/*
+ * Applies all calls of the batch with care, in order; those that have an event which cannot be upcast are parked when
+ * it is their turn, so that calls that do not fail are seen in between.
+ */
 static void
-park_failures(Attempt *attempt)
+apply_with_care(Attempt *attempt)
 {
 	EsBatch    *batch = attempt->batch;
+	ErrorData **failures = MemoryContextAllocExtended(CurrentMemoryContext,
+													  sizeof(ErrorData *) * Max(batch->call_count, 1),
+													  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	int64		from = 0;
 
 	for (int64 i = 0; i < batch->count; i++)
 		if (batch->events[i].failure != NULL && !batch->events[i].left_out)
-			park(attempt, es_batch_call(batch, batch->events[i].key), batch->events[i].failure);
+		{
+			int64		call = es_batch_call(batch, batch->events[i].key);
+
+			check_kind(attempt, batch->events[i].failure);
+			if (failures[call] == NULL)
+				failures[call] = batch->events[i].failure;
+		}
+	es_batch_members(batch);
+	for (int64 call = 0; call < batch->call_count; call++)
+		if (failures[call] != NULL)
+		{
+			apply_calls(attempt, from, call);
+			from = call + 1;
+			/* Unless it was parked behind another one meanwhile. */
+			if (!batch->events[batch->members[batch->starts[call]]].left_out)
+				park(attempt, call, failures[call]);
+		}
+	apply_calls(attempt, from, batch->call_count);
 }
 
 /* Reads what is parked under one number, and takes it out of the quarantine. */
@@ -259,7 +342,7 @@ attempt_batch(void *arg)
 		attempt->batch = es_batch_read(task->filter, attempt->snapshot, &checkpoint->cursor, attempt->upto,
 									   task->limit, task->max, attempt->careful);
 	batch = attempt->batch;
-	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle)
+	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle && !batch->more)
 	{
 		attempt->nothing = true;
 		es_batch_free(batch);
@@ -269,15 +352,13 @@ attempt_batch(void *arg)
 	attempt->parked = es_parked_load(checkpoint->projection, checkpoint->rebuild, checkpoint->quarantined > 0,
 									 attempt->attempts);
 	(void) es_parked_apply(attempt->parked, batch, 0);
-	if (attempt->careful)
-		park_failures(attempt);
 	if (batch->call_count > 0)
 	{
 		if (attempt->careful)
-			apply_calls(attempt, 0, batch->call_count);
+			apply_with_care(attempt);
 		else
 		{
-			Piece		piece = {attempt, 0, batch->call_count, 0};
+			Piece		piece = {attempt, 0, batch->call_count, 0, CurrentMemoryContext};
 
 			run_piece(&piece);
 			attempt->events = piece.events;
@@ -295,6 +376,7 @@ attempt_batch(void *arg)
 	es_checkpoint_save(&after, attempt->events);
 	CommandCounterIncrement();
 	task->more = batch->more;
+	task->split = attempt->careful && attempt->together == 0 && attempt->parked_calls == NIL && batch->call_count > 1;
 	*checkpoint = after;
 	es_batch_free(batch);		/* its files belong to this subtransaction */
 }
@@ -303,6 +385,15 @@ static long
 pause_after(int attempts)
 {
 	return attempts > 6 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
+}
+
+/* Notes one failed attempt more, why, and when to make the next. */
+void
+es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error)
+{
+	checkpoint->attempts++;
+	checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
+	es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
 }
 
 /* Tries, with care the second time. NULL, or the error for which nothing has changed. */
@@ -316,6 +407,7 @@ run_attempts(Attempt *attempt)
 	for (;;)
 	{
 		attempt->batch = NULL;
+		attempt->parked_calls = NIL;
 		attempt->events = 0;
 		attempt->broken = attempt->nothing = false;
 		error = es_catch(attempt_batch, attempt);
@@ -344,7 +436,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 	EsResult	result;
 
 	task->events = 0;
-	task->more = false;
+	task->more = task->split = false;
 	task->error = NULL;
 	memset(&attempt, 0, sizeof(attempt));
 	attempt.task = task;
@@ -355,6 +447,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 		result = ES_NOTHING;
 	else if ((error = run_attempts(&attempt)) == NULL)
 	{
+		report_parked(&attempt);
 		task->events = attempt.events;
 		result = attempt.nothing ? ES_NOTHING : ES_APPLIED;
 	}
@@ -364,9 +457,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 
 		if (kind == MAY_PASS && !task->patient)
 			ReThrowError(error);
-		checkpoint->attempts++;
-		checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
-		es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
+		es_apply_failed(checkpoint, error);
 		result = kind != MAY_PASS && (!task->patient || checkpoint->attempts >= BROKEN_ATTEMPTS) ? ES_FAILED : ES_LATER;
 		task->error = MemoryContextStrdup(old, error->message);
 	}
@@ -392,6 +483,7 @@ es_apply_parked(EsTask *task, int64 together)
 	attempt.together = together;
 	attempt.careful = true;
 	attempt_batch(&attempt);
+	report_parked(&attempt);
 	UnregisterSnapshot(attempt.snapshot);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

@@ -29,10 +29,13 @@ typedef struct EsTask
 	/* results */
 	int64		events;			/* applied */
 	bool		more;
+	bool		split;			/* it failed as a whole, and succeeded piece by piece */
 	char	   *error;			/* message, of ES_LATER and ES_FAILED */
 } EsTask;
 
 extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);
 extern int64 es_apply_parked(EsTask *task, int64 together);
+extern bool es_apply_may_pass(const ErrorData *error);
+extern void es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error);
 
 #endif							/* ES_APPLY_H */

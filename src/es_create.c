@@ -130,7 +130,8 @@ static const char *const tables[] = {
 	"CREATE TABLE event_store.rebuilds ("
 	" projection text COLLATE \"C\" PRIMARY KEY, handler text NOT NULL, categories text[], event_types text[],"
 	" fast boolean NOT NULL, role text NOT NULL, search_path text NOT NULL, schema text NOT NULL,"
-	" state text NOT NULL CHECK (state IN ('running', 'failed')), started_at timestamptz NOT NULL)",
+	" state text NOT NULL CHECK (state IN ('running', 'failed')), started_at timestamptz NOT NULL,"
+	" stale boolean NOT NULL DEFAULT false)",
 	"COMMENT ON TABLE event_store.rebuilds IS 'rebuilds that are under way or have failed'",
 
 	"CREATE TABLE event_store.quarantine ("
@@ -388,8 +389,9 @@ make_tables(int node, bool has_schema)
 			   " CASE p.mode WHEN 'inline' THEN 0 ELSE greatest(m.mark - c.position, 0) END AS lag_events,"
 			   " CASE p.mode WHEN 'inline' THEN 0 ELSE coalesce(extract(epoch FROM clock_timestamp() - n.recorded_at), 0) END"
 			   "::double precision AS lag_seconds,"
-			   " c.events, round((c.rate * exp(-extract(epoch FROM clock_timestamp() - c.last_active)::double precision / 10))::numeric, 1)"
-			   " AS events_per_second, c.quarantined AS quarantined_streams, c.attempts, c.error AS last_error,"
+			   " c.events, round((CASE WHEN c.last_active < clock_timestamp() - interval '5 minutes' THEN 0" /* exp() would underflow */
+			   " ELSE c.rate * exp(-greatest(extract(epoch FROM clock_timestamp() - c.last_active)::double precision, 0) / 10) END)"
+			   "::numeric, 1) AS events_per_second, c.quarantined AS quarantined_streams, c.attempts, c.error AS last_error,"
 			   " c.error_code AS last_error_code, c.error_position AS last_error_position, c.last_active,"
 			   " b.state AS rebuild FROM event_store.projections p"
 			   " JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild"

@@ -359,3 +359,11 @@ es_run_close(EsRun *run)
 	FreeExprContext(run->econtext, true);
 	pfree(run);
 }
+
+/* The same after an error that was caught: what it held has been released with the subtransaction. */
+void
+es_run_abandon(EsRun *run)
+{
+	FreeExprContext(run->econtext, false);
+	pfree(run);
+}

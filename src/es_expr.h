@@ -50,6 +50,7 @@ extern EsRun *es_run_open(const EsExpr *expr);
 extern void es_run_enter(EsRun *run);
 extern void es_run_leave(EsRun *run);
 extern void es_run_close(EsRun *run);
+extern void es_run_abandon(EsRun *run);
 
 /* Sets a variable; the datum must stay where it is until the evaluation. */
 static inline void

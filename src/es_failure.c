@@ -61,7 +61,7 @@ es_failure_rethrow(int sqlerrcode, const char *detail)
 
 /*
  * Runs body(arg) in a subtransaction. Returns NULL, or the error that it was rolled back for, in the caller's memory
- * context. What an operator or a shutdown did is thrown on.
+ * context. A cancel is thrown on.
  */
 static ErrorData *
 catch(void (*body) (void *arg), void *arg, bool keep)
@@ -88,7 +88,8 @@ catch(void (*body) (void *arg), void *arg, bool keep)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(old);
 		CurrentResourceOwner = owner;
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION))
+		/* The others of its class end the process here; caught, they are another server's, through a foreign table. */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
 	}
 	PG_END_TRY();

@@ -379,7 +379,7 @@ compare_positions(Datum a, Datum b, void *arg)
 	return left < right ? -1 : left > right ? 1 : 0;
 }
 
-/* Adds the events of a stream to the sort, up to where there can be no room; heap has the positions that have it. */
+/* Adds the events of a stream to the sort while there can be room; heap has the positions that have it. */
 static void
 read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, TupleTableSlot *row)
 {
@@ -637,7 +637,7 @@ store_fetch(Fetch *fetch)
 		6, {INT4OID, TEXTOID, TIMESTAMPTZOID, INT8OID, INT8OID, TIMESTAMPTZOID}
 	};
 	static EsStatement clear = {
-		"UPDATE event_store.subscription_consumers SET lost = false"
+		"UPDATE event_store.subscription_consumers SET lost = false, returned = 0, covered = 0"
 		" WHERE subscription = $1 AND consumer = $2 AND lost",
 		2, {INT4OID, TEXTOID}
 	};

@@ -15,6 +15,7 @@
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
+#include "tcop/dest.h"
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 #include "utils/snapmgr.h"
@@ -55,11 +56,15 @@ check_statements(const char *text)
 	foreach(lc, statements)
 	{
 		Node	   *statement = lfirst_node(RawStmt, lc)->stmt;
+		SelectStmt *first;
 
 		switch (nodeTag(statement))
 		{
 			case T_SelectStmt:
-				if (((SelectStmt *) statement)->intoClause == NULL)
+				/* INTO is in the first of those that UNION and the like put together. */
+				for (first = (SelectStmt *) statement; first->op != SETOP_NONE; first = first->larg)
+					;
+				if (first->intoClause == NULL)
 					continue;
 				break;
 			case T_InsertStmt:
@@ -142,28 +147,31 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 {
 	SPIPlanPtr *plan = &handler->plans[count >= LARGE_BATCH ? 1 : 0];
 	EsRights	rights;
-	Oid			guard;
+	SPIExecuteOptions options = {0};
+	EsGuard		guard = {true, handler->only_schema};
+	EsGuard		before;
 	volatile int rc = 0;
 
 	es_become(&rights, es_role_to_run(handler->role), handler->search_path, handler->may_append);
 	SPI_connect();
 	register_events(rows, desc, count);
-	if (*plan == NULL)
-	{
-		SPIPlanPtr	made = prepare(handler->text);
-
-		SPI_keepplan(made);
-		*plan = made;
-	}
 	tuplestore_rescan(rows);
-	guard = es_guard_set(handler->only_schema);
+	options.dest = None_Receiver;	/* nobody looks at what a SELECT or RETURNING returns */
+	before = es_guard_set(guard);
 	PG_TRY();
 	{
-		rc = SPI_execute_plan(*plan, NULL, NULL, false, 0);
+		if (*plan == NULL)
+		{
+			SPIPlanPtr	made = prepare(handler->text);
+
+			SPI_keepplan(made);
+			*plan = made;
+		}
+		rc = SPI_execute_plan_extended(*plan, &options);
 	}
 	PG_FINALLY();
 	{
-		(void) es_guard_set(guard);
+		(void) es_guard_set(before);
 	}
 	PG_END_TRY();
 	if (rc < 0)

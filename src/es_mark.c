@@ -289,6 +289,10 @@ es_mark_snapshot(int64 *mark)
 Snapshot
 es_mark_snapshot_inside(int64 *mark)
 {
+#if defined(ES_MUTANT) && ES_MUTANT == 4
+	*mark = es_position_last();	/* known bug: up to what was drawn, not to what is settled */
+	return RegisterSnapshot(GetLatestSnapshot());
+#endif
 	return mark_snapshot(mark, false);
 }
 

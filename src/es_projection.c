@@ -323,6 +323,7 @@ es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly(function);
+	es_refuse_in_stored_text(function);
 	(void) es_projection_get(name);
 	lock_checkpoints(name);
 	return es_projection_get(name);
@@ -479,6 +480,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_create_projection()");
+	es_refuse_in_stored_text("es_create_projection()");
 	es_check_filter_arguments(fcinfo, 2, 3);
 	if (PG_ARGISNULL(6))
 		es_null_argument("batch_size");

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -48,6 +49,12 @@ PG_FUNCTION_INFO_V1(es_cancel_rebuild);
 
 /* So far behind the mark, in positions, the live projection is stopped and the rest is done at once. */
 #define CLOSE_ENOUGH		20000
+
+/*
+ * How long a worker waits for a lock when it finishes: who waits for the sequence of positions, or to truncate a table,
+ * has appends or readers queue behind it, for as long as somebody else leaves a transaction open.
+ */
+#define FINISH_LOCK_TIMEOUT	"1s"
 
 /* A row of event_store.rebuilds. */
 typedef struct Rebuild
@@ -232,7 +239,7 @@ try_handler(const Rebuild *rebuild)
 	}
 	PG_FINALLY();
 	{
-		es_handler_free(handler);
+		es_handler_free(handler);	/* it is not in this transaction's memory */
 	}
 	PG_END_TRY();
 }
@@ -350,11 +357,12 @@ handler_of(const Rebuild *rebuild)
 	}
 	if (kept == NULL)
 	{
+		Oid			schema = get_namespace_oid(rebuild->schema, false);
+
 		kept_for = MemoryContextStrdup(TopMemoryContext, rebuild->name);
 		kept_generation = generation;
 		kept = es_handler_create(rebuild->handler, rebuild->role,
-								 redirected_path(rebuild->schema, rebuild->search_path), false,
-								 get_namespace_oid(rebuild->schema, false));
+								 redirected_path(rebuild->schema, rebuild->search_path), false, schema);
 	}
 	return kept;
 }
@@ -376,8 +384,8 @@ typedef struct Finish
 {
 	const Rebuild *rebuild;
 	EsTask	   *task;
+	EsResult	result;			/* of the last batch */
 	bool		done;
-	bool		failed;			/* for good, in catching up */
 } Finish;
 
 /* The definition becomes the rebuilt one, the checkpoint and the quarantine too. */
@@ -387,7 +395,7 @@ replace_definition(const Rebuild *rebuild)
 	const char *name = rebuild->name;
 
 	change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
-		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = false,"
+		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
 		   " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 		   " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
 	change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
@@ -432,20 +440,20 @@ finish(void *arg)
 	}
 	do
 	{
-		EsResult	result = es_apply(task, snapshot, mark);
-
 		CHECK_FOR_INTERRUPTS();
-		if (result == ES_LATER || result == ES_FAILED)
+		finish->result = es_apply(task, snapshot, mark);
+		if (finish->result == ES_LATER || finish->result == ES_FAILED)
 		{
-			finish->failed = result == ES_FAILED;
 			UnregisterSnapshot(snapshot);
 			return;
 		}
 	} while (task->more);
 	UnregisterSnapshot(snapshot);
 
-	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->schema, projection->tables,
-						finish->rebuild->fast);
+	if (projection->is_inline)
+		es_inline_check_parked(finish->rebuild->name, true);
+	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
+						projection->tables, finish->rebuild->fast);
 	replace_definition(finish->rebuild);
 	finish->done = true;
 }
@@ -461,9 +469,18 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	int64		mark;
 	EsResult	result;
 	ErrorData  *error;
-	Finish		last = {rebuild, task, false, false};
+	EsCheckpoint before = *task->checkpoint;
+	Finish		last = {rebuild, task, ES_NOTHING, false};
+	int			level;
 
 	*ended = false;
+	if (!OidIsValid(get_namespace_oid(rebuild->schema, true)))
+	{
+		/* Not redirected, the handler would write to the live tables. */
+		stop_rebuild(rebuild->name, psprintf("schema \"%s\" does not exist", rebuild->schema), task->patient);
+		*ended = true;
+		return false;
+	}
 	task->filter = &rebuild->filter;
 	task->handler = handler_of(rebuild);
 	task->write_idle = true;
@@ -485,16 +502,31 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	}
 	UnregisterSnapshot(snapshot);
 
+	level = NewGUCNestLevel();
+	if (task->patient)
+		es_pin_setting("lock_timeout", FINISH_LOCK_TIMEOUT);
 	error = es_catch(finish, &last);
+	AtEOXact_GUC(false, level);
 	if (error != NULL)
 	{
-		task->checkpoint->attempts++;
-		es_checkpoint_fail(task->checkpoint, error, task->checkpoint->cursor.position);
+		*task->checkpoint = before;
+		/* Of an inline projection, in a transaction that has appended: nothing that the rebuild could help. */
+		if (!task->patient && error->sqlerrcode == ERRCODE_ACTIVE_SQL_TRANSACTION)
+			ReThrowError(error);
+		if (es_apply_may_pass(error))
+		{
+			/* A lock that was not given, a deadlock: nothing is wrong with the rebuild. */
+			if (!task->patient)
+				ReThrowError(error);
+			es_apply_failed(task->checkpoint, error);
+			return false;
+		}
+		es_apply_failed(task->checkpoint, error);
 		stop_rebuild(rebuild->name, error->message, task->patient);
 	}
-	else if (last.failed)
+	else if (last.result == ES_FAILED)
 		stop_rebuild(rebuild->name, task->error, task->patient);
-	*ended = error != NULL || last.failed || last.done;
+	*ended = error != NULL || last.result == ES_FAILED || last.done;
 	return false;
 }
 

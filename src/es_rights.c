@@ -138,11 +138,12 @@ es_settings_close(int level)
 }
 
 /*
- * Set while stored text runs. A bit of the security context, beside core's three, because core saves
+ * Set while stored text runs, and while it must not append. Bits of the security context, beside core's three, because core saves
  * and restores that as a whole with every subtransaction, and keeps unknown bits when functions change
  * the user.
  */
-#define ES_RUNNING_STORED_TEXT	0x40000000
+#define ES_RUNNING_STORED_TEXT	0x20000000
+#define ES_MAY_NOT_APPEND		0x40000000
 
 /* Whether we have been called from a fold, an upcaster, a check or a handler that may not append. */
 bool
@@ -152,7 +153,24 @@ es_in_stored_text(void)
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
-	return (context & ES_RUNNING_STORED_TEXT) != 0;
+	return (context & ES_MAY_NOT_APPEND) != 0;
+}
+
+/*
+ * Refuses a function that changes, runs or waits for projections where stored text has called it, also that of a
+ * projection with side effects: a batch that is under way keeps what it knows of its checkpoint in memory.
+ */
+void
+es_refuse_in_stored_text(const char *function)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	if ((context & ES_RUNNING_STORED_TEXT) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s must not be called from a handler", function)));
 }
 
 /*
@@ -165,7 +183,7 @@ es_become(EsRights *rights, Oid role, const char *search_path, bool may_append)
 {
 	GetUserIdAndSecContext(&rights->saved_user, &rights->saved_context);
 	SetUserIdAndSecContext(role, rights->saved_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION | (may_append ? 0 : ES_RUNNING_STORED_TEXT));
+						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT | (may_append ? 0 : ES_MAY_NOT_APPEND));
 	/* Core's own functions change no settings: without others there is nothing to undo. */
 	rights->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
 }

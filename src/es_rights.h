@@ -17,6 +17,7 @@ extern char *es_registered_path(void);
 extern void es_become(EsRights *rights, Oid role, const char *search_path, bool may_append);
 extern void es_unbecome(EsRights *rights);
 extern bool es_in_stored_text(void);
+extern void es_refuse_in_stored_text(const char *function);
 extern int	es_settings_open(const char *search_path);
 extern void es_settings_close(int level);
 

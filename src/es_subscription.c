@@ -274,8 +274,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	values[3] = PG_GETARG_DATUM(3);
 
 	es_sql_begin(&sql, es_store()->owner);
-	if (es_sql_run_args("INSERT INTO event_store.subscriptions (name, categories, event_types, from_position, position,"
-						" created_at) VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
+	if (es_sql_run_args("INSERT INTO event_store.subscriptions"
+						" (name, categories, event_types, from_position, position, created_at) VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
 						4, types, values, nulls) == 0 &&
 		es_sql_run_args("SELECT FROM event_store.subscriptions b WHERE b.name = $1"
 						" AND b.categories IS NOT DISTINCT FROM $2 AND b.event_types IS NOT DISTINCT FROM $3"

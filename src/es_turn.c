@@ -27,6 +27,7 @@
 #include "es_process.h"
 #include "es_projection.h"
 #include "es_rebuild.h"
+#include "es_rights.h"
 #include "es_shared.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -85,12 +86,20 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 {
 	long		elapsed = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 
-	if (result == ES_LATER)
+	if (task->split && !projection->said_split)
+	{
+		projection->said_split = true;
+		ereport(LOG,
+				(errmsg("handler of projection \"%s\" fails on several calls at once, and not on each of them", projection->name),
+				 errdetail("It is run call by call, which is slow."),
+				 errhint("Two events for one row, perhaps: group the rows of new_events, or take the last one.")));
+	}
+	if (result == ES_LATER || task->split)
 		projection->limit = Max(1, projection->limit / 4);
 	else if (elapsed > BATCH_TIME_LONG)
 		projection->limit = Max(1, projection->limit / 2);
 	else if (task->more && elapsed < BATCH_TIME_SHORT)
-		projection->limit = Min(projection->batch_size, projection->limit * 2);
+		projection->limit = (int) Min((int64) projection->batch_size, (int64) projection->limit * 2);
 }
 
 /*
@@ -357,6 +366,7 @@ es_run_projection(PG_FUNCTION_ARGS)
 	char	   *name = name_argument(fcinfo);
 	int64		batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	int64		events;
+	EsCheckpoint checkpoint;
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_run_projection()");
@@ -366,11 +376,12 @@ es_run_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument max_batches must be 1 or more"),
 				 errdetail("It is %lld; NULL means no limit.", (long long) batches)));
-	if (es_in_stored_text())
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a handler may not run a projection")));
+	es_refuse_in_stored_text("es_run_projection()");
 	events = es_rebuild_run(name, batches);
+	if (events > 0 && !es_projection_get(name)->running)
+		PG_RETURN_INT64(events);	/* a rebuild is not held up by that */
+	/* It may be paused, or inline, once whoever held it has ended. */
+	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	if (running_projection(name)->is_inline)
 		PG_RETURN_INT64(events);
 	PG_RETURN_INT64(events + run_batches(name, PG_INT64_MAX, false, batches, 0));
@@ -394,6 +405,7 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_retry_quarantined()");
+	es_refuse_in_stored_text("es_retry_quarantined()");
 	(void) running_projection(name);
 	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	projection = running_projection(name);
@@ -486,6 +498,7 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 		es_null_argument("up_to_position");
 	upto = PG_GETARG_INT64(1);
 	(void) es_store_now();
+	es_refuse_in_stored_text("es_wait_for_projection()");
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -514,6 +527,10 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 							  "EventStoreWaitForProjection");
 	}
 	es_shared_wait_end(ES_NEWS_PROGRESS);
+	if (!reached && !RecoveryInProgress() && !es_shared_coordinator_running())
+		ereport(WARNING,
+				(errmsg("no background worker runs projections in this database"),
+				 errhint("SELECT es_start_worker(), or set shared_preload_libraries; es_run_projection() runs one in the foreground.")));
 	if (reached && !PG_ARGISNULL(3))
 		check_not_parked(name, PG_GETARG_TEXT_PP(3), upto);
 	PG_RETURN_BOOL(reached);

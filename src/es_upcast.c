@@ -23,6 +23,7 @@ struct EsUpcast
 	MemoryContext context;		/* of the runs */
 	MemoryContext results;		/* of the current event */
 	EsRun	  **runs;			/* by number of the upcaster, opened when first needed */
+	EsRun	  **at_work;		/* the one used last */
 };
 
 /* The upcasters for a scan, in the current memory context; NULL when there are none. */
@@ -68,7 +69,11 @@ es_upcast_end(EsUpcast *upcast)
 void
 es_upcast_failed(EsUpcast *upcast)
 {
-	memset(upcast->runs, 0, sizeof(EsRun *) * es_upcaster_count(upcast->defs));
+	if (upcast->at_work != NULL && *upcast->at_work != NULL)
+	{
+		es_run_abandon(*upcast->at_work);
+		*upcast->at_work = NULL;
+	}
 }
 
 /* Whether a stored event of this type and version is changed at all. */
@@ -174,6 +179,7 @@ run_of(EsUpcast *upcast, EsUpcaster *upcaster)
 {
 	EsRun	  **run = &upcast->runs[upcaster - es_upcaster(upcast->defs, 0)];
 
+	upcast->at_work = run;
 	if (*run == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(upcast->context);

@@ -128,6 +128,18 @@ async function testPg() {
         const { rows } = await client.query('SELECT version FROM es_read($1, $2, $3, $4)', ['pg-3', 5, 2, true]);
         assert.deepStrictEqual(rows.map((r) => r.version), ['5', '4']);
     });
+    await test('pg: a subscription as in README.md', async () => {
+        await client.query('SELECT es_create_subscription($1, $2)', ['pg-sub', ['subscribed']]);
+        await client.query('SELECT es_append_batch($1, $2, NULL)', [['subscribed-1', 'subscribed-2', 'subscribed-3', 'subscribed-2'], ['A', 'B', 'C', 'D']]);
+        const fetch = async (wait) => (await client.query('SELECT * FROM es_fetch($1, $2, 100, $3, $4)', ['pg-sub', 'node', '1 minute', wait])).rows;
+        const rows = await fetch('20 s');
+        assert.deepStrictEqual(rows.map((r) => r.event_type), ['A', 'B', 'C', 'D']);
+        await client.query('SELECT es_ack($1, $2, $3)', ['pg-sub', rows[0].position, 'node']);
+        await client.query('SELECT es_nack($1, $2, $3, $4)', ['pg-sub', rows[1].position, String(new Error('no')), 'node']);
+        assert.deepStrictEqual((await fetch('0')).map((r) => r.event_type), ['C']);
+        const error = await failure(client.query('SELECT es_ack($1, $2, $3)', ['pg-sub', rows[0].position, 'stranger']));
+        assert.strictEqual(error.code, 'YE010');
+    });
     await test('pg: es_read_category and es_read_all, a cursor and filters', async () => {
         const { rows } = await client.query('SELECT position, stream FROM es_read_category($1, $2, $3, $4)', ['pg', '0', 2, ['Opened']]);
         assert.strictEqual(rows.length, 2);

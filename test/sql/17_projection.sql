@@ -393,5 +393,6 @@ SELECT es_drop_projection('mine');
 DROP OWNED BY es_projector;
 DROP ROLE es_projector;
 
-DROP SCHEMA event_store CASCADE;
 DROP SCHEMA read_model CASCADE;
+DROP SCHEMA event_store CASCADE;
+SELECT es_create_store();

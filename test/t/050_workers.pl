@@ -314,19 +314,9 @@ ok(1, 'DROP DATABASE succeeds');
 # The slot is free when the postmaster has given up on a database that is gone.
 ok($plain->poll_query_until($db, q[SELECT count(*) = 0 FROM es_workers()]), 'none is left');
 $from = log_size($plain);
-$plain->safe_psql($db, q[
-	DO $$ BEGIN
-		FOR i IN 1 .. 600 LOOP
-			BEGIN
-				PERFORM es_start_worker();
-				RETURN;
-			EXCEPTION WHEN configuration_limit_exceeded THEN
-				PERFORM pg_sleep(0.1);
-			END;
-		END LOOP;
-		RAISE 'no slot';
-	END $$]);
-ok(published($db, $plain), 'its slot becomes free');
+# (Each attempt is a new connection: a postmaster before 16 may not notice the end of a child until something else happens.)
+ok($plain->poll_query_until($db, 'SELECT es_start_worker()'), 'its slot becomes free');
+ok(published($db, $plain), 'and the other one works');
 cmp_ok(lines(qr/database \d+ does not exist/, $from, $plain), '<=', 3, 'few attempts were made to connect to it');
 
 # Rolled back: nothing to work for.

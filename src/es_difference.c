@@ -23,6 +23,7 @@
 
 #include "es_compat.h"
 #include "es_difference.h"
+#include "es_failure.h"
 #include "es_sql.h"
 
 /* What statements about one table are made of. */
@@ -91,6 +92,35 @@ insert_all(const Table *table, const char *condition)
 					table->columns.data, table->columns.data, table->beside, condition);
 }
 
+/* Rows of both are compared by their bytes: a type need not have an equality. */
+#define DIFFERENT	"ROW(l.*)::record *<> ROW(s.*)::record"
+
+static void
+update_rows(void *arg)
+{
+	const Table *table = arg;
+
+	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->live, table->changes.data,
+				table->beside, table->same_key.data);
+}
+
+/*
+ * Updates what differs. Where values change places under another unique index than the primary key's, which is checked
+ * row by row, the rows are deleted instead, to be inserted with the new ones.
+ */
+static void
+update(const Table *table)
+{
+	ErrorData  *error = es_catch(update_rows, (void *) table);
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION && error->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION)
+		ReThrowError(error);
+	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->live, table->beside,
+				table->same_key.data);
+}
+
 static void
 apply_slowly(Table *tables, int count)
 {
@@ -108,10 +138,8 @@ apply_slowly(Table *tables, int count)
 	{
 		Table	   *table = &tables[i];
 
-		/* Compared by their bytes: a type need not have an equality. */
 		if (table->has_key && table->changes.len > 0)
-			es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND ROW(l.*)::record *<> ROW(s.*)::record",
-						table->live, table->changes.data, table->beside, table->same_key.data);
+			update(table);
 		if (table->has_key)
 			insert_all(table, psprintf(" WHERE NOT EXISTS (SELECT FROM %s l WHERE %s)", table->live,
 									   table->same_key.data));

@@ -329,6 +329,30 @@ pause_after(int attempts)
 	return attempts > 6 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
 }
 
+/* Notes an attempt that failed, and when to make the next one. */
+static void
+note_failure(EsCheckpoint *checkpoint, const ErrorData *error, int64 position)
+{
+	checkpoint->attempts++;
+	checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
+	es_checkpoint_fail(checkpoint, error, position);
+}
+
+/*
+ * Notes an error of something else that is done with the checkpoint. True: it may pass, so try again later. In the
+ * foreground such an error is thrown on.
+ */
+bool
+es_apply_note(EsTask *task, ErrorData *error)
+{
+	bool		later = kind_of(error) == MAY_PASS && task->checkpoint->attempts < PASSING_ATTEMPTS;
+
+	if (kind_of(error) == MAY_PASS && !task->patient)
+		ReThrowError(error);
+	note_failure(task->checkpoint, error, task->checkpoint->cursor.position);
+	return later;
+}
+
 /* Tries, with care the second time. NULL, or the error for which nothing has changed. */
 static ErrorData *
 run_attempts(Attempt *attempt)
@@ -390,9 +414,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 
 		if (kind == MAY_PASS && !task->patient)
 			ReThrowError(error);
-		checkpoint->attempts++;
-		checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
-		es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
+		note_failure(checkpoint, error, checkpoint->cursor.scan_from);
 		result = kind != MAY_PASS && (!task->patient || checkpoint->attempts >= BROKEN_ATTEMPTS) ? ES_FAILED : ES_LATER;
 		task->error = MemoryContextStrdup(old, error->message);
 	}

@@ -33,6 +33,7 @@ typedef struct EsTask
 } EsTask;
 
 extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);
+extern bool es_apply_note(EsTask *task, ErrorData *error);
 extern int64 es_apply_parked(EsTask *task, int64 together);
 
 #endif							/* ES_APPLY_H */

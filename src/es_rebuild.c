@@ -371,6 +371,7 @@ typedef struct Finish
 {
 	const Rebuild *rebuild;
 	EsTask	   *task;
+	EsResult	result;			/* of the last batch */
 	bool		done;
 } Finish;
 
@@ -426,10 +427,9 @@ finish(void *arg)
 	}
 	do
 	{
-		EsResult	result = es_apply(task, snapshot, mark);
-
 		CHECK_FOR_INTERRUPTS();
-		if (result == ES_LATER || result == ES_FAILED)
+		finish->result = es_apply(task, snapshot, mark);
+		if (finish->result == ES_LATER || finish->result == ES_FAILED)
 		{
 			UnregisterSnapshot(snapshot);
 			return;
@@ -454,9 +454,16 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	int64		mark;
 	EsResult	result;
 	ErrorData  *error;
-	Finish		last = {rebuild, task, false};
+	EsCheckpoint before = *task->checkpoint;
+	Finish		last = {rebuild, task, ES_NOTHING, false};
 
 	*ended = false;
+	if (!OidIsValid(get_namespace_oid(rebuild->schema, true)))
+	{
+		stop_rebuild(rebuild->name, psprintf("schema \"%s\" does not exist", rebuild->schema), task->patient);
+		*ended = true;
+		return false;
+	}
 	task->filter = &rebuild->filter;
 	task->handler = handler_of(rebuild);
 	task->write_idle = true;
@@ -481,9 +488,14 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	error = es_catch(finish, &last);
 	if (error != NULL)
 	{
-		task->checkpoint->attempts++;
-		es_checkpoint_fail(task->checkpoint, error, task->checkpoint->cursor.position);
-		stop_rebuild(rebuild->name, error->message, task->patient);
+		*task->checkpoint = before;
+		*ended = !es_apply_note(task, error);
+		if (*ended)
+			stop_rebuild(rebuild->name, error->message, task->patient);
+	}
+	else if (last.result == ES_FAILED)
+	{
+		stop_rebuild(rebuild->name, task->error, task->patient);
 		*ended = true;
 	}
 	else if (last.done)

@@ -27,6 +27,7 @@
 
 #include "es_compat.h"
 #include "es_difference.h"
+#include "es_failure.h"
 #include "es_guard.h"
 #include "es_sql.h"
 
@@ -128,6 +129,39 @@ insert_all(const Table *table, const char *condition)
 					table->columns.data, table->columns.data, table->beside, condition);
 }
 
+/* Rows of both are compared by their bytes: a type need not have an equality. */
+#define DIFFERENT	"ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record"
+
+static void
+update_rows(void *arg)
+{
+	const Table *table = arg;
+
+	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->live, table->changes.data,
+				table->beside, table->same_key.data, table->left.data, table->right.data);
+}
+
+/*
+ * Updates what differs. Where values change places under another unique index than the primary key's, which is checked
+ * row by row, the rows are deleted instead, to be inserted with the new ones: not where others that refer to them would go
+ * with them.
+ */
+static void
+update(const Table *table)
+{
+	ErrorData  *error = es_catch(update_rows, (void *) table);
+
+	if (error == NULL)
+		return;
+	if ((error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION && error->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION) ||
+		es_sql_runf("SELECT FROM pg_catalog.pg_constraint c WHERE c.contype OPERATOR(pg_catalog.=) 'f'"
+					" AND c.confrelid OPERATOR(pg_catalog.=) %s::pg_catalog.regclass"
+					" AND c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}')", quote_literal_cstr(table->live)) > 0)
+		ReThrowError(error);
+	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->live, table->beside,
+				table->same_key.data, table->left.data, table->right.data);
+}
+
 static void
 apply_slowly(Table *tables, int count)
 {
@@ -145,11 +179,8 @@ apply_slowly(Table *tables, int count)
 	{
 		Table	   *table = &tables[i];
 
-		/* Compared by their bytes: a type need not have an equality. */
 		if (table->has_key && table->changes.len > 0)
-			es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record",
-						table->live, table->changes.data, table->beside, table->same_key.data, table->left.data,
-						table->right.data);
+			update(table);
 		if (table->has_key)
 			insert_all(table, psprintf(" WHERE NOT EXISTS (SELECT FROM %s l WHERE %s)", table->live,
 									   table->same_key.data));

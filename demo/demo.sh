@@ -83,7 +83,7 @@ echo
 es_need
 es_build with_llvm=no
 printf 'starting a server ... '
-es_start_server "timezone = 'UTC'"
+es_start_server "timezone = 'UTC'" "shared_preload_libraries = 'event_store'"
 echo ok
 
 chapter 'A store'
@@ -146,7 +146,7 @@ SELECT * FROM es_append('order-1001', 1, '[
     {"type": "OrderPlaced", "occurred_at": "2016-06-24 18:02+00",
      "data": {"items": [{"sku": "desk", "usd": 592.00}, {"sku": "lamp", "usd": 148.00}]}},
     {"type": "PaymentReceived", "occurred_at": "2016-06-24 18:04+00",
-     "data": {"usd": 740.00, "method": "card"}}]');
+     "data": {"usd": 740.00, "method": "card", "country": "GB"}}]');
 END
 
 chapter 'Two people, one order: a version conflict'
@@ -210,6 +210,85 @@ say <<'END'
 Overnight the pound fell by eight percent. The shop can show Alice the 500 pounds that she saw.
 END
 
+# ------------------------------------------------------------------ projections
+
+# catch_up QUERY TEXT: draws the number that the query gives until it is all of the rates; no number: it is over.
+catch_up() {
+    local seen from=$SECONDS
+    echo
+    while seen=$(psql -At -c "$1") && [[ -n $seen && $seen -lt $rates_count ]]; do
+        progress "$seen" "$rates_count" events
+        sleep 0.1
+    done
+    progress "$rates_count" "$rates_count" "events, $((SECONDS - from)) s"
+}
+
+chapter 'Tables for reports: projections'
+say <<'END'
+Reports want tables. A projection is SQL that sees new events as rows of new_events and keeps
+tables up to date; background workers run it, each event exactly once. Here are the lowest and
+the highest rate of each month. It begins with the first event of the store:
+END
+sql <"$demo/rate_by_month.sql"
+catch_up "SELECT events FROM event_store.projection_status WHERE name = 'rate_by_month'"
+sql 1.3217 <<'END'
+SELECT * FROM rate_by_month
+WHERE currency = 'GBP' AND month BETWEEN '2016-05-01' AND '2016-07-01' ORDER BY month;
+END
+say <<'END'
+And what was paid, by country:
+END
+sql <<'END'
+CREATE TABLE sales (country text PRIMARY KEY, orders bigint NOT NULL, usd numeric NOT NULL);
+SELECT es_create_projection('sales', tables => '{sales}', event_types => '{PaymentReceived}', handler => $$
+    INSERT INTO sales AS s
+    SELECT data->>'country', count(*), sum((data->>'usd')::numeric) FROM new_events GROUP BY 1
+    ON CONFLICT (country) DO UPDATE SET orders = s.orders + EXCLUDED.orders, usd = s.usd + EXCLUDED.usd
+$$);
+END
+say <<'END'
+Bruno in Milan buys a lamp. A projection is some milliseconds behind; whoever wants to see what
+he has just written waits for the position that es_append returned:
+END
+sql 'IT' <<'END'
+SELECT position FROM es_append('order-1002', 0, '[
+    {"type": "OrderPlaced", "data": {"items": [{"sku": "lamp", "usd": 148.00}]}},
+    {"type": "PaymentReceived", "data": {"usd": 148.00, "method": "card", "country": "IT"}}]') \gset
+SELECT es_wait_for_projection('sales', :position);
+SELECT * FROM sales ORDER BY country;
+END
+sql running <<'END'
+SELECT name, status, lag_events, events, quarantined_streams FROM event_store.projection_status;
+END
+
+chapter 'Another report: a rebuild'
+say <<'END'
+Now the report shall have the number of changes too. The tables are built anew beside the live
+ones, from 1971 on, while readers go on with the old ones:
+END
+sql <<'END'
+ALTER TABLE rate_by_month ADD COLUMN changes bigint;
+SELECT es_rebuild_projection('rate_by_month', $$
+    INSERT INTO rate_by_month AS r
+    SELECT data->>'currency', date_trunc('month', occurred_at)::date,
+           min((data->>'rate')::numeric), max((data->>'rate')::numeric), count(*)
+    FROM new_events GROUP BY 1, 2
+    ON CONFLICT (currency, month) DO UPDATE SET lowest = least(r.lowest, EXCLUDED.lowest),
+        highest = greatest(r.highest, EXCLUDED.highest), changes = r.changes + EXCLUDED.changes
+$$);
+SELECT name, state, percent FROM event_store.rebuild_progress;
+END
+progress_shown=-10
+catch_up "SELECT events FROM event_store.rebuild_progress WHERE name = 'rate_by_month'"
+say <<'END'
+One transaction has applied the differences. It is still the same table, with its views and
+grants:
+END
+sql 22 <<'END'
+SELECT * FROM rate_by_month
+WHERE currency = 'GBP' AND month BETWEEN '2016-05-01' AND '2016-07-01' ORDER BY month;
+END
+
 chapter 'All events, in order'
 say <<'END'
 Whoever keeps other tables or systems up to date reads the log by position and remembers the
@@ -219,6 +298,14 @@ END
 sql CartFilled <<'END'
 SELECT position, stream, version, event_type
 FROM es_read_all(after_position => 0, max_count => 3, categories => ARRAY['order']);
+END
+say <<'END'
+It need not ask all the time: the worker notifies whoever listens.
+END
+sql <<'END'
+LISTEN event_store;
+SELECT version, position FROM es_append('order-1002', 2, 'OrderShipped', '{"parcel": "IT-1"}');
+SELECT pg_sleep(0.2);
 END
 
 chapter 'What is recorded stays'

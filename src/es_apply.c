@@ -342,7 +342,7 @@ attempt_batch(void *arg)
 		attempt->batch = es_batch_read(task->filter, attempt->snapshot, &checkpoint->cursor, attempt->upto,
 									   task->limit, task->max, attempt->careful);
 	batch = attempt->batch;
-	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle)
+	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle && !batch->more)
 	{
 		attempt->nothing = true;
 		es_batch_free(batch);
@@ -376,6 +376,7 @@ attempt_batch(void *arg)
 	es_checkpoint_save(&after, attempt->events);
 	CommandCounterIncrement();
 	task->more = batch->more;
+	task->split = attempt->careful && attempt->together == 0 && attempt->parked_calls == NIL && batch->call_count > 1;
 	*checkpoint = after;
 	es_batch_free(batch);		/* its files belong to this subtransaction */
 }
@@ -435,7 +436,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 	EsResult	result;
 
 	task->events = 0;
-	task->more = false;
+	task->more = task->split = false;
 	task->error = NULL;
 	memset(&attempt, 0, sizeof(attempt));
 	attempt.task = task;

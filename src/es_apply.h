@@ -29,6 +29,7 @@ typedef struct EsTask
 	/* results */
 	int64		events;			/* applied */
 	bool		more;
+	bool		split;			/* it failed as a whole, and succeeded piece by piece */
 	char	   *error;			/* message, of ES_LATER and ES_FAILED */
 } EsTask;
 

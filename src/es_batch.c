@@ -25,6 +25,12 @@
 #include "es_define.h"
 #include "es_name.h"
 
+/*
+ * Positions that one batch looks at: where hardly an event passes the filter, a batch must end all the same, so that what
+ * was done is not done again after an interruption.
+ */
+#define SCAN_AT_MOST	INT64CONST(1000000)
+
 static TupleDesc
 event_desc(void)
 {
@@ -235,7 +241,13 @@ es_batch_read(const EsFilter *filter, Snapshot snapshot, const EsCursor *from, i
 	bool		possible;
 	int64		end = 0;		/* the greatest key so far: here all calls met have ended */
 	int64		soonest = PG_INT64_MAX;	/* the least: here one has */
+	int64		begin = Max(from->position, ES_NODE_START(es_store()->node));
 
+	if (upto > begin && upto - begin > SCAN_AT_MOST)
+	{
+		upto = begin + SCAN_AT_MOST;
+		batch->more = true;
+	}
 	old = MemoryContextSwitchTo(batch->context);
 	settings = es_settings_open(NULL);	/* once, not for each event */
 	scan = begin_scan(filter, RegisterSnapshot(snapshot), &possible);

@@ -125,4 +125,11 @@ es_wait_event(const char *name)
 #endif
 }
 
+/* 17 has one more timeout that a database may set for its sessions. */
+#if PG_VERSION_NUM >= 170000
+#define ES_TRANSACTION_TIMEOUT	"transaction_timeout"
+#else
+#define ES_TRANSACTION_TIMEOUT	NULL
+#endif
+
 #endif							/* ES_COMPAT_H */

@@ -73,6 +73,7 @@ typedef struct Member
 	TimestampTz started;
 	TimestampTz next;			/* not to be started before */
 	int			failures;
+	bool		told;			/* to go: its end is no failure */
 } Member;
 
 /* Something that the coordinator does now and then. */
@@ -141,7 +142,9 @@ look(void)
 	es_mark_state(&state);
 	if (notified == 0)
 		notified = state.mark;
-	if (pg_atomic_read_u64(&entry->snapshot_position) == 0)
+	/* Not known yet, or of a store that was dropped. */
+	if (pg_atomic_read_u64(&entry->snapshot_position) == 0 ||
+		(int64) pg_atomic_read_u64(&entry->snapshot_position) > Max(state.last, 1))
 		pg_atomic_write_u64(&entry->snapshot_position, Max(state.mark, 1));
 	es_process_end();
 	return !reached_goal();
@@ -332,6 +335,7 @@ start_member(int number)
 	if (es_worker_start("es_pool_worker", "event_store worker", &task, sizeof(task), &member->handle))
 	{
 		member->started = GetCurrentTimestamp();
+		member->told = false;
 		if (no_slot)
 			ereport(LOG, (errmsg("event_store coordinator could start workers again")));
 		no_slot = false;
@@ -361,7 +365,10 @@ keep_pool(void)
 	{
 		entry->workers_wanted = wanted;
 		for (int i = wanted; i < ES_SHARED_WORKERS; i++)
+		{
+			members[i].told = true;
 			es_shared_kick(entry, &entry->workers[i]);
+		}
 	}
 	for (int i = 0; i < ES_SHARED_WORKERS; i++)
 	{
@@ -375,11 +382,14 @@ keep_pool(void)
 			forget_handle(&member->handle);
 			if (i >= wanted)
 				continue;
-			/* It was wanted and has ended: it failed, or was terminated. */
-			if (TimestampDifferenceExceeds(member->started, now, POOL_BACKOFF))
-				member->failures = 0;
-			member->failures = Min(member->failures + 1, 16);
-			member->next = TimestampTzPlusMilliseconds(now, Min(POOL_BACKOFF, 500L << (member->failures - 1)));
+			/* It was wanted and has ended: it failed, or was terminated. Or it was not wanted for a moment. */
+			if (!member->told)
+			{
+				if (TimestampDifferenceExceeds(member->started, now, POOL_BACKOFF))
+					member->failures = 0;
+				member->failures = Min(member->failures + 1, 16);
+				member->next = TimestampTzPlusMilliseconds(now, Min(POOL_BACKOFF, 500L << (member->failures - 1)));
+			}
 		}
 		if (i < wanted && entry->workers[i].pid == 0 && now >= member->next)
 			start_member(i);
@@ -475,6 +485,8 @@ begin_coordinator(void)
 	}
 	es_process_end();
 	ereport(LOG, (errmsg("event_store coordinator of database %u started", MyDatabaseId)));
+	entry->ready = true;
+	es_shared_wake_launcher();
 	goal = GetCurrentTimestamp();
 }
 

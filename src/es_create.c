@@ -130,7 +130,8 @@ static const char *const tables[] = {
 	"CREATE TABLE event_store.rebuilds ("
 	" projection text COLLATE \"C\" PRIMARY KEY, handler text NOT NULL, categories text[], event_types text[],"
 	" fast boolean NOT NULL, role text NOT NULL, search_path text NOT NULL, schema text NOT NULL,"
-	" state text NOT NULL CHECK (state IN ('running', 'failed')), started_at timestamptz NOT NULL)",
+	" state text NOT NULL CHECK (state IN ('running', 'failed')), started_at timestamptz NOT NULL,"
+	" stale boolean NOT NULL DEFAULT false)",
 	"COMMENT ON TABLE event_store.rebuilds IS 'rebuilds that are under way or have failed'",
 
 	"CREATE TABLE event_store.quarantine ("

@@ -631,6 +631,12 @@ es_unregister_aggregate(PG_FUNCTION_ARGS)
 static void
 make_projections_stale(text *type, text *to_type)
 {
+#define TOUCHED \
+	"WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")" \
+	" UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name) "
+#define HAS_TOUCHED \
+	"(p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)" \
+	" JOIN touched t ON t.name = e.name COLLATE \"C\"))"
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2];
 	EsSql		sql;
@@ -639,14 +645,13 @@ make_projections_stale(text *type, text *to_type)
 	values[0] = PointerGetDatum(type);
 	values[1] = PointerGetDatum(to_type);
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args("WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")"
-						   " UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name)"
-						   " UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
+	rows = es_sql_run_args(TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
 						   " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
-						   " AND (c.events > 0 OR p.mode = 'inline')"
-						   " AND (p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)"
-						   "  JOIN touched t ON t.name = e.name COLLATE \"C\"))",
-						   2, types, values, NULL);
+						   " AND (c.events > 0 OR p.mode = 'inline') AND " HAS_TOUCHED, 2, types, values, NULL);
+	/* A rebuild that has begun makes its projection stale when it ends. */
+	es_sql_run_args(TOUCHED "UPDATE event_store.rebuilds p SET stale = true FROM event_store.checkpoints c"
+					" WHERE c.projection = p.projection AND c.rebuild AND c.events > 0 AND " HAS_TOUCHED,
+					2, types, values, NULL);
 	es_sql_end(&sql);
 	if (rows > 0)
 		es_projection_changed();

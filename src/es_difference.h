@@ -8,6 +8,6 @@
 #include "nodes/pg_list.h"
 
 extern const char *es_table_name(const char *qualified);
-extern void es_difference_apply(Oid role, const char *schema, List *tables, bool fast);
+extern void es_difference_apply(Oid role, const char *search_path, const char *schema, List *tables, bool fast);
 
 #endif							/* ES_DIFFERENCE_H */

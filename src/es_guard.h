@@ -1,11 +1,17 @@
 /*
  * es_guard.h
- *	  What a handler may write to while tables are rebuilt.
+ *	  What a handler's statements may use.
  */
 #ifndef ES_GUARD_H
 #define ES_GUARD_H
 
+typedef struct EsGuard
+{
+	bool		in_handler;
+	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
+} EsGuard;
+
 extern void es_guard_init(void);
-extern Oid	es_guard_set(Oid schema);
+extern EsGuard es_guard_set(EsGuard guard);
 
 #endif							/* ES_GUARD_H */

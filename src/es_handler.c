@@ -148,29 +148,30 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 	SPIPlanPtr *plan = &handler->plans[count >= LARGE_BATCH ? 1 : 0];
 	EsRights	rights;
 	SPIExecuteOptions options = {0};
-	Oid			guard;
+	EsGuard		guard = {true, handler->only_schema};
+	EsGuard		before;
 	volatile int rc = 0;
 
 	es_become(&rights, es_role_to_run(handler->role), handler->search_path, handler->may_append);
 	SPI_connect();
 	register_events(rows, desc, count);
-	if (*plan == NULL)
-	{
-		SPIPlanPtr	made = prepare(handler->text);
-
-		SPI_keepplan(made);
-		*plan = made;
-	}
 	tuplestore_rescan(rows);
 	options.dest = None_Receiver;	/* nobody looks at what a SELECT or RETURNING returns */
-	guard = es_guard_set(handler->only_schema);
+	before = es_guard_set(guard);
 	PG_TRY();
 	{
+		if (*plan == NULL)
+		{
+			SPIPlanPtr	made = prepare(handler->text);
+
+			SPI_keepplan(made);
+			*plan = made;
+		}
 		rc = SPI_execute_plan_extended(*plan, &options);
 	}
 	PG_FINALLY();
 	{
-		(void) es_guard_set(guard);
+		(void) es_guard_set(before);
 	}
 	PG_END_TRY();
 	if (rc < 0)

@@ -98,6 +98,35 @@ set_mode(const char *name, const char *statement, int64 position)
 }
 
 /*
+ * Refuses an inline projection with parked streams: their later events would be applied before the parked ones. Of the
+ * projection itself, or of its rebuild.
+ */
+void
+es_inline_check_parked(const char *name, bool rebuild)
+{
+	Oid			types[2] = {TEXTOID, BOOLOID};
+	Datum		values[2];
+	EsSql		sql;
+	char	   *stream = NULL;
+	MemoryContext caller = CurrentMemoryContext;
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = BoolGetDatum(rebuild);
+	es_sql_begin(&sql, es_store()->owner);
+	if (es_sql_run_args("SELECT h.name FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
+						" WHERE q.projection = $1 AND q.rebuild = $2 ORDER BY q.position LIMIT 1",
+						2, types, values, NULL) > 0)
+		stream = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+	es_sql_end(&sql);
+	if (stream != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has parked stream \"%s\"", name, stream),
+				 errdetail("Inline, it would apply the stream's later events before those that are parked."),
+				 errhint("Put right what is wrong with its events or its handler first; an async projection has es_retry_quarantined.")));
+}
+
+/*
  * Brings a projection up to date and makes it inline. The checkpoint is locked. The long way without keeping appends
  * from their work, the rest with.
  */
@@ -110,6 +139,7 @@ es_inline_begin(const char *name)
 		(void) es_projection_catch_up(name, PG_INT64_MAX);
 	last = es_inline_lock();
 	(void) es_projection_catch_up(name, last);
+	es_inline_check_parked(name, false);
 	set_mode(name, "UPDATE event_store.projections SET mode = 'inline' WHERE name = $1 AND $2 >= 0", last);
 }
 

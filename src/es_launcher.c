@@ -6,7 +6,8 @@
  * coordinator in each database that can be connected to; one that finds no store says so in shared memory and exits,
  * and the launcher leaves that database alone until a store is made there (its commit wakes us), somebody calls
  * es_start_worker(), or some minutes have passed. All restarts are made here, with growing delays, so coordinators
- * never restart by themselves.
+ * never restart by themselves. Databases that may have no store are looked into one after the other: together they could
+ * take all worker slots for nothing.
  *
  * What it knows of a database is in a hash table of its own. A coordinator that it did not start itself (it was
  * restarted meanwhile, or es_start_worker() was called while there was no launcher) is known by its pid in shared
@@ -53,12 +54,14 @@ PGDLLEXPORT void es_launcher_main(Datum arg);
 #define FIRST_DELAY			1000	/* after a coordinator failed; doubled each time */
 #define LONGEST_DELAY		60000	/* also how long one must have run for the delay to begin anew */
 #define SLOT_DELAY			2000	/* after there was no free slot */
+#define PROBE_TIME			5000	/* that one look may hold up the others */
 
 typedef struct Known
 {
 	Oid			database;
 	bool		listed;			/* in pg_database, at the last look */
 	bool		running;		/* as far as we know */
+	bool		has_store;		/* a coordinator has found one */
 	BackgroundWorkerHandle *handle; /* NULL: not running, or not started by us */
 	TimestampTz started;
 	TimestampTz next;			/* not to be started before */
@@ -66,6 +69,8 @@ typedef struct Known
 } Known;
 
 static HTAB *known;
+static Oid	probed = InvalidOid;	/* the database that is being looked into, since */
+static TimestampTz probed_since = 0;
 static bool no_slot = false;	/* said so */
 static bool no_room = false;	/* said so */
 
@@ -144,6 +149,8 @@ ended(Known *row, EsSharedDatabase *entry, TimestampTz now)
 	long		delay = YIELD_DELAY;
 
 	row->running = false;
+	if (probed == row->database)
+		probed = InvalidOid;
 	if (row->handle != NULL)
 		pfree(row->handle);
 	row->handle = NULL;
@@ -151,6 +158,7 @@ ended(Known *row, EsSharedDatabase *entry, TimestampTz now)
 	{
 		case ES_END_ABSENT:
 			delay = PROBE_INTERVAL;
+			row->has_store = false;
 			row->failures = 0;
 			break;
 		case ES_END_CHANGED:
@@ -185,7 +193,7 @@ start(Known *row, EsSharedDatabase *entry, TimestampTz now)
 	task.owned = true;
 	task.starter = entry->starter;
 	SetInvalidVirtualTransactionId(entry->starter);
-	entry->asked = false;
+	entry->asked = entry->ready = false;
 	entry->end = ES_END_UNKNOWN;
 	pg_memory_barrier();
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -198,6 +206,11 @@ start(Known *row, EsSharedDatabase *entry, TimestampTz now)
 		no_slot = entry->no_slot = false;
 		row->running = true;
 		row->started = now;
+		if (!row->has_store && !VirtualTransactionIdIsValid(task.starter))
+		{
+			probed = row->database;
+			probed_since = now;
+		}
 		return;
 	}
 
@@ -222,14 +235,22 @@ look_after(Known *row, TimestampTz now)
 	if (row->handle != NULL)
 	{
 		if (GetBackgroundWorkerPid(row->handle, &pid) != BGWH_STOPPED)
+		{
+			if (entry != NULL && entry->ready)
+			{
+				row->has_store = true;
+				if (probed == row->database)
+					probed = InvalidOid;
+			}
 			return DT_NOEND;	/* its end sets our latch */
+		}
 		ended(row, entry, now);
 	}
 	else if (entry != NULL && entry->coordinator.pid != 0)
 	{
 		if (!row->running)
 			row->started = now;
-		row->running = true;
+		row->running = row->has_store = true;
 		return DT_NOEND;
 	}
 	else if (row->running)
@@ -244,6 +265,9 @@ look_after(Known *row, TimestampTz now)
 	}
 	if (row->next > now)
 		return row->next;
+	if (!row->has_store && OidIsValid(probed) && (entry == NULL || !entry->asked) &&
+		!TimestampDifferenceExceeds(probed_since, now, PROBE_TIME))
+		return TimestampTzPlusMilliseconds(now, YIELD_DELAY);	/* or earlier: its end, or success, wakes us */
 	if (es_database_locked(row->database))
 	{
 		row->next = TimestampTzPlusMilliseconds(now, YIELD_DELAY);

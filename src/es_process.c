@@ -21,6 +21,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
@@ -35,6 +36,7 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -52,6 +54,7 @@ static EsSharedWorker *place = NULL;	/* in the entry; NULL for a snapshot taker 
 static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
+static Oid	store = InvalidOid;	/* its table, so that a store that was dropped and made anew is noticed */
 
 /* Takes the lock of a process for the length of the session: 0 is the coordinator's. False: somebody has it. */
 bool
@@ -237,6 +240,8 @@ es_process_begin(const char *activity)
 {
 	LOCKTAG		tag;
 	Oid			oid;
+	Oid			schema;
+	Oid			table;
 	char		now[sizeof(version)];
 
 	SetCurrentStatementStartTimestamp();
@@ -253,14 +258,17 @@ es_process_begin(const char *activity)
 		return false;
 	}
 	AcceptInvalidationMessages();
-	if (!read_extension(&oid, now, sizeof(now)) || !es_store_exists())
+	schema = get_namespace_oid(ES_SCHEMA, true);
+	table = OidIsValid(schema) ? get_relname_relid("store", schema) : InvalidOid;
+	if (!read_extension(&oid, now, sizeof(now)) || !OidIsValid(table))
 		es_process_exit(ES_END_ABSENT);
 	if (!OidIsValid(extension))
 	{
 		extension = oid;
+		store = table;
 		strlcpy(version, now, sizeof(version));
 	}
-	else if (oid != extension || strcmp(now, version) != 0)
+	else if (oid != extension || table != store || strcmp(now, version) != 0)
 		es_process_exit(ES_END_CHANGED);
 	return true;
 }

@@ -468,7 +468,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = name_argument(fcinfo);
 	char	   *handler = text_to_cstring(es_text_argument(fcinfo, 1, "handler"));
-	char	   *path = es_registered_path();
+	char	   *path;
 	const char *role = GetUserNameFromId(GetUserId(), false);
 	Oid			types[11] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID, INT8OID,
 	BOOLOID, TEXTOID, TEXTOID};
@@ -481,6 +481,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	(void) es_store_now();
 	PreventCommandIfReadOnly("es_create_projection()");
 	es_refuse_in_stored_text("es_create_projection()");
+	path = es_registered_path();
 	es_check_filter_arguments(fcinfo, 2, 3);
 	if (PG_ARGISNULL(6))
 		es_null_argument("batch_size");

@@ -30,6 +30,7 @@ typedef struct EsProjection
 	/* What this process has noticed, to look at a row only when there may be something to do. */
 	int64		known_position;
 	int			limit;			/* events of the next batch; 0: not known yet */
+	bool		said_split;
 	TimestampTz idle_since;		/* when its checkpoint was written last */
 } EsProjection;
 

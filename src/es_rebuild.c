@@ -152,7 +152,7 @@ es_rebuilds(MemoryContext context)
 		count = es_sql_run("SELECT projection FROM event_store.rebuilds WHERE state = 'running' ORDER BY 1");
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		for (uint64 i = 0; i < count; i++)
-			found = lappend(found, pstrdup(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)));
+			found = lappend(found, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
 		MemoryContextSwitchTo(old);
 		es_sql_end(&sql);
 		list_free_deep(names);
@@ -395,7 +395,7 @@ replace_definition(const Rebuild *rebuild)
 	const char *name = rebuild->name;
 
 	change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
-		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = false,"
+		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
 		   " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 		   " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
 	change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
@@ -450,8 +450,10 @@ finish(void *arg)
 	} while (task->more);
 	UnregisterSnapshot(snapshot);
 
-	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->schema, projection->tables,
-						finish->rebuild->fast);
+	if (projection->is_inline)
+		es_inline_check_parked(finish->rebuild->name, true);
+	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
+						projection->tables, finish->rebuild->fast);
 	replace_definition(finish->rebuild);
 	finish->done = true;
 }
@@ -508,6 +510,9 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	if (error != NULL)
 	{
 		*task->checkpoint = before;
+		/* Of an inline projection, in a transaction that has appended: nothing that the rebuild could help. */
+		if (!task->patient && error->sqlerrcode == ERRCODE_ACTIVE_SQL_TRANSACTION)
+			ReThrowError(error);
 		if (es_apply_may_pass(error))
 		{
 			/* A lock that was not given, a deadlock: nothing is wrong with the rebuild. */

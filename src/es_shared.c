@@ -154,7 +154,7 @@ es_shared_entry(Oid database)
 		entry = find(InvalidOid);
 		if (entry != NULL)
 		{
-			entry->stopped = entry->asked = entry->no_slot = false;
+			entry->stopped = entry->asked = entry->no_slot = entry->ready = false;
 			entry->end = ES_END_UNKNOWN;
 			entry->starts = 0;
 			entry->connecting = 0;

@@ -45,6 +45,7 @@ typedef struct EsSharedDatabase
 	bool		stopped;		/* es_stop_worker(): to be left alone */
 	bool		asked;			/* the launcher should look here, whatever it knows */
 	bool		no_slot;		/* the launcher found no free slot for the coordinator */
+	bool		ready;			/* the coordinator has found a store */
 	EsEnd		end;
 	VirtualTransactionId starter;	/* the coordinator waits for its end before it looks for a store */
 	uint32		starts;			/* of coordinators */

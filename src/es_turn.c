@@ -86,12 +86,20 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 {
 	long		elapsed = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 
-	if (result == ES_LATER)
+	if (task->split && !projection->said_split)
+	{
+		projection->said_split = true;
+		ereport(LOG,
+				(errmsg("handler of projection \"%s\" fails on several calls at once, and not on each of them", projection->name),
+				 errdetail("It is run call by call, which is slow."),
+				 errhint("Two events for one row, perhaps: group the rows of new_events, or take the last one.")));
+	}
+	if (result == ES_LATER || task->split)
 		projection->limit = Max(1, projection->limit / 4);
 	else if (elapsed > BATCH_TIME_LONG)
 		projection->limit = Max(1, projection->limit / 2);
 	else if (task->more && elapsed < BATCH_TIME_SHORT)
-		projection->limit = Min(projection->batch_size, projection->limit * 2);
+		projection->limit = (int) Min((int64) projection->batch_size, (int64) projection->limit * 2);
 }
 
 /*
@@ -370,6 +378,8 @@ es_run_projection(PG_FUNCTION_ARGS)
 				 errdetail("It is %lld; NULL means no limit.", (long long) batches)));
 	es_refuse_in_stored_text("es_run_projection()");
 	events = es_rebuild_run(name, batches);
+	if (events > 0 && !es_projection_get(name)->running)
+		PG_RETURN_INT64(events);	/* a rebuild is not held up by that */
 	/* It may be paused, or inline, once whoever held it has ended. */
 	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	if (running_projection(name)->is_inline)
@@ -517,6 +527,10 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 							  "EventStoreWaitForProjection");
 	}
 	es_shared_wait_end(ES_NEWS_PROGRESS);
+	if (!reached && !RecoveryInProgress() && !es_shared_coordinator_running())
+		ereport(WARNING,
+				(errmsg("no background worker runs projections in this database"),
+				 errhint("SELECT es_start_worker(), or set shared_preload_libraries; es_run_projection() runs one in the foreground.")));
 	if (reached && !PG_ARGISNULL(3))
 		check_not_parked(name, PG_GETARG_TEXT_PP(3), upto);
 	PG_RETURN_BOOL(reached);

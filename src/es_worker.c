@@ -14,6 +14,7 @@
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
+#include "es_compat.h"
 #include "es_worker.h"
 
 /*
@@ -73,6 +74,8 @@ es_worker_connect(Oid database, int lock_timeout)
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	if (ES_TRANSACTION_TIMEOUT != NULL)
+		SetConfigOption(ES_TRANSACTION_TIMEOUT, "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 }
 

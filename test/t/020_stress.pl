@@ -6,6 +6,7 @@ use warnings;
 
 use Cwd qw(abs_path);
 use File::Basename;
+use Mutant;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -14,31 +15,6 @@ my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/../..');
 my $seconds = $ENV{ES_STRESS_SECONDS} // ($ENV{ES_LONG} ? 150 : 8);
 my $pg_config = find_pg_config();
 my $build = PostgreSQL::Test::Utils::tempdir();
-local $ENV{MAKEFLAGS} = '';
-
-# The first in the path may be a copy, which "make check" makes to install into; the headers are with
-# the original.
-sub find_pg_config
-{
-	my $version = `pg_config --version`;
-
-	for (grep { defined } $ENV{PG_CONFIG}, (map { "$_/pg_config" } split /:/, $ENV{PATH}), glob '/usr/lib/postgresql/*/bin/pg_config')
-	{
-		chomp(my ($this, $includedir, $pgxs) = map { scalar `$_ 2>/dev/null` } "$_ --version", "$_ --includedir", "$_ --pgxs");
-		return $_ if "$this\n" eq $version && -f "$includedir/libpq-fe.h" && -f $pgxs;
-	}
-	BAIL_OUT('no pg_config with headers');
-}
-
-sub make
-{
-	my (@command) = @_;
-	my ($out, $err) = ('', '');
-
-	return 1 if IPC::Run::run([ 'make', @command ], '>', \$out, '2>', \$err);
-	diag($out, $err);
-	return 0;
-}
 
 make('-s', '-f', "$source/test/stress/Makefile", "OUT=$build", "PG_CONFIG=$pg_config")
 	or BAIL_OUT('cannot build the stress test');
@@ -58,13 +34,7 @@ sub stress
 	$node->safe_psql($db, 'CREATE EXTENSION event_store');
 	if (defined $library)
 	{
-		# Before any session of this database loads the ordinary one.
-		my $others = $node->safe_psql($db, qq[
-			UPDATE pg_proc SET probin = '$library' WHERE oid IN
-				(SELECT objid FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
-				 WHERE e.extname = 'event_store' AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e') AND probin IS NOT NULL;
-			SELECT count(*) FROM pg_proc WHERE probin LIKE '%event_store%' AND probin <> '$library']);
-		is($others, 0, "$db: every function is the mutant's");
+		use_library($node, $db, $library);
 	}
 	local $ENV{PGHOST} = $node->host;
 	local $ENV{PGPORT} = $node->port;
@@ -91,17 +61,9 @@ my %mutants = (
 
 for my $mutant (sort keys %mutants)
 {
-	my $dir = "$build/mutant$mutant";
+	my $library = build_mutant($mutant);
 
-	mkdir $dir or die "$dir: $!";
-	for (qw(Makefile event_store.control src sql))
-	{
-		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', "$source/$_", "$dir/");
-	}
-	unlink glob "$dir/src/*.o $dir/src/*.bc $dir/event_store.so";
-	ok(make('-s', '-C', $dir, "PG_CONFIG=$pg_config", 'with_llvm=no', "ES_MUTANT=$mutant", '-j2', 'event_store.so'),
-		"mutant $mutant is built");
-	($passed, $said) = stress("mutant$mutant", "$dir/event_store.so", '-t', 3);
+	($passed, $said) = stress("mutant$mutant", $library, '-t', 3);
 	ok(!$passed, "mutant $mutant is caught") or diag($said);
 	like($said, $mutants{$mutant}, "mutant $mutant is caught for what it does");
 }

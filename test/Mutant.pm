@@ -1,0 +1,73 @@
+# Known bugs compiled into the library (see "Mutants" in README.md): building one, and having a database use it.
+package Mutant;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Basename;
+use IPC::Run ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(find_pg_config make build_mutant use_library);
+
+my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/..');
+
+# The first in the path may be a copy, which "make check" makes to install into; the headers are with
+# the original.
+sub find_pg_config
+{
+	my $version = `pg_config --version`;
+
+	for (grep { defined } $ENV{PG_CONFIG}, (map { "$_/pg_config" } split /:/, $ENV{PATH}), glob '/usr/lib/postgresql/*/bin/pg_config')
+	{
+		chomp(my ($this, $includedir, $pgxs) = map { scalar `$_ 2>/dev/null` } "$_ --version", "$_ --includedir", "$_ --pgxs");
+		return $_ if "$this\n" eq $version && -f "$includedir/libpq-fe.h" && -f $pgxs;
+	}
+	BAIL_OUT('no pg_config with headers');
+}
+
+sub make
+{
+	my (@command) = @_;
+	my ($out, $err) = ('', '');
+
+	local $ENV{MAKEFLAGS} = '';
+	return 1 if IPC::Run::run([ 'make', @command ], '>', \$out, '2>', \$err);
+	diag($out, $err);
+	return 0;
+}
+
+# Builds the library with a known bug; its path.
+sub build_mutant
+{
+	my ($mutant) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir() . "/mutant$mutant";
+
+	mkdir $dir or die "$dir: $!";
+	for (qw(Makefile event_store.control src sql))
+	{
+		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', "$source/$_", "$dir/");
+	}
+	unlink glob "$dir/src/*.o $dir/src/*.bc $dir/event_store.so";
+	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', "ES_MUTANT=$mutant", '-j2', 'event_store.so'),
+		"mutant $mutant is built");
+	return "$dir/event_store.so";
+}
+
+# Has a database that has the extension use another library, before any session of it loads the ordinary one.
+sub use_library
+{
+	my ($node, $db, $library) = @_;
+	my $others = $node->safe_psql($db, qq[
+		UPDATE pg_proc SET probin = '$library' WHERE oid IN
+			(SELECT objid FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+			 WHERE e.extname = 'event_store' AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e') AND probin IS NOT NULL;
+		SELECT count(*) FROM pg_proc WHERE probin LIKE '%event_store%' AND probin <> '$library']);
+	is($others, 0, "$db: every function is the mutant's");
+	return;
+}
+
+1;

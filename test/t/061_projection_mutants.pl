@@ -1,0 +1,62 @@
+# The isolation tests of projections on the library, and on its mutants, which they must catch.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use File::Basename;
+use Mutant;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/../..');
+my $tester = dirname($ENV{PG_REGRESS}) . '/../isolation/pg_isolation_regress';
+
+plan skip_all => 'no pg_isolation_regress' unless -x $tester;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', "max_prepared_transactions = 5\n");
+$node->start;
+
+# Runs a spec in a new database, with another library if one is given: (passed, the difference).
+sub isolation
+{
+	my ($spec, $name, $library) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $out = '';
+	my $help = `$tester --help`;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $name");
+	$node->safe_psql($name, 'CREATE EXTENSION event_store');
+	use_library($node, $name, $library) if defined $library;
+	local $ENV{PGHOST} = $node->host;
+	local $ENV{PGPORT} = $node->port;
+	my $passed = IPC::Run::run(
+		[   $tester, "--inputdir=$source/test/isolation", "--outputdir=$dir",
+			$help =~ /expecteddir/ ? "--expecteddir=$source/test/isolation" : (),
+			'--bindir=' . dirname(`which psql`), '--use-existing', "--dbname=$name", $spec ],
+		'>', \$out, '2>&1');
+	my $diff = -f "$dir/regression.diffs" ? slurp_file("$dir/regression.diffs") : '';
+	return ($passed, $passed ? '' : "$out\n$diff");
+}
+
+# The number is that of ES_MUTANT in src: the test that sees it, and what it must say.
+my %mutants = (
+	3 => [ 'projection', qr/^\+\d+\|account-a1\/1 *\n/m ],	# half of a transfer
+	4 => [ 'projection-mark', qr/^-account-1\| +1\n account-2\| +1\n/m ],	# an event that is skipped
+);
+
+for my $mutant (sort keys %mutants)
+{
+	my ($spec, $pattern) = @{ $mutants{$mutant} };
+	my ($passed, $said) = isolation($spec, "ordinary$mutant");
+
+	ok($passed, "isolation test $spec") or diag($said);
+	($passed, $said) = isolation($spec, "mutant$mutant", build_mutant($mutant));
+	ok(!$passed, "mutant $mutant is caught") or diag($said);
+	like($said, $pattern, "mutant $mutant is caught for what it does");
+}
+
+$node->stop;
+done_testing();

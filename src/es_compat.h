@@ -114,6 +114,14 @@ es_qualified_name(const char *name)
 #endif
 }
 
+/* Minor releases of 2025 made flags of a boolean. For use with replication/walsender_private.h, under SyncRepLock. */
+#if PG_VERSION_NUM >= 180000 || (PG_VERSION_NUM >= 170005 && PG_VERSION_NUM < 180000) || \
+	(PG_VERSION_NUM >= 160009 && PG_VERSION_NUM < 170000) || (PG_VERSION_NUM >= 150013 && PG_VERSION_NUM < 160000)
+#define es_sync_standbys_defined()	((WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
+#else
+#define es_sync_standbys_defined()	(WalSndCtl->sync_standbys_defined)
+#endif
+
 /* 17 lets an extension name its wait events. (The server remembers names; the same one gives the same number.) */
 static inline uint32
 es_wait_event(const char *name)

@@ -26,8 +26,12 @@
 #include "miscadmin.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/lwlock.h"
 #include "utils/resowner.h"
+#include "utils/wait_event.h"
 
+#include "es_compat.h"
 #include "es_guc.h"
 #include "es_release.h"
 
@@ -35,14 +39,47 @@ static bool lowered = false;	/* synchronous_commit is not what the session has c
 static int	chosen;				/* what it has */
 static bool owed = false;		/* the flush, after this commit's locks are released */
 
-/* To the disk, and to the synchronous standby where there is one. Interrupts are held, as within a commit. */
+/* What the session waits for at a synchronous standby; -1: nothing. */
+static int
+standby_mode(void)
+{
+	switch (synchronous_commit)
+	{
+		case SYNCHRONOUS_COMMIT_REMOTE_WRITE:
+			return SYNC_REP_WAIT_WRITE;
+		case SYNCHRONOUS_COMMIT_REMOTE_FLUSH:
+			return SYNC_REP_WAIT_FLUSH;
+		case SYNCHRONOUS_COMMIT_REMOTE_APPLY:
+			return SYNC_REP_WAIT_APPLY;
+		default:
+			return -1;
+	}
+}
+
+/*
+ * Waits until the disk has WAL up to a point that others have written, and the synchronous standby, where there is one.
+ * Not in the queue of those who commit: there, each point of the WAL is waited for once.
+ */
 static void
 await_lsn(XLogRecPtr lsn)
 {
+	int			mode = standby_mode();
+	bool		waiting = mode >= 0 && max_wal_senders > 0;
+
 	XLogFlush(lsn);
-	HOLD_INTERRUPTS();			/* it must not be left in the middle; it looks for cancels itself */
-	SyncRepWaitForLSN(lsn, true);
-	RESUME_INTERRUPTS();
+	while (waiting)
+	{
+		LWLockAcquire(SyncRepLock, LW_SHARED);
+		waiting = es_sync_standbys_defined() && lsn > WalSndCtl->lsn[mode];
+		LWLockRelease(SyncRepLock);
+		if (waiting)
+		{
+			CHECK_FOR_INTERRUPTS();
+			pgstat_report_wait_start(WAIT_EVENT_SYNC_REP);
+			pg_usleep(1000);
+			pgstat_report_wait_end();
+		}
+	}
 }
 
 /* Must not fail: the transaction has committed. (A WAL that cannot be flushed is a PANIC anyway.) */
@@ -52,8 +89,17 @@ release_callback(ResourceReleasePhase phase, bool commit, bool top, void *arg)
 	if (!owed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top)
 		return;
 	owed = false;
+#if defined(ES_MUTANT) && ES_MUTANT == 5
+	return;						/* known bug: the client is answered before the flush */
+#endif
 	if (commit)
-		await_lsn(XactLastCommitEnd);
+	{
+		XLogFlush(XactLastCommitEnd);
+		/* As within a commit: it looks for cancels itself, and says that the commit stands. */
+		HOLD_INTERRUPTS();
+		SyncRepWaitForLSN(XactLastCommitEnd, true);
+		RESUME_INTERRUPTS();
+	}
 }
 
 /* Called once, when the library is loaded. */
@@ -94,6 +140,9 @@ es_release_await(TransactionId writer)
 {
 	XLogRecPtr	lsn;
 
+#if defined(ES_MUTANT) && ES_MUTANT == 6
+	return;						/* known bug: what is not durable is reported */
+#endif
 	if (!es_early_lock_release || !TransactionIdIsNormal(writer) || RecoveryInProgress() ||
 		TransactionIdIsCurrentTransactionId(writer))
 		return;

@@ -8,6 +8,7 @@ use warnings;
 
 use File::Basename;
 use Cwd qw(abs_path);
+use Mutant;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -64,18 +65,22 @@ restart_after_crash = off
 
 sub start
 {
+	my ($node) = @_;
+
 	local $ENV{LD_PRELOAD} = $shim;
 	local $ENV{SLOWWRITE_FILE} = $delay_file;
 	$node->start;
 }
-start();
+start($node);
 my $db = 'postgres';
 $node->safe_psql($db, q[CREATE EXTENSION event_store; SELECT es_create_store();
 	CREATE TABLE totals (stream text PRIMARY KEY, n bigint);
 	SELECT es_create_projection('totals', 'INSERT INTO totals AS t SELECT stream, count(*) FROM new_events GROUP BY 1
 		ON CONFLICT (stream) DO UPDATE SET n = t.n + EXCLUDED.n', categories => '{hot}')]);
 
-# ---- one by one: who waits for what
+# ---- one by one: who waits for what; nobody else writes WAL
+
+$node->safe_psql($db, 'SELECT es_stop_worker()');
 
 sub state_of
 {
@@ -122,15 +127,15 @@ for my $what (sort keys %question)
 	# Everything inserted so far is durable; then one more append, of which the question must wait for the flush.
 	delay(0);
 	$node->safe_psql($db, "SELECT es_append('other-1', NULL, 'X', '{}')");
+	my $upto = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn()");
 	delay(400_000);
 	my $before = visible();
 	$session{c}->query_until(qr/sent/, "\\echo sent\nSELECT es_append('one-1', NULL, 'More', '{}');\n");
 	$node->poll_query_until($db, "SELECT version > $before FROM event_store.streams WHERE stream = 'one-1'") or die;
-	my $upto = $node->safe_psql($db, "SELECT pg_current_wal_insert_lsn()");
-	my $durable = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() >= '$upto'");
+	my $durable = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() > '$upto'");
 	my ($stdout, $stderr);
 	$node->psql($db, "$question{$what}", stdout => \$stdout, stderr => \$stderr);
-	my $flushed = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() >= '$upto'");
+	my $flushed = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() > '$upto'");
 	is("$durable $flushed", 'f t', "$what: not before the flush");
 	delay(0);
 	$session{c}->query_safe('SELECT 1');
@@ -197,12 +202,6 @@ $_->quit for @session{qw(a b c)};
 
 # ---- crashes: all processes killed at once, at any time
 
-my $psql = $node->installed_command('psql') if $node->can('installed_command');
-$psql //= 'psql';
-my $connstr = $node->connstr($db);
-my ($acknowledged, $reported, $lost, $crashes) = (0, 0, 0, 0);
-my (@bad_ack, @bad_report);
-
 sub spawn
 {
 	my ($code) = @_;
@@ -215,16 +214,46 @@ sub spawn
 	POSIX::_exit(0);
 }
 
-# All processes of the server work in its data directory.
+# All processes of a server work in its data directory.
 sub server_processes
 {
+	my ($node) = @_;
 	my $dir = abs_path($node->data_dir);
 	return grep { (readlink("/proc/$_/cwd") // '') eq $dir } map { m{/proc/(\d+)$} } glob '/proc/[0-9]*';
 }
 
-for my $round (1 .. $rounds)
+# Kills everything, and starts the server again.
+sub crash
 {
-	my @children;
+	my ($node, @clients) = @_;
+
+	open my $pid_file, '<', $node->data_dir . '/postmaster.pid' or die;
+	chomp(my $postmaster = <$pid_file>);
+	close $pid_file;
+	# The postmaster first, so that there are no new ones.
+	kill 'KILL', $postmaster;
+	while (my @processes = server_processes($node))
+	{
+		kill 'KILL', @processes;
+		usleep(5_000);
+	}
+	usleep(5_000) while kill 0, $postmaster;    # until somebody has taken note of its end
+	kill 'KILL', map { -$_ } @clients;
+	waitpid $_, 0 for @clients;
+	$node->{_pid} = undef;
+	delay(0);
+	start($node);
+	return;
+}
+
+# One crash in the middle of eight writers and three readers. Adds to: acknowledged, reported, seen by plain SQL and lost;
+# and to the lists of what was acknowledged, or reported, and is not there.
+sub crash_round
+{
+	my ($node, $round, $sum) = @_;
+	my $connstr = $node->connstr($db);
+	my $from = $node->safe_psql($db, 'SELECT es_high_water_mark()');
+	my @clients;
 
 	delay(20_000 + int(rand(60_000)));
 	unlink glob "$dir/*.out";
@@ -237,72 +266,89 @@ for my $round (1 .. $rounds)
 			print $script "SELECT '$round-$writer-$n:' || version FROM es_append('$stream', NULL, 'W', '{\"id\": \"$round-$writer-$n\"}');\n";
 		}
 		close $script;
-		push @children, spawn(sub { exec "$psql -XAtq -d '$connstr' -f $dir/writer$writer.sql >$dir/ack$writer.out" });
+		push @clients, spawn(sub { exec "psql -XAtq -d '$connstr' -f $dir/writer$writer.sql >$dir/ack$writer.out" });
 	}
-	# What plain SQL sees, and what functions report, again and again.
-	push @children, spawn(sub {
-		while (1) { system(qq[$psql -XAtq -d '$connstr' -c "SELECT data->>'id' FROM event_store.events ORDER BY position DESC LIMIT 200" >>$dir/plain.out]) == 0 or last }
-	});
-	my $from = $node->safe_psql($db, 'SELECT es_high_water_mark()');
-	push @children, spawn(sub {
-		while (1) { system(qq[$psql -XAtq -d '$connstr' -c "SELECT data->>'id' FROM es_read_all($from, NULL)" >>$dir/feed.out]) == 0 or last }
-	});
-	push @children, spawn(sub {
-		while (1) { system(qq[$psql -XAtq -d '$connstr' -c "SELECT data->>'id' FROM es_read('hot-1', NULL, 50, true)" >>$dir/stream.out]) == 0 or last }
-	});
+	my %question = (
+		plain => "SELECT data->>'id' FROM event_store.events ORDER BY position DESC LIMIT 200",
+		feed => "SELECT data->>'id' FROM es_read_all($from, NULL)",
+		stream => "SELECT data->>'id' FROM es_read('hot-1', NULL, 50, true)");
+	for my $file (keys %question)
+	{
+		push @clients, spawn(sub {
+			while (1) { system(qq[psql -XAtq -d '$connstr' -c "$question{$file}" >>$dir/$file.out]) == 0 or last }
+		});
+	}
 
 	# Not before all of them are at work.
 	my $deadline = time + 60;
 	usleep(20_000) until time > $deadline
 	  or (slurp_lines("$dir/feed.out") > 20 and slurp_lines("$dir/plain.out") > 200 and slurp_lines("$dir/stream.out") > 20);
 	usleep(100_000 + int(rand(400_000)));
-
-	open my $pid_file, '<', $node->data_dir . '/postmaster.pid' or die;
-	chomp(my $postmaster = <$pid_file>);
-	close $pid_file;
-	# The postmaster first, so that there are no new ones.
-	kill 'KILL', $postmaster;
-	while (my @processes = server_processes())
-	{
-		kill 'KILL', @processes;
-		usleep(5_000);
-	}
-	usleep(5_000) while kill 0, $postmaster;    # until somebody has taken note of its end
-	$crashes++;
-	kill 'KILL', map { -$_ } @children;
-	waitpid $_, 0 for @children;
-	$node->{_pid} = undef;
-	delay(0);
-	start();
+	crash($node, @clients);
+	$sum->{crashes}++;
 
 	my %there = map { my ($id, $version) = split /:/; $id => $version }
 	  split /\n/, $node->safe_psql($db, "SELECT (data->>'id') || ':' || version FROM event_store.events WHERE category = 'hot'");
 	for my $line (map { slurp_lines("$dir/ack$_.out") } 1 .. 8)
 	{
 		my ($id, $version) = split /:/, $line;
-		$acknowledged++;
-		push @bad_ack, $line unless defined $there{$id} and $there{$id} == $version;
+		$sum->{acknowledged}++;
+		push @{ $sum->{bad_ack} }, $line unless defined $there{$id} and $there{$id} == $version;
 	}
-	for my $id (map { slurp_lines("$dir/$_.out") } qw(feed stream))
+	for my $id (grep { $_ ne '' } map { slurp_lines("$dir/$_.out") } qw(feed stream))
 	{
-		next if $id eq '';
-		$reported++;
-		push @bad_report, $id unless exists $there{$id};
+		$sum->{reported}++;
+		push @{ $sum->{bad_report} }, $id unless exists $there{$id};
 	}
 	my %seen = map { $_ => 1 } slurp_lines("$dir/plain.out");
-	$lost += grep { $_ ne '' and not exists $there{$_} } keys %seen;
+	$sum->{lost} += grep { $_ ne '' and not exists $there{$_} } keys %seen;
+	return;
 }
-diag("$crashes crashes, $acknowledged acknowledged, $reported reported, $lost rows seen by plain SQL and lost");
-is($crashes, $rounds, 'the server crashed');
-cmp_ok($acknowledged, '>', 20 * $rounds, 'appends were acknowledged');
-is("@bad_ack", '', 'no acknowledged append is lost');
-is("@bad_report", '', 'nothing that a function reported is lost');
-cmp_ok($lost, '>', 0, 'plain SQL saw rows that were lost: the crashes came in between');
+
+$node->safe_psql($db, 'SELECT es_start_worker()');
+my %sum = (crashes => 0, acknowledged => 0, reported => 0, lost => 0, bad_ack => [], bad_report => []);
+
+crash_round($node, $_, \%sum) for 1 .. $rounds;
+diag("$sum{crashes} crashes, $sum{acknowledged} acknowledged, $sum{reported} reported, $sum{lost} rows seen by plain SQL and lost");
+is($sum{crashes}, $rounds, 'the server crashed');
+cmp_ok($sum{acknowledged}, '>', 20 * $rounds, 'appends were acknowledged');
+is("@{ $sum{bad_ack} }", '', 'no acknowledged append is lost');
+is("@{ $sum{bad_report} }", '', 'nothing that a function reported is lost');
+cmp_ok($sum{lost}, '>', 0, 'plain SQL saw rows that were lost: the crashes came in between');
 ok($node->safe_psql($db, "SELECT es_wait_for_projection('totals', es_high_water_mark(), '60 s')") eq 't', 'the projection goes on');
 is($node->safe_psql($db, "SELECT count(*) FROM totals FULL JOIN (SELECT stream, version FROM event_store.streams WHERE category = 'hot') s USING (stream) WHERE n IS DISTINCT FROM version"),
 	'0', '... and is equal to the log');
 is($node->safe_psql($db, "SELECT count(*) FROM (SELECT version - row_number() OVER (PARTITION BY stream ORDER BY version) AS gap FROM event_store.events) g WHERE gap <> 0"),
 	'0', 'versions are dense');
 $node->stop;
+
+# ---- the mutants: a library that answers too early, and one that reports too early
+
+for my $mutant (5, 6)
+{
+	my $library = build_mutant($mutant);
+	my $sick = PostgreSQL::Test::Cluster->new("mutant$mutant");
+	my %found = (crashes => 0, acknowledged => 0, reported => 0, lost => 0, bad_ack => [], bad_report => []);
+
+	$sick->init;
+	$sick->append_conf('postgresql.conf', qq[
+fsync = on
+autovacuum = off
+restart_after_crash = off
+event_store.early_lock_release = on
+]);
+	start($sick);
+	$sick->safe_psql($db, 'CREATE EXTENSION event_store');
+	use_library($sick, $db, $library);
+	$sick->safe_psql($db, 'SELECT es_create_store()');
+	my $bad = $mutant == 5 ? $found{bad_ack} : $found{bad_report};
+	for my $round (1 .. 40)
+	{
+		last if @$bad;
+		crash_round($sick, $round, \%found);
+	}
+	cmp_ok(scalar @$bad, '>', 0, "mutant $mutant is caught, after $found{crashes} crashes");
+	$sick->stop('immediate');
+}
 
 done_testing();

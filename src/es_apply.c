@@ -95,6 +95,17 @@ kind_of(const ErrorData *error)
 	}
 }
 
+/*
+ * Whether to try the batch again as it is. After some attempts an error that may pass is taken for the event's own; but not
+ * that somebody has locked a table, for however long: no event is to blame for that.
+ */
+static bool
+try_again(const ErrorData *error, const EsCheckpoint *checkpoint)
+{
+	return kind_of(error) == MAY_PASS &&
+		(checkpoint->attempts < PASSING_ATTEMPTS || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE);
+}
+
 /* Whether an error is none of the events' or the handler's, and to try again is all that it needs. */
 bool
 es_apply_may_pass(const ErrorData *error)
@@ -206,7 +217,7 @@ static void
 check_kind(const Attempt *attempt, ErrorData *error)
 {
 	if (kind_of(error) == OF_THE_HANDLER ||
-		(kind_of(error) == MAY_PASS && attempt->task->checkpoint->attempts < PASSING_ATTEMPTS))
+		try_again(error, attempt->task->checkpoint))
 		ReThrowError(error);
 }
 
@@ -415,7 +426,7 @@ run_attempts(Attempt *attempt)
 			return NULL;
 		*task->checkpoint = before;
 		if (attempt->careful || kind_of(error) == OF_THE_HANDLER ||
-			(kind_of(error) == MAY_PASS && task->checkpoint->attempts < PASSING_ATTEMPTS))
+			try_again(error, task->checkpoint))
 			return error;
 		attempt->careful = true;
 	}

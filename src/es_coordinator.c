@@ -51,6 +51,7 @@ PGDLLEXPORT void es_pool_worker(Datum arg);
 
 /* Milliseconds. */
 #define LOCK_TIMEOUT		"20"	/* of a duty */
+#define HANDLER_LOCK_TIMEOUT 10000	/* of projections: then the batch is tried again */
 #define SETTLE_WAIT			"10"	/* for open appends, within a round */
 #define RETRY_LOCK			500		/* of a duty, after a lock was not to be had */
 #define RETRY_DUTY			5000	/* after another error */
@@ -411,7 +412,7 @@ es_pool_worker(Datum arg)
 	EsProcessTask task;
 	EsSharedWorker *self;
 
-	es_process_init(&task, ES_POOL_WORKER, 0);
+	es_process_init(&task, ES_POOL_WORKER, HANDLER_LOCK_TIMEOUT);
 	entry = es_process_entry();
 	self = &entry->workers[task.number];
 	(void) es_process_lock(task.number + 1);	/* only to be seen */

@@ -14,6 +14,7 @@
 #include "parser/parser.h"
 #include "tsearch/ts_cache.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/datetime.h"
@@ -96,6 +97,7 @@ static const struct
 	{"default_text_search_config", "pg_catalog.simple"},
 	{"standard_conforming_strings", "on"},
 	{"transform_null_equals", "off"},
+	{"array_nulls", "on"},
 };
 
 static bool
@@ -107,7 +109,7 @@ is_pinned(void)
 		bytea_output == BYTEA_OUTPUT_HEX && xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
 		strcmp(locale_monetary, "C") == 0 && strcmp(locale_numeric, "C") == 0 &&
 		strcmp(locale_time, "C") == 0 && strcmp(TSCurrentConfig, "pg_catalog.simple") == 0 &&
-		standard_conforming_strings && !Transform_null_equals;
+		standard_conforming_strings && !Transform_null_equals && Array_nulls;
 }
 
 /*

@@ -123,7 +123,12 @@ append('passing-1', 1, 2, 3);
 ok($node->poll_query_until($db, q[SELECT attempts > 1 FROM event_store.projection_status WHERE name = 'passing']), 'a lock that is not to be had is tried for again');
 is(status('passing', 'status, last_error_code, quarantined_streams'), 'running|55P03|0', 'and the status says so');
 ok(turns(), 'other projections go on');
+# However often: no event is to blame for it. (The next pause would be ten seconds.)
+q1(q[UPDATE event_store.checkpoints SET attempts = 100, retry_at = NULL WHERE projection = 'passing']);
+ok($node->poll_query_until($db, q[SELECT attempts > 100 FROM event_store.projection_status WHERE name = 'passing']), 'after a hundred times too');
+is(status('passing', 'status, last_error_code, quarantined_streams'), 'running|55P03|0', '... and parks nothing');
 $session->query_safe('COMMIT');
+q1(q[SELECT es_resume_projection('passing')]);
 ok(caught_up('passing'), 'it passes');
 is(q1('SELECT string_agg(n::text, $$ $$ ORDER BY id) FROM passing'), '3 3', 'and the events are applied');
 is(status('passing', 'status, attempts, last_error_code, quarantined_streams'), 'running|0||0', 'nothing was parked, nothing remains of the error');

@@ -6,7 +6,8 @@
 #   tap         test/t/*.pl               prove, with servers of their own
 #
 # ONLY=regress,tap runs some of the suites, TESTS='a b' some tests of them; ES_LONG=1 (make check-long)
-# tells the tests that take as long as they are given to take minutes; KEEP=1 leaves the results.
+# tells the tests that take as long as they are given to take minutes; KEEP=1 leaves the results; ES_TAP_JOBS
+# TAP tests run at a time (2).
 # See lib.sh for the choice of a PostgreSQL. The last line is "N passed, N failed".
 set -euo pipefail
 # shellcheck source=test/lib.sh
@@ -109,29 +110,58 @@ run_pg_regress() {
     fi
 }
 
+# One file, in a subshell: the answer is in $dir/rc and $dir/seconds.
+one_tap() {
+    local name=$1 dir=$2 start=$SECONDS rc=0
+    # TESTDIR for PostgreSQL 15, the other two for later ones.
+    as_user_within 900 env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
+        TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" TMPDIR="$ES_TMP" \
+        ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" \
+        prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$dir/output" 2>&1 || rc=$?
+    echo $((SECONDS - start)) >"$dir/seconds"
+    echo "$rc" >"$dir/rc"
+}
+
+report_tap() {
+    local name=$1 dir=$2 log=$2/output
+    if [[ $(<"$dir/rc") == 0 ]]; then
+        # prove is content with a file that skips all of it; its reason belongs on the line.
+        report tap "$name" ok "$(<"$dir/seconds") s $(sed -n 's/^1\.\.0 # SKIP/skipped:/p' "$log")"
+        [[ -n ${KEEP:-} ]] || rm -rf "$dir"
+    else
+        report tap "$name" FAILED "$(<"$dir/seconds") s"
+        show "tap/$name" "$log" 300
+        while IFS= read -r log; do
+            tail -n 60 "$log" >"$ES_TMP/tail"
+            show "tap/$name: the end of ${log##*/}" "$ES_TMP/tail" 60
+        done < <(find "$dir/tmp_check/log" -name '*.log' 2>/dev/null)
+    fi
+}
+
+# Two at a time: they spend much of their time waiting.
 run_tap() {
-    local name log start dir
-    for name in "$@"; do
-        dir=$ES_TMP/tap/$name
-        log=$dir/output
-        start=$SECONDS
-        as_user mkdir -p "$dir"
-        # TESTDIR for PostgreSQL 15, the other two for later ones.
-        if as_user_within 900 env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
-            TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" TMPDIR="$ES_TMP" \
-            ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" \
-            prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$log" 2>&1; then
-            # prove is content with a file that skips all of it; its reason belongs on the line.
-            report tap "$name" ok "$((SECONDS - start)) s $(sed -n 's/^1\.\.0 # SKIP/skipped:/p' "$log")"
-            [[ -n ${KEEP:-} ]] || rm -rf "$dir"
-        else
-            report tap "$name" FAILED "$((SECONDS - start)) s"
-            show "tap/$name" "$log" 300
-            while IFS= read -r log; do
-                tail -n 60 "$log" >"$ES_TMP/tail"
-                show "tap/$name: the end of ${log##*/}" "$ES_TMP/tail" 60
-            done < <(find "$dir/tmp_check/log" -name '*.log' ! -name 'regress_log_*' 2>/dev/null)
-        fi
+    local -a waiting=("$@") running=()
+    local name dir rest
+    while ((${#waiting[@]} + ${#running[@]} > 0)); do
+        while ((${#waiting[@]} > 0 && ${#running[@]} < ES_TAP_JOBS)); do
+            name=${waiting[0]} waiting=("${waiting[@]:1}") dir=$ES_TMP/tap/$name
+            # The answer is written by us, the rest by the server's owner.
+            as_user mkdir -p "$dir"
+            rm -f "$dir/rc"
+            one_tap "$name" "$dir" &
+            running+=("$name")
+        done
+        # Returns when one of them has ended; a trap cuts it short.
+        wait -n || true
+        rest=()
+        for name in "${running[@]}"; do
+            if [[ -e $ES_TMP/tap/$name/rc ]]; then
+                report_tap "$name" "$ES_TMP/tap/$name"
+            else
+                rest+=("$name")
+            fi
+        done
+        running=("${rest[@]}")
     done
 }
 
@@ -147,6 +177,7 @@ check_server_log() {
 }
 
 ONLY=${ONLY:-regress,isolation,tap}
+ES_TAP_JOBS=${ES_TAP_JOBS:-2}
 ES_ON_FAIL=setup_failed
 es_begin 'make check'
 for suite in ${ONLY//,/ }; do

@@ -124,21 +124,24 @@ as_user() {
 
 # timeout(1) makes a process group of its own, which Ctrl-C does not reach: es_end does. And a trap
 # cuts short the wait for a job, but not a command in the foreground. (Jobs ignore SIGINT unless told.)
+# Several may run at a time, each in a subshell of its own.
 as_user_within() {
-    local rc=0
+    local rc=0 running=$ES_TMP/running.$BASHPID
     # shellcheck disable=SC2016 # for the inner shell
     as_user env --default-signal=INT,QUIT \
-        sh -c 'echo $$ >"$0" && exec timeout -k 10 "$@"' "$ES_TMP/running.pid" "$@" &
+        sh -c 'echo $$ >"$0" && exec timeout -k 10 "$@"' "$running" "$@" &
     wait $! || rc=$?
-    rm -f "$ES_TMP/running.pid"
+    rm -f "$running"
     return "$rc"
 }
 
 es_kill_running() {
-    local pid
-    if read -r pid 2>/dev/null <"$ES_TMP/running.pid"; then
-        kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true
-    fi
+    local pid file
+    for file in "$ES_TMP"/running.*; do
+        if read -r pid 2>/dev/null <"$file"; then
+            kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true
+        fi
+    done
 }
 
 # ------------------------------------------------------------------ what is needed

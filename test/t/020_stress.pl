@@ -40,9 +40,19 @@ sub stress
 	local $ENV{PGPORT} = $node->port;
 	local $ENV{PGDATABASE} = $db;
 	my $passed = IPC::Run::run([ "$build/stress", '-s', $ENV{ES_STRESS_SEED} // 1 + int(rand(1e9)), @options ], '>', \$out, '2>&1');
-	$node->safe_psql('postgres', "DROP DATABASE $db WITH (FORCE)");
-	$out .= "stress: killed by signal " . ($? & 127) . "\n" if $? & 127;
+	my $status = $?;
 	note($out);
+	# What a failure left behind says why, and must not keep the database from being dropped.
+	my $left = $node->safe_psql($db, 'SELECT gid, prepared FROM pg_prepared_xacts WHERE database = current_database()');
+	if ($left ne '')
+	{
+		$out .= "stress: prepared transactions are left:\n$left\n"
+		  . $node->safe_psql($db, 'SELECT mark, newest_position, holder_pid, holder_gid, holder_since FROM event_store.status');
+		$passed = 0;
+		$node->safe_psql($db, "ROLLBACK PREPARED '" . (split /\|/)[0] . "'") for split /\n/, $left;
+	}
+	$node->safe_psql('postgres', "DROP DATABASE $db WITH (FORCE)");
+	$out .= "stress: killed by signal " . ($status & 127) . "\n" if $status & 127;
 	return ($passed, $out);
 }
 

@@ -3,6 +3,12 @@ SET client_min_messages = warning;
 SET timezone = 'UTC';
 \t on
 \a
+-- Loads of the tests before may have asked for snapshots: a worker that takes one has locked what is dropped here.
+DO $$ BEGIN
+    WHILE EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()) LOOP
+        PERFORM pg_sleep(0.01), pg_stat_clear_snapshot();
+    END LOOP;
+END $$;
 DROP SCHEMA IF EXISTS event_store CASCADE;
 SELECT es_create_store();
 CREATE SCHEMA read_model;

@@ -43,7 +43,9 @@ PG_FUNCTION_INFO_V1(es_retry_quarantined);
 #define BATCH_TIME_SHORT	50		/* a full one that takes less makes it larger */
 #define TURN_TIME			100		/* after this long it is another projection's turn */
 #define IDLE_INTERVAL		200		/* between writes of a checkpoint that no event has moved, unless somebody waits */
-#define LONGEST_REST		8		/* after a batch that was not full */
+#define SHORT_REST			8		/* after a batch that was not full, at most */
+#define LONG_REST			20		/* after one that took longer than BUSY_TIME: there is much to do */
+#define BUSY_TIME			2
 #define REST_SHARE			9		/* times as long as the batch took */
 #define WORKER_MARK_WAIT	10		/* for appends that are just committing */
 #define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
@@ -195,13 +197,14 @@ milliseconds_until(TimestampTz due)
 
 /*
  * After a batch that was not full: a pause, so that the next one has more to do. It keeps a worker at about a tenth of a
- * core as long as it keeps up, at the price of a few milliseconds of lag.
+ * core as long as it keeps up, at the price of a few milliseconds of lag, of some more when many events come.
  */
 static void
 rest(TimestampTz start)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		pause = Min((now - start) / 1000 * REST_SHARE, LONGEST_REST);
+	long		elapsed = (now - start) / 1000;
+	long		pause = Min(elapsed * REST_SHARE, elapsed > BUSY_TIME ? LONG_REST : SHORT_REST);
 
 	if (pause > 0)
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, pause, es_wait_event("EventStoreWorkerRest"));

@@ -46,7 +46,7 @@ es_guc_init(void)
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.early_lock_release",
 							 "Gives an append's locks back before its commit is flushed; the client is answered after.",
-							 "Others may see its rows shortly before they are durable.",
+							 "Others may see what its transaction did, in any table, shortly before it is durable.",
 							 &es_early_lock_release,
 							 true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);

@@ -79,8 +79,16 @@ es_head_read(TupleTableSlot *slot, EsHead *head)
 	bool		should_free;
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
 
-	head->writer = HeapTupleHeaderXminFrozen(tuple->t_data) ? InvalidTransactionId :
-		HeapTupleHeaderGetRawXmin(tuple->t_data);
+	head->frozen_lsn = InvalidXLogRecPtr;
+	if (HeapTupleHeaderXminFrozen(tuple->t_data))
+	{
+		/* A row may be frozen before the commit is flushed, and then its xmin tells nothing. */
+		head->writer = InvalidTransactionId;
+		if (TTS_IS_BUFFERTUPLE(slot) && BufferIsValid(((BufferHeapTupleTableSlot *) slot)->buffer))
+			head->frozen_lsn = BufferGetLSNAtomic(((BufferHeapTupleTableSlot *) slot)->buffer);
+	}
+	else
+		head->writer = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	if (should_free)
 		heap_freetuple(tuple);
 	slot_getallattrs(slot);
@@ -142,7 +150,7 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	found = head_find(&heads, name, snapshot, head);
 	es_heads_close(&heads);
 	if (found)
-		es_release_await(head->writer);	/* the caller will report what the stream has */
+		es_release_await(head);	/* the caller will report what the stream has */
 	return found;
 }
 
@@ -346,6 +354,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			case TM_Ok:
 				es_head_read(heads->slot, head);
 				ExecClearTuple(heads->slot);
+				es_release_build_on(head);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:
 			case TM_Deleted:

@@ -238,6 +238,9 @@ mark_snapshot(int64 *mark, bool flush)
 									GetLatestSnapshot());
 		read_row(snapshot, &row);
 		*mark = below_own(row.mark);
+		/* It was flushed before it was published, but a standby may not have what it speaks of. */
+		if (flush)
+			es_release_await_all();
 		return snapshot;
 	}
 
@@ -376,6 +379,7 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	 */
 	es_release_flush_all();
 	ForceSyncCommit();
+	es_release_keep_locks();
 
 	/* The new floor is a time after the round: then what it has settled is stamped at or before it. */
 	state->floor = GetCurrentTimestamp();

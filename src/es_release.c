@@ -12,34 +12,59 @@
  * something first wait for the flush of what they have seen: of one stream, by the transaction that wrote its head
  * last (whoever wrote before is before it in the WAL); of many, by everything that was inserted.
  *
+ * Everything that such a transaction has done is seen early, by everybody but our functions: rows of other tables, and the
+ * payload of its NOTIFY, when another session's commit wakes the listener. That is why it is a choice.
+ *
  * The variable `synchronous_commit` is changed, not the setting, and only between the last callback that may fail and the
  * one after the commit. A session that has chosen asynchronous commit keeps it. PREPARE and COMMIT PREPARED flush as
- * always.
+ * always, and so does what the server makes a synchronous commit anyway (ForceSyncCommit(), files to be deleted): of such a
+ * commit clog keeps no LSN for a reader to wait for. remote_apply keeps its locks too: only a commit record that was
+ * written with it makes the standby say at once that it has applied it.
+ *
+ * A reader that finds no LSN in clog has nothing to wait for on this machine: a page of it is not written, and so not
+ * given up, before the WAL of its commits is flushed. (The synchronous standby may be further behind than clog's buffers
+ * reach. Then a reader does not wait for it.)
  */
 #include "postgres.h"
 
-#include "access/clog.h"
-#include "access/htup_details.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "catalog/storage.h"
 #include "miscadmin.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "utils/guc.h"
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
 #include "es_compat.h"
 #include "es_guc.h"
+#include "es_head.h"
 #include "es_release.h"
+#include "es_shared.h"
 
 static bool lowered = false;	/* synchronous_commit is not what the session has chosen */
 static int	chosen;				/* what it has */
 static bool owed = false;		/* the flush, after this commit's locks are released */
+static bool keep_locks = false; /* this transaction commits as always */
+static XLogRecPtr built_on = InvalidXLogRecPtr; /* the commits whose heads this transaction has locked */
 
-/* What the session waits for at a synchronous standby; -1: nothing. */
+/* Whether somebody may have released locks early, by this or by an earlier setting. */
+static bool
+in_use(void)
+{
+	return es_early_lock_release || es_shared_early_release();
+}
+
+/*
+ * What the session waits for at a synchronous standby; -1: nothing. At most for the flush, which is all that keeps what it
+ * reports: a standby does not say of its own accord how far it has applied WAL.
+ */
 static int
 standby_mode(void)
 {
@@ -48,12 +73,31 @@ standby_mode(void)
 		case SYNCHRONOUS_COMMIT_REMOTE_WRITE:
 			return SYNC_REP_WAIT_WRITE;
 		case SYNCHRONOUS_COMMIT_REMOTE_FLUSH:
-			return SYNC_REP_WAIT_FLUSH;
 		case SYNCHRONOUS_COMMIT_REMOTE_APPLY:
-			return SYNC_REP_WAIT_APPLY;
+			return SYNC_REP_WAIT_FLUSH;
 		default:
 			return -1;
 	}
+}
+
+/* Whether the synchronous standby does not have WAL up to a point. */
+static bool
+standby_lacks(XLogRecPtr lsn, int mode)
+{
+	bool		flags = es_sync_standbys_has_flags();
+	bool		defined;
+	bool		lacks;
+
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	if (!flags)
+		defined = ES_SYNC_STANDBYS != 0;
+	else if (ES_SYNC_STANDBYS & ES_SYNC_STANDBYS_INIT)
+		defined = (ES_SYNC_STANDBYS & ES_SYNC_STANDBYS_DEFINED) != 0;
+	else
+		defined = SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0';	/* just started */
+	lacks = defined && lsn > WalSndCtl->lsn[mode];
+	LWLockRelease(SyncRepLock);
+	return lacks;
 }
 
 /*
@@ -64,21 +108,17 @@ static void
 await_lsn(XLogRecPtr lsn)
 {
 	int			mode = standby_mode();
-	bool		waiting = mode >= 0 && max_wal_senders > 0;
+	long		nap = 1;
 
 	XLogFlush(lsn);
-	while (waiting)
+	if (!es_early_lock_release || mode < 0 || max_wal_senders == 0)
+		return;
+	while (standby_lacks(lsn, mode))
 	{
-		LWLockAcquire(SyncRepLock, LW_SHARED);
-		waiting = es_sync_standbys_defined() && lsn > WalSndCtl->lsn[mode];
-		LWLockRelease(SyncRepLock);
-		if (waiting)
-		{
-			CHECK_FOR_INTERRUPTS();
-			pgstat_report_wait_start(WAIT_EVENT_SYNC_REP);
-			pg_usleep(1000);
-			pgstat_report_wait_end();
-		}
+		CHECK_FOR_INTERRUPTS();
+		/* Without the latch: whoever waits further out for news may have been woken by it already. */
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, nap, WAIT_EVENT_SYNC_REP);
+		nap = Min(nap * 2, 10);
 	}
 }
 
@@ -109,11 +149,24 @@ es_release_init(void)
 	RegisterResourceReleaseCallback(release_callback, NULL);
 }
 
+/* Whether files go with the commit; then it is flushed before. */
+static bool
+deletes_files(void)
+{
+	EsRelFile  *files;
+	int			count = smgrGetPendingDeletes(true, &files);
+
+	if (count > 0)
+		pfree(files);
+	return count > 0;
+}
+
 /* In the callback before a commit, of a transaction that has appended. */
 void
 es_release_before_commit(void)
 {
-	if (!es_early_lock_release || synchronous_commit <= SYNCHRONOUS_COMMIT_OFF)
+	if (!es_early_lock_release || keep_locks || synchronous_commit <= SYNCHRONOUS_COMMIT_OFF ||
+		synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_APPLY || deletes_files() || !es_shared_note_early_release())
 		return;
 	chosen = synchronous_commit;
 	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
@@ -126,27 +179,49 @@ es_release_end_of_transaction(bool commit)
 {
 	if (lowered)
 		synchronous_commit = chosen;
-	lowered = false;
+	lowered = keep_locks = false;
+	built_on = InvalidXLogRecPtr;
 	if (!commit)
 		owed = false;
 }
 
+/* Notes that the open transaction calls ForceSyncCommit(). */
+void
+es_release_keep_locks(void)
+{
+	keep_locks = true;
+}
+
+/* Up to where WAL must be flushed for a version of a head to be durable. */
+static XLogRecPtr
+lsn_of(const EsHead *head)
+{
+	return TransactionIdIsNormal(head->writer) ? TransactionIdGetCommitLSN(head->writer) : head->frozen_lsn;
+}
+
+/* Notes the version of a head that the open transaction has locked, and may write over. */
+void
+es_release_build_on(const EsHead *head)
+{
+	if (in_use() && !TransactionIdIsCurrentTransactionId(head->writer))
+		built_on = Max(built_on, lsn_of(head));
+}
+
 /*
- * Waits until what a transaction has committed is durable; InvalidTransactionId, or one that is not an append of the
- * early kind, costs nothing to speak of.
+ * Waits until what a version of a head says is durable. One that the open transaction has written itself says what others
+ * have written before.
  */
 void
-es_release_await(TransactionId writer)
+es_release_await(const EsHead *head)
 {
 	XLogRecPtr	lsn;
 
 #if defined(ES_MUTANT) && ES_MUTANT == 6
 	return;						/* known bug: what is not durable is reported */
 #endif
-	if (!es_early_lock_release || !TransactionIdIsNormal(writer) || RecoveryInProgress() ||
-		TransactionIdIsCurrentTransactionId(writer))
+	if (!in_use() || RecoveryInProgress())
 		return;
-	lsn = TransactionIdGetCommitLSN(writer);
+	lsn = TransactionIdIsCurrentTransactionId(head->writer) ? built_on : lsn_of(head);
 	if (!XLogRecPtrIsInvalid(lsn))
 		await_lsn(lsn);
 }
@@ -171,7 +246,7 @@ inserted(void)
 void
 es_release_await_all(void)
 {
-	if (es_early_lock_release && !RecoveryInProgress())
+	if (in_use() && !RecoveryInProgress())
 		await_lsn(inserted());
 }
 
@@ -179,8 +254,5 @@ es_release_await_all(void)
 void
 es_release_flush_all(void)
 {
-	if (es_early_lock_release)
-		await_lsn(inserted());
-	else
-		XLogFlush(inserted());
+	await_lsn(inserted());
 }

@@ -222,7 +222,7 @@ es_replay_streams(EsCall *call)
 	}
 
 	for (int i = 0; i < call->stream_count; i++)
-		es_release_await(call->streams[i].head.writer);	/* what is reported again */
+		es_release_await(&call->streams[i].head);	/* what is reported again */
 	call->replayed = true;
 	call->replayed_events = call->event_count;
 	for (int e = 0; e < call->element_count; e++)

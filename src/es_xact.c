@@ -53,12 +53,12 @@ xact_callback(XactEvent event, void *arg)
 			reset();
 			break;
 		case XACT_EVENT_ABORT:
-			es_release_end_of_transaction(false);
 			/* Positions that were drawn for nothing let the mark pass, too. */
 			if (first_position != 0)
 				es_shared_announce(ES_NEWS_APPENDED);
 			/* FALLTHROUGH */
 		case XACT_EVENT_PREPARE:
+			es_release_end_of_transaction(false);
 			reset();
 			break;
 		default:

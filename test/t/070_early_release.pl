@@ -155,6 +155,15 @@ is($session{a}->query_safe("SHOW synchronous_commit"), 'on', '... after an error
 $session{a}->query_safe(q[CREATE TABLE late (a int, CONSTRAINT c UNIQUE (a) DEFERRABLE INITIALLY DEFERRED); INSERT INTO late VALUES (1)]);
 like(fails($session{a}, q[BEGIN; SELECT es_append('two-1', NULL, 'X', '{}'); INSERT INTO late VALUES (1); COMMIT;]), qr/duplicate key/, 'an error at the very end');
 is($session{a}->query_safe(q[SELECT es_stream_version('two-1')]), '1', 'an error at commit rolls the append back');
+# One that comes later still, in the midst of the commit.
+$session{a}->query_safe(q[CREATE TABLE skew (who text, n int); INSERT INTO skew VALUES ('a', 1), ('b', 1)]);
+$session{$_}->query_safe('BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM skew') for qw(a b);
+$session{b}->query_safe(q[UPDATE skew SET n = 0 WHERE who = 'b']);
+$session{a}->query_safe(q[UPDATE skew SET n = 0 WHERE who = 'a']);
+$session{a}->query_safe(q[SELECT es_append('two-2', NULL, 'X', '{}')]);
+$session{b}->query_safe(q[COMMIT]);
+like(fails($session{a}, 'COMMIT'), qr/during commit attempt/, 'a serialization failure at commit');
+is($session{a}->query_safe("SHOW synchronous_commit"), 'on', '... and the setting is as it was');
 # A session that has chosen asynchronous commit is not made to wait.
 delay($long);
 $started = time;
@@ -171,6 +180,26 @@ $session{b}->query_safe(q[BEGIN; SELECT es_append('five-1', 0, 'X', '{}'); PREPA
 is($session{b}->query_safe(q[SHOW synchronous_commit]), 'on', 'PREPARE');
 $session{b}->query_safe(q[COMMIT PREPARED 'p']);
 is($session{b}->query_safe(q[SELECT es_stream_version('five-1')]), '1', 'COMMIT PREPARED');
+# A session that does not hear that the setting was changed: it is in the midst of a statement.
+$session{b}->query_safe('SELECT pg_advisory_lock(1)');
+$session{a}->query_until(qr/sent/, "\\echo sent\nDO \$\$ BEGIN PERFORM pg_advisory_lock(1); COMMIT; PERFORM es_append('late-1', 0, 'X', '{}'); END \$\$;\n");
+$node->poll_query_until($db, "SELECT wait_event = 'advisory' FROM pg_stat_activity WHERE application_name = 'a'") or die;
+$node->safe_psql($db, 'ALTER SYSTEM SET event_store.early_lock_release = off');
+$node->safe_psql($db, 'SELECT pg_reload_conf()');
+$node->poll_query_until($db, "SELECT current_setting('event_store.early_lock_release') = 'off'") or die;
+$node->safe_psql($db, "SELECT es_append('other-1', NULL, 'X', '{}')");
+my $flushed = $node->safe_psql($db, 'SELECT pg_current_wal_flush_lsn()');
+delay(400_000);
+$session{b}->query_safe('SELECT pg_advisory_unlock(1)');
+$node->poll_query_until($db, "SELECT count(*) = 1 FROM event_store.streams WHERE stream = 'late-1'") or die;
+is($node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() > '$flushed'"), 'f', 'it releases its locks early');
+is($node->safe_psql($db, "SELECT es_stream_version('late-1')"), '1', '... and who asks waits');
+is($node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() > '$flushed'"), 't', '... although the setting is off there');
+delay(0);
+$session{a}->query_safe('SELECT pg_advisory_unlock(1)');
+$node->safe_psql($db, 'ALTER SYSTEM RESET event_store.early_lock_release');
+$node->safe_psql($db, 'SELECT pg_reload_conf()');
+$node->poll_query_until($db, "SELECT current_setting('event_store.early_lock_release') = 'on'") or die;
 # Through two crashes of a client while it waits.
 delay($long);
 $session{d}->query_until(qr/sent/, "\\echo sent\nSELECT es_append('six-1', 0, 'X', '{}');\n");

@@ -22,7 +22,7 @@
 #define ES_MIN_PARTITION_SIZE		100
 
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
-bool		es_early_lock_release = true;
+bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
@@ -48,7 +48,7 @@ es_guc_init(void)
 							 "Gives an append's locks back before its commit is flushed; the client is answered after.",
 							 "Others may see what its transaction did, in any table, shortly before it is durable.",
 							 &es_early_lock_release,
-							 true,
+							 false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.idempotency_retention",
 							"Sets how long an idempotency key is remembered; 0 means for ever.",

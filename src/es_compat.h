@@ -11,9 +11,11 @@
 
 #include "access/genam.h"
 #include "access/tableam.h"
+#include "catalog/storage.h"
 #include "executor/executor.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/guc.h"
 #include "utils/regproc.h"
 #include "utils/wait_event.h"
 
@@ -113,6 +115,35 @@ es_qualified_name(const char *name)
 	return stringToQualifiedNameList(name);
 #endif
 }
+
+/*
+ * Whether there is a synchronous standby to wait for: a byte of WalSndCtl, under SyncRepLock, of which minor releases
+ * of 2025 made flags. The server decides which, not the headers: a library must run with any minor release of its major.
+ */
+#if PG_VERSION_NUM >= 180000 || (PG_VERSION_NUM >= 170005 && PG_VERSION_NUM < 180000) || \
+	(PG_VERSION_NUM >= 160009 && PG_VERSION_NUM < 170000) || (PG_VERSION_NUM >= 150013 && PG_VERSION_NUM < 160000)
+#define ES_SYNC_STANDBYS	(*(volatile uint8 *) &WalSndCtl->sync_standbys_status)
+#else
+#define ES_SYNC_STANDBYS	(*(volatile uint8 *) &WalSndCtl->sync_standbys_defined)
+#endif
+#define ES_SYNC_STANDBYS_INIT		0x01
+#define ES_SYNC_STANDBYS_DEFINED	0x02
+
+static inline bool
+es_sync_standbys_has_flags(void)
+{
+	static int	version = 0;
+
+	if (version == 0)
+		version = atoi(GetConfigOption("server_version_num", false, false));
+	return version >= 180000 || version % 10000 >= (version >= 170000 ? 5 : version >= 160000 ? 9 : 13);
+}
+
+#if PG_VERSION_NUM >= 160000
+typedef RelFileLocator EsRelFile;
+#else
+typedef RelFileNode EsRelFile;
+#endif
 
 /* 17 lets an extension name its wait events. (The server remembers names; the same one gives the same number.) */
 static inline uint32

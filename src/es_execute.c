@@ -32,6 +32,7 @@
 #include "es_name.h"
 #include "es_partition.h"
 #include "es_position.h"
+#include "es_release.h"
 #include "es_store.h"
 
 /* The setting event_store.metadata, parsed; NULL when it is empty. */
@@ -314,6 +315,7 @@ wrong_version(const EsCallStream *stream, const EsElement *element)
 	const char *meaning = element->expected == 0 ? " (no stream)" :
 		element->expected == ES_EXISTS ? " (an existing stream)" : "";
 
+	es_release_await(&stream->head);	/* whose version is reported */
 	ereport(ERROR,
 			(errcode(ES_WRONG_VERSION),
 			 errmsg("wrong expected version of stream \"%s\"", text_to_cstring(stream->name)),
@@ -598,7 +600,12 @@ es_call_execute(EsCall *call)
 	}
 	for (int e = 0; e < call->element_count; e++)
 		if (call->elements[e].events == 0)
+		{
 			es_check_only_result(call, &call->elements[e], false);
+			/* Where positions are drawn nobody waits: our own commit will be behind what it rests on. */
+			if (call->event_count == 0)
+				es_release_await(&call->streams[call->elements[e].stream].head);
+		}
 	es_heads_close(&heads);
 	CommandCounterIncrement();
 	if (call->event_count > 0)

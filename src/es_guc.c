@@ -22,6 +22,7 @@
 #define ES_MIN_PARTITION_SIZE		100
 
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
+bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
@@ -43,6 +44,12 @@ es_guc_init(void)
 							&es_as_of_wait,
 							ES_DEFAULT_AS_OF_WAIT, 0, 60 * 60 * 1000,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.early_lock_release",
+							 "Gives an append's locks back before its commit is flushed; the client is answered after.",
+							 "Others may see what its transaction did, in any table, shortly before it is durable.",
+							 &es_early_lock_release,
+							 false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.idempotency_retention",
 							"Sets how long an idempotency key is remembered; 0 means for ever.",
 							NULL,

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/sysattr.h"
 #include "access/table.h"
@@ -20,7 +21,9 @@
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -28,6 +31,7 @@
 
 #include "es_compat.h"
 #include "es_head.h"
+#include "es_release.h"
 #include "es_store.h"
 
 void
@@ -72,7 +76,21 @@ void
 es_head_read(TupleTableSlot *slot, EsHead *head)
 {
 	bytea	   *digest;
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
 
+	head->frozen_lsn = InvalidXLogRecPtr;
+	if (HeapTupleHeaderXminFrozen(tuple->t_data))
+	{
+		/* A row may be frozen before the commit is flushed, and then its xmin tells nothing. */
+		head->writer = InvalidTransactionId;
+		if (TTS_IS_BUFFERTUPLE(slot) && BufferIsValid(((BufferHeapTupleTableSlot *) slot)->buffer))
+			head->frozen_lsn = BufferGetLSNAtomic(((BufferHeapTupleTableSlot *) slot)->buffer);
+	}
+	else
+		head->writer = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	if (should_free)
+		heap_freetuple(tuple);
 	slot_getallattrs(slot);
 	head->tid = slot->tts_tid;
 	head->id = DatumGetInt64(slot->tts_values[Anum_head_id - 1]);
@@ -131,6 +149,8 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	es_heads_open(&heads, AccessShareLock);
 	found = head_find(&heads, name, snapshot, head);
 	es_heads_close(&heads);
+	if (found)
+		es_release_await(head);	/* the caller will report what the stream has */
 	return found;
 }
 
@@ -255,10 +275,33 @@ insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 }
 
 /*
+ * The transaction that holds the row in the slot, if one other than ours does and is under way; InvalidTransactionId for
+ * none, and for several.
+ */
+static TransactionId
+holder(EsHeads *heads)
+{
+	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) heads->slot;
+	HeapTupleHeader tuple = slot->base.tuple->t_data;
+	TransactionId xmax;
+	uint16		mask;
+
+	LockBuffer(slot->buffer, BUFFER_LOCK_SHARE);
+	mask = tuple->t_infomask;
+	xmax = HeapTupleHeaderGetRawXmax(tuple);
+	LockBuffer(slot->buffer, BUFFER_LOCK_UNLOCK);
+	if ((mask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) != 0 || !TransactionIdIsNormal(xmax) ||
+		TransactionIdIsCurrentTransactionId(xmax) || !TransactionIdIsInProgress(xmax))
+		return InvalidTransactionId;
+	return xmax;
+}
+
+/*
  * Locks the stream to the end of the transaction and fills in its head; makes the head (version 0)
  * where there is none. Waits for a concurrent appender, unless the version committed so far is
- * beyond limit already: then it fills in that head and does not wait only to be refused. Raises
- * core's 40001 above READ COMMITTED when the head is newer than the transaction's snapshot.
+ * beyond limit already: then it fills in that head and does not wait only to be refused. Who has a limit
+ * waits without queueing for the row: when the other one has committed, it need not be locked by all
+ * the losers, one after the other. Raises core's 40001 above READ COMMITTED when the head is newer than the transaction's snapshot.
  */
 EsHeadLock
 es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)
@@ -269,6 +312,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		TM_Result	result;
 		TM_FailureData tmfd;
 		ItemPointerData tid;
+		TransactionId other;
 		bool		ours;
 
 		CHECK_FOR_INTERRUPTS();
@@ -286,11 +330,18 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		es_head_read(heads->slot, head);
 		tid = heads->slot->tts_tid;
 		ours = written_by_us(heads);
+		other = limit == PG_INT64_MAX || ours ? InvalidTransactionId : holder(heads);
 		ExecClearTuple(heads->slot);
 		if (head->version > limit || ours)
 		{
 			UnregisterSnapshot(snapshot);
 			return head->version > limit ? ES_HEAD_BEYOND : ES_HEAD_LOCKED;
+		}
+		if (TransactionIdIsValid(other))
+		{
+			UnregisterSnapshot(snapshot);
+			XactLockTableWait(other, heads->rel, &tid, XLTW_Lock);
+			continue;
 		}
 
 		result = table_tuple_lock(heads->rel, &tid, snapshot, heads->slot,
@@ -303,6 +354,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			case TM_Ok:
 				es_head_read(heads->slot, head);
 				ExecClearTuple(heads->slot);
+				es_release_build_on(head);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:
 			case TM_Deleted:

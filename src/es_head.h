@@ -21,6 +21,8 @@ typedef struct EsHead
 	int64		version;		/* 0: no event yet */
 	TimestampTz created_at;
 	TimestampTz recorded_at;	/* of the last event */
+	TransactionId writer;		/* of this version of the row; invalid: it is frozen */
+	XLogRecPtr	frozen_lsn;		/* its page's: behind the writer's commit */
 	int32		category;
 	uint8		digest[ES_DIGEST_LEN];
 } EsHead;

@@ -26,6 +26,7 @@
 #include "es_fold.h"
 #include "es_head.h"
 #include "es_load.h"
+#include "es_release.h"
 #include "es_snapshot.h"
 #include "es_store.h"
 
@@ -383,6 +384,7 @@ es_load_category(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 
 	snapshot = has_time ? es_asof_snapshot(as_of, NULL) : RegisterSnapshot(GetActiveSnapshot());
+	es_release_await_all();
 	defs = es_definitions();
 	fold = es_fold_create(es_aggregate(defs, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category)));
 	es_heads_open(&heads, AccessShareLock);

@@ -24,7 +24,6 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -39,6 +38,7 @@
 #include "es_guc.h"
 #include "es_mark.h"
 #include "es_position.h"
+#include "es_release.h"
 #include "es_sql.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -221,22 +221,6 @@ read_row_now(EsMarkRow *row)
 }
 
 /*
- * Flushes everything inserted so far. At the start of a page the insert pointer already counts the
- * page's header, which no record has caused to be written yet: XLogFlush would refuse it.
- */
-static void
-flush_inserted(void)
-{
-	XLogRecPtr	upto = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(upto, wal_segment_size) == SizeOfXLogLongPHD)
-		upto -= SizeOfXLogLongPHD;
-	else if (upto % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		upto -= SizeOfXLogShortPHD;
-	XLogFlush(upto);
-}
-
-/*
  * The mark and a registered snapshot that shows everything up to it. In READ COMMITTED on a primary
  * the mark is found now and nothing beyond the flushed WAL is promised; elsewhere both are what the
  * transaction's own snapshot says.
@@ -254,6 +238,9 @@ mark_snapshot(int64 *mark, bool flush)
 									GetLatestSnapshot());
 		read_row(snapshot, &row);
 		*mark = below_own(row.mark);
+		/* It was flushed before it was published, but a standby may not have what it speaks of. */
+		if (flush)
+			es_release_await_all();
 		return snapshot;
 	}
 
@@ -269,7 +256,7 @@ mark_snapshot(int64 *mark, bool flush)
 	}
 	*mark = below_own(*mark);
 	if (flush)
-		flush_inserted();
+		es_release_flush_all();
 #if !(defined(ES_MUTANT) && ES_MUTANT == 2)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 #endif
@@ -390,8 +377,9 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	 * The row must not be durable before the events it speaks of, nor before the sequence's own
 	 * record: after a crash a position below a published mark would be drawn again.
 	 */
-	flush_inserted();
+	es_release_flush_all();
 	ForceSyncCommit();
+	es_release_keep_locks();
 
 	/* The new floor is a time after the round: then what it has settled is stamped at or before it. */
 	state->floor = GetCurrentTimestamp();

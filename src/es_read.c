@@ -26,6 +26,7 @@
 #include "es_call.h"
 #include "es_mark.h"
 #include "es_name.h"
+#include "es_release.h"
 #include "es_scan.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -447,6 +448,7 @@ es_trace(PG_FUNCTION_ARGS)
 	}
 	SPI_cursor_close(portal);
 	es_sql_end(&sql);
+	es_release_await_all();
 	if (upcast != NULL)
 		es_upcast_end(upcast);
 	return (Datum) 0;

@@ -27,6 +27,7 @@ typedef struct EsShared
 	slock_t		mutex;			/* of the allocation of entries, and of the launcher's fields */
 	Latch	   *launcher;		/* NULL: there is none */
 	int			launcher_pid;
+	pg_atomic_uint32 early_release; /* locks have been released early since the server's start */
 	TimestampTz launcher_started_at;
 	EsSharedDatabase databases[ES_SHARED_DATABASES];
 } EsShared;
@@ -67,6 +68,7 @@ attach(void)
 	{
 		memset(shared, 0, sizeof(EsShared));
 		SpinLockInit(&shared->mutex);
+		pg_atomic_init_u32(&shared->early_release, 0);
 		for (int i = 0; i < ES_SHARED_DATABASES; i++)
 			es_shared_init_entry(&shared->databases[i]);
 	}
@@ -242,6 +244,30 @@ es_shared(void)
 	if (ours == NULL || ours->database != MyDatabaseId)
 		ours = es_shared_entry(MyDatabaseId);
 	return ours;
+}
+
+/* ---------------------------------------------------------------- early lock release */
+
+/*
+ * Notes that locks are going to be released early. False: there is no place to note it. A session may not have heard yet
+ * that the setting was changed; the others go by this.
+ */
+bool
+es_shared_note_early_release(void)
+{
+	if (shared == NULL)
+		return false;
+	if (pg_atomic_read_u32(&shared->early_release) == 0)
+		pg_atomic_write_u32(&shared->early_release, 1);
+	return true;
+}
+
+/* Whether that was ever noted, since the server's start. */
+bool
+es_shared_early_release(void)
+{
+	attach_late();
+	return shared != NULL && pg_atomic_read_u32(&shared->early_release) != 0;
 }
 
 /* ---------------------------------------------------------------- waking */

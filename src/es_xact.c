@@ -13,6 +13,7 @@
 
 #include "es_define.h"
 #include "es_projection.h"
+#include "es_release.h"
 #include "es_shared.h"
 #include "es_xact.h"
 
@@ -36,7 +37,12 @@ xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (first_position != 0)
+				es_release_before_commit();
+			break;
 		case XACT_EVENT_COMMIT:
+			es_release_end_of_transaction(true);
 			/* Our rows are visible to new snapshots by now, and our locks are still held. */
 			if (first_position != 0 || has_work)
 				es_shared_announce(ES_NEWS_APPENDED);
@@ -52,6 +58,7 @@ xact_callback(XactEvent event, void *arg)
 				es_shared_announce(ES_NEWS_APPENDED);
 			/* FALLTHROUGH */
 		case XACT_EVENT_PREPARE:
+			es_release_end_of_transaction(false);
 			reset();
 			break;
 		default:

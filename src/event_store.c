@@ -10,6 +10,7 @@
 #include "es_guard.h"
 #include "es_guc.h"
 #include "es_launcher.h"
+#include "es_release.h"
 #include "es_shared.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -27,5 +28,6 @@ _PG_init(void)
 	es_store_init();
 	es_define_init();
 	es_xact_init();
+	es_release_init();
 	es_launcher_init();
 }

@@ -1,0 +1,19 @@
+/*
+ * es_release.h
+ *	  Early lock release: locks are given back before the WAL is flushed, the client is answered after.
+ */
+#ifndef ES_RELEASE_H
+#define ES_RELEASE_H
+
+struct EsHead;
+
+extern void es_release_init(void);
+extern void es_release_before_commit(void);
+extern void es_release_end_of_transaction(bool commit);
+extern void es_release_keep_locks(void);
+extern void es_release_build_on(const struct EsHead *head);
+extern void es_release_await(const struct EsHead *head);
+extern void es_release_await_all(void);
+extern void es_release_flush_all(void);
+
+#endif							/* ES_RELEASE_H */

@@ -12,6 +12,7 @@ set -euo pipefail
 
 # The disk is what is measured; /tmp is often memory.
 export TMPDIR=${TMPDIR:-/var/tmp}
+# shellcheck source=test/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
 
 MESSAGE_DB='@eventide/message-db@1.3.1'
@@ -51,7 +52,8 @@ cells() {
     printf 'native %s 1 1\n' es-events es-batch
     for n in $BATCHES; do
         printf "native %s 1 $n\n" es-events mdb-txn mdb-pipeline mdb-unnest emmett copy
-        printf "native %s 1 $n\n" es-batch es-import mdb-txn-scattered mdb-pipeline-scattered mdb-unnest-scattered copy-scattered
+        printf "native %s 1 $n\n" es-batch es-import copy-scattered
+        printf "native mdb-%s-scattered 1 $n\n" txn pipeline unnest
         [[ -n ${QUICK:-} ]] || printf "native %s 1 $n\n" es-pipeline
     done
     printf 'native %s 1 1000\n' es-read-all es-read-category mdb-read es-read-type mdb-read-type
@@ -93,7 +95,8 @@ start_server() {
 # for the first time goes into the WAL whole, so both are done before anything is measured.
 slow_server() {
     as_user "$ES_BIN/pg_ctl" -D "$ES_DATA" -m fast -w stop
-    as_user env LD_PRELOAD="$ES_TMP/slowsync.so" SLOWSYNC_US=1000 "$ES_BIN/pg_ctl" -D "$ES_DATA" -l "$ES_SERVER_LOG" -w start
+    as_user env LD_PRELOAD="$ES_TMP/slowsync.so" SLOWSYNC_US=1000 \
+        "$ES_BIN/pg_ctl" -D "$ES_DATA" -l "$ES_SERVER_LOG" -w start
     vacuum
     driver -v es-batch -b 1000 -n $((EVENTS / 4)) -S "$STREAMS" -r 501
     driver -v mdb-unnest-scattered -b 1000 -n $((EVENTS / 4)) -S "$STREAMS" -r 501
@@ -118,7 +121,8 @@ age_server() {
 }
 
 install_event_store() {
-    sql postgres -c 'CREATE DATABASE event_store' -c 'CREATE ROLE app LOGIN' -c 'CREATE ROLE reader LOGIN' -c 'CREATE ROLE importer LOGIN'
+    sql postgres -c 'CREATE DATABASE event_store' -c 'CREATE ROLE app LOGIN' -c 'CREATE ROLE reader LOGIN' \
+        -c 'CREATE ROLE importer LOGIN'
     sql event_store -c 'CREATE EXTENSION event_store' -c 'SELECT es_create_store()' -c "SELECT es_grant('app', 'append')" \
         -c "SELECT es_grant('reader', 'read')" -c "SELECT es_grant('importer', 'import')"
 }
@@ -150,8 +154,9 @@ END
 
 # The hand-written tables get our events: the same names, versions and bodies.
 fill_tables() {
-    sql event_store -c 'COPY (SELECT stream, version, event_type, data, metadata FROM event_store.events ORDER BY position) TO STDOUT' |
-        sql peers -c 'COPY classic (stream, version, event_type, data, metadata) FROM STDIN'
+    local columns='stream, version, event_type, data, metadata'
+    sql event_store -c "COPY (SELECT $columns FROM event_store.events ORDER BY position) TO STDOUT" |
+        sql peers -c "COPY classic ($columns) FROM STDIN"
     sql peers -c 'INSERT INTO copied (stream, version, event_type, data, metadata)
         SELECT substr(stream, 9)::bigint, version, event_type, data, metadata FROM classic'
 }
@@ -170,8 +175,10 @@ fill() {
 check_plan() {
     local plan query
     # shellcheck disable=SC2016 # $1 is the statement's
-    for query in 'message_store SELECT max(position) FROM messages WHERE stream_name = $1' 'peers SELECT max(version) FROM classic WHERE stream = $1'; do
-        plan=$(sql "${query%% *}" -c 'SET plan_cache_mode = force_generic_plan' -c "PREPARE q(text) AS ${query#* }" -c "EXPLAIN EXECUTE q('x')")
+    for query in 'message_store SELECT max(position) FROM messages WHERE stream_name = $1' \
+        'peers SELECT max(version) FROM classic WHERE stream = $1'; do
+        plan=$(sql "${query%% *}" -c 'SET plan_cache_mode = force_generic_plan' \
+            -c "PREPARE q(text) AS ${query#* }" -c "EXPLAIN EXECUTE q('x')")
         [[ $plan == *Backward* ]] || es_fail "a peer would read whole streams: $plan"
     done
 }
@@ -225,7 +232,8 @@ run_rounds() {
         vacuum
         while read -r variant clients batch; do
             n=$((n + 1))
-            [[ ! -t 1 ]] || printf '\r\e[Kmeasuring, %s disk, %d of %d: %s, clients %d, batch %d' "$disk" "$n" "$total" "$variant" "$clients" "$batch"
+            [[ ! -t 1 ]] || printf '\r\e[Kmeasuring, %s disk, %d of %d: %s, clients %d, batch %d' \
+                "$disk" "$n" "$total" "$variant" "$clients" "$batch"
             slice "$disk" "$variant" "$clients" "$batch" "$round" >>"$ES_TMP/slices.jsonl" ||
                 es_fail "$variant with $clients clients and batches of $batch failed"
         done < <(shuffled "$list")
@@ -256,7 +264,8 @@ facts() {
         memory "$(awk '/^MemTotal/ {printf "%.0f GB", $2 / 1048576}' /proc/meminfo), shared_buffers $BUFFERS_MB MB" \
         kernel "$(uname -sr)" \
         rounds "$ROUNDS" slice "$SLICE" events "$EVENTS" streams "$STREAMS" \
-        disk_event_store "$DISK_EVENT_STORE" disk_message_db "$DISK_MESSAGE_DB" disk_emmett "$DISK_EMMETT" disk_classic "$DISK_CLASSIC"
+        disk_event_store "$DISK_EVENT_STORE" disk_message_db "$DISK_MESSAGE_DB" \
+        disk_emmett "$DISK_EMMETT" disk_classic "$DISK_CLASSIC"
 }
 
 # After the rounds of the ordinary disk: filled in the same way.

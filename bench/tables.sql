@@ -5,7 +5,7 @@ CREATE TABLE classic (
     stream text NOT NULL,
     version bigint NOT NULL,
     event_type text NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    recorded_at timestamptz NOT NULL DEFAULT now(),
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
     UNIQUE (stream, version)

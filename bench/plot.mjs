@@ -22,7 +22,7 @@ const short = (x) => (x >= 9950 ? `${Math.round(x / 1000)}k` : x >= 1000 ? `${(x
 // A round number at or above x, and how many steps lead there.
 const scale = (x) => {
   const power = 10 ** Math.floor(Math.log10(x));
-  const step = [0.2, 0.25, 0.5, 1, 2].map((s) => s * power).find((s) => Math.ceil(x / s) <= 6);
+  const step = [0.2, 0.5, 1, 2].map((s) => s * power).find((s) => Math.ceil(x / s) <= 6);
   return { step, top: Math.ceil(x / step) * step };
 };
 

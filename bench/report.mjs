@@ -112,13 +112,17 @@ const goals = [
   ['pages of 1,000: 1.4 times Message DB', 1.4, 'es-read-all', 'mdb-read', 1, 1000],
   ['pages of 1,000 of one type: 5 times Message DB', 5, 'es-read-type', 'mdb-read-type', 1, 1000],
   ['WAL, single event: at most 0.78 of Message DB', -0.78, 'es-append', 'mdb-write', 1],
+  ['WAL, 100 events a call: at most 0.78 of Message DB', -0.78, 'es-events', 'mdb-txn', 1, 100],
 ];
+const leastDisk = Math.min(facts.disk_message_db, facts.disk_emmett, facts.disk_classic);
+const diskGoal = ['disk an event: less than every peer, here the least of them', digits(facts.disk_event_store / leastDisk),
+  facts.disk_event_store < leastDisk ? 'yes' : 'no'];
 const goalTable = table(['target', 'measured', 'met'], goals.flatMap(([text, goal, a, b, clients, batch = 1, disk = 'native']) => {
   const [ours, theirs] = [find(disk, a, clients, batch), find(disk, b, clients, batch)];
   if (!ours || !theirs) return [];
   const value = median(ratios(ours, theirs, goal < 0 ? 'wal_bytes' : 'rate'));
   return [[text, digits(value), (goal < 0 ? value <= -goal : value >= goal) ? 'yes' : 'no']];
-}));
+}).concat([diskGoal]));
 
 // ---- the page
 

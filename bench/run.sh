@@ -6,7 +6,7 @@
 #
 # Also ROUNDS, SLICE (seconds), REPEATS (of slices that were disturbed, in all), EVENTS (that each store is filled with
 # first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all stores to the end; less on small machines),
-# ONLY (a regular expression: the cells to run, such as 'es-batch|unnest', '^slow' or ' 16 1$'; results/quick.md), and
+# ONLY (a regular expression: the cells to run, such as 'es-batch|unnest', '^slow' or ' 16 1$'; results/part.md), and
 # those of test/lib.sh.
 set -euo pipefail
 
@@ -26,7 +26,9 @@ else
     : "${ROUNDS:=3}" "${SLICE:=2}" "${REPEATS:=100}" "${EVENTS:=300000}" "${WAL_SEGMENTS:=500}" "${BUFFERS_MB:=6144}"
     BATCHES='10 100 1000'
 fi
-if [[ -n ${QUICK:-}${ONLY:-} ]]; then
+if [[ -n ${ONLY:-} ]]; then
+    RESULT=$BENCH/results/part
+elif [[ -n ${QUICK:-} ]]; then
     RESULT=$BENCH/results/quick
 else
     RESULT=$BENCH/results/latest

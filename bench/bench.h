@@ -100,7 +100,7 @@ typedef struct Variant
 	const char *name;
 	const char *label;
 	const char *side;			/* "ours", "theirs", or "limit": what the machine allows */
-	const char *work;			/* what is compared with each other: append, hot, exact, read, read-type */
+	const char *work;			/* what is compared with each other: append, hot, exact, read, read-type, read-rare */
 	const Store *store;
 	Shape		shape;
 	bool		scattered;		/* a random stream an event; else one random stream a call */

@@ -368,6 +368,8 @@ static const Store transactions = {
 #define OWN_CATEGORY "acc%07d-main"
 /* The one stream that all clients append to; in a category of its own. */
 #define HOT "hottest-%07d"
+/* What few of the events are in: run.sh strews them over the log. */
+#define RARE "rare-%07d"
 
 /* A transaction id alone writes no record, and such a commit is not flushed; this writes the shortest record there is. */
 #define COMMIT_ONLY "SELECT pg_logical_emit_message(true, '', '')"
@@ -453,6 +455,18 @@ static const Variant variants[] = {
 		.bind = bind_es_append_batch
 	},
 	{
+		.name = "es-fill-rare", .label = "es_append_batch, a rare category", .side = "ours", .work = "append",
+		.store = &event_store, .shape = SHAPE_STATEMENT, .scattered = true, .stream_format = RARE,
+		.sql = "SELECT events, last_position FROM es_append_batch($1::text[], $2::text[], $3::jsonb[], $4::jsonb[])",
+		.bind = bind_es_append_batch
+	},
+	{
+		.name = "mdb-fill-rare", .label = "Message DB, calls over unnest, a rare category", .side = "theirs", .work = "append",
+		.store = &message_db, .shape = SHAPE_STATEMENT, .scattered = true, .stream_format = RARE,
+		.sql = MDB_UNNEST,
+		.bind = bind_mdb_unnest
+	},
+	{
 		.name = "es-import", .label = "COPY event_store.import", .side = "ours", .work = "append",
 		.store = &event_store_import, .shape = SHAPE_COPY, .scattered = true, .stream_format = ACCOUNT,
 		.sql = "COPY event_store.import (stream, event_type, data, metadata) FROM STDIN",
@@ -468,6 +482,12 @@ static const Variant variants[] = {
 		.name = "es-read-category", .label = "es_read_category", .side = "ours", .work = "read",
 		.store = &event_store_reads, .shape = SHAPE_READ, .stream_format = ACCOUNT,
 		.sql = "SELECT " ES_COLUMNS " FROM es_read_category('account', $1, $2)",
+		.bind = bind_page
+	},
+	{
+		.name = "es-read-rare", .label = "es_read_category", .side = "ours", .work = "read-rare",
+		.store = &event_store_reads, .shape = SHAPE_READ, .stream_format = RARE,
+		.sql = "SELECT " ES_COLUMNS " FROM es_read_category('rare', $1, $2)",
 		.bind = bind_page
 	},
 	{
@@ -542,6 +562,12 @@ static const Variant variants[] = {
 		.name = "mdb-read", .label = "Message DB, get_category_messages", .side = "theirs", .work = "read",
 		.store = &message_db, .shape = SHAPE_READ, .stream_format = ACCOUNT,
 		.sql = "SELECT " MDB_COLUMNS " FROM get_category_messages('account', $1::bigint + 1, $2)",
+		.bind = bind_page
+	},
+	{
+		.name = "mdb-read-rare", .label = "Message DB, get_category_messages", .side = "theirs", .work = "read-rare",
+		.store = &message_db, .shape = SHAPE_READ, .stream_format = RARE,
+		.sql = "SELECT " MDB_COLUMNS " FROM get_category_messages('rare', $1::bigint + 1, $2)",
 		.bind = bind_page
 	},
 	{

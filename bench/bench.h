@@ -1,8 +1,9 @@
 /*
  * What the parts of the benchmark driver share.
  *
- * A *variant* is one way to write events to one store. A *call* is what the client waits for: one statement, or one
- * transaction of several; its latency is what is recorded. A call writes *batch* events.
+ * A *variant* is one way to write events to one store, or to read them. A *call* is what the client waits for: one
+ * statement, one transaction of several, or attempts until one succeeds; its latency is what is recorded. A call writes
+ * *batch* events, or reads as many.
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -54,12 +55,13 @@ typedef struct Payload
 void		payloads_make(uint64_t seed);
 const Payload *payload_any(Rng *r);
 
-/* ---- variants.c: the ways to write ---- */
+/* ---- variants.c: the ways to write and read ---- */
 
-#define MAX_PARAMS 5
+#define MAX_PARAMS 8
 
 typedef struct Params
 {
+	long long	number;			/* for bind: the version to expect, or the position read up to */
 	int			count;
 	Buf			value[MAX_PARAMS];
 	int			format[MAX_PARAMS]; /* 0 text, 1 binary */
@@ -77,7 +79,10 @@ typedef enum Shape
 {
 	SHAPE_STATEMENT,			/* one statement takes them all */
 	SHAPE_TRANSACTION,			/* BEGIN, a statement an event, COMMIT, each awaited */
-	SHAPE_PIPELINE				/* a statement an event, one round trip, one (implicit) transaction */
+	SHAPE_PIPELINE,				/* a statement an event, one round trip, one (implicit) transaction */
+	SHAPE_COPY,					/* COPY FROM STDIN; the only parameter is its data */
+	SHAPE_EXACT,				/* the stream's version is read, then an event appended that expects it */
+	SHAPE_READ					/* a page of events behind a position, which is the first column */
 } Shape;
 
 /* How to ask a store what has been written; the driver checks every slice with it. */
@@ -95,15 +100,22 @@ typedef struct Variant
 	const char *name;
 	const char *label;
 	const char *side;			/* "ours", "theirs", or "limit": what the machine allows */
+	const char *work;			/* what is compared with each other: append, hot, exact, read, read-type, read-rare */
 	const Store *store;
 	Shape		shape;
 	bool		scattered;		/* a random stream an event; else one random stream a call */
+	bool		late;			/* with event_store.early_lock_release off */
 	const char *stream_format;	/* printf format of a stream's name, given its number */
 	const char *sql;
-	/* Sets the parameters of one statement: the whole batch (SHAPE_STATEMENT) or one event. */
+	const char *version_sql;	/* SHAPE_EXACT: $1 is the stream */
+	/* An attempt that lost against another client's: it ends with this SQLSTATE, or returns false; it is repeated. */
+	const char *lost_state;
+	bool		lost_is_false;
+	/* Sets the parameters of one statement: the whole batch, or one event (SHAPE_TRANSACTION, SHAPE_PIPELINE). */
 	void		(*bind) (const struct Variant *v, const Workload *w, Rng *r, int stream, Params *p);
 } Variant;
 
+void		stream_name(const Variant *v, int stream, char out[64]);
 const Variant *variant_find(const char *name);
 void		variants_print(void);
 

@@ -8,6 +8,8 @@
  *
  *     driver -v variant [-c clients] [-b batch] [-t seconds | -n events] [-S streams] [-r seed] [-d conninfo]
  *     driver -l          lists the variants
+ *
+ * Where all clients append to one stream, its number is the seed: each slice has a new one.
  */
 #include "bench.h"
 
@@ -38,6 +40,8 @@ typedef struct Client
 	Rng			rng;
 	Params		params;
 	long		calls;
+	long		events;
+	long		lost;			/* attempts that were repeated */
 	long		calls_max;		/* 0: until the deadline */
 	uint32_t   *latency_ns10;	/* a call's latency in units of 10 ns: 42 s fit */
 	size_t		latency_cap;
@@ -135,6 +139,96 @@ call_statement(Client *c, int stream)
 		  c->opt->variant->name);
 }
 
+/* Returns false if another client was faster. */
+static bool
+attempt(Client *c, int stream)
+{
+	const Variant *v = c->opt->variant;
+	const char *state;
+	bool		lost;
+	Bound		bound;
+	PGresult   *res;
+
+	bind_params(c, stream, &bound);
+	res = PQexecPrepared(c->conn, "call", c->params.count, bound.values, bound.lengths, c->params.format, 1);
+	state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	lost = (state != NULL && v->lost_state != NULL && strcmp(state, v->lost_state) == 0) ||
+		(v->lost_is_false && PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 0);
+	if (lost)
+		PQclear(res);
+	else
+		check(c->conn, res, v->name);
+	return !lost;
+}
+
+static void
+call_until_won(Client *c, int stream)
+{
+	while (!attempt(c, stream))
+		c->lost++;
+}
+
+/* What a command handler does: it knows the version from what it has read, and reads again when it has lost. */
+static void
+call_exact(Client *c, int stream)
+{
+	const Variant *v = c->opt->variant;
+	char		name[64];
+	const char *value = name;
+
+	stream_name(v, stream, name);
+	for (;;)
+	{
+		PGresult   *res = PQexecPrepared(c->conn, "version", 1, &value, NULL, NULL, 0);
+
+		if (PQresultStatus(res) != PGRES_TUPLES_OK || PQntuples(res) != 1)
+			die("%s: %s", v->version_sql, PQerrorMessage(c->conn));
+		c->params.number = atoll(PQgetvalue(res, 0, 0));
+		PQclear(res);
+		if (attempt(c, stream))
+			return;
+		c->lost++;
+	}
+}
+
+/* The next page, as text, which is what clients take; from the first again behind the last full one. */
+static void
+call_read(Client *c, int stream)
+{
+	const Variant *v = c->opt->variant;
+	Bound		bound;
+	PGresult   *res;
+	int			rows;
+
+	bind_params(c, stream, &bound);
+	res = PQexecPrepared(c->conn, "call", c->params.count, bound.values, bound.lengths, c->params.format, 0);
+	rows = PQntuples(res);
+	if (PQresultStatus(res) != PGRES_TUPLES_OK || (rows == 0 && c->params.number == 0))
+		die("%s: no events: %s", v->name, PQerrorMessage(c->conn));
+	c->events += rows;
+	c->params.number = rows < c->opt->work.batch ? 0 : atoll(PQgetvalue(res, rows - 1, 0));
+	PQclear(res);
+}
+
+static void
+call_copy(Client *c, int stream)
+{
+	const char *name = c->opt->variant->name;
+	Bound		bound;
+	PGresult   *res;
+
+	bind_params(c, stream, &bound);
+	res = PQexec(c->conn, c->opt->variant->sql);
+	if (PQresultStatus(res) != PGRES_COPY_IN)
+		die("%s: %s", name, PQerrorMessage(c->conn));
+	PQclear(res);
+	if (PQputCopyData(c->conn, bound.values[0], bound.lengths[0]) != 1 || PQputCopyEnd(c->conn, NULL) != 1)
+		die("%s: %s", name, PQerrorMessage(c->conn));
+	check(c->conn, PQgetResult(c->conn), name);
+	while ((res = PQgetResult(c->conn)) != NULL)
+		check(c->conn, res, name);
+}
+
 static void
 call_transaction(Client *c, int stream)
 {
@@ -173,12 +267,14 @@ call_pipeline(Client *c, int stream)
 static void
 call_once(Client *c)
 {
-	int			stream = (int) rng_below(&c->rng, (uint64_t) c->opt->work.streams);
+	const Variant *v = c->opt->variant;
+	bool		hot = strcmp(v->work, "hot") == 0 || strcmp(v->work, "exact") == 0;
+	int			stream = hot ? (int) c->opt->seed : (int) rng_below(&c->rng, (uint64_t) c->opt->work.streams);
 
-	switch (c->opt->variant->shape)
+	switch (v->shape)
 	{
 		case SHAPE_STATEMENT:
-			call_statement(c, stream);
+			call_until_won(c, stream);
 			break;
 		case SHAPE_TRANSACTION:
 			call_transaction(c, stream);
@@ -186,18 +282,43 @@ call_once(Client *c)
 		case SHAPE_PIPELINE:
 			call_pipeline(c, stream);
 			break;
+		case SHAPE_COPY:
+			call_copy(c, stream);
+			break;
+		case SHAPE_EXACT:
+			call_exact(c, stream);
+			break;
+		case SHAPE_READ:
+			call_read(c, stream);
+			return;				/* it counts what it gets */
 	}
+	c->events += c->opt->work.batch;
 }
 
 /* ---- clients ---- */
 
 static void
+prepare(Client *c)
+{
+	const Variant *v = c->opt->variant;
+
+	if (v->shape != SHAPE_COPY)
+		check(c->conn, PQprepare(c->conn, "call", v->sql, 0, NULL), v->sql);
+	if (v->shape == SHAPE_EXACT)
+		check(c->conn, PQprepare(c->conn, "version", v->version_sql, 0, NULL), v->version_sql);
+	if (v->shape == SHAPE_PIPELINE && !PQenterPipelineMode(c->conn))
+		die("%s", PQerrorMessage(c->conn));
+}
+
+static void
 warm_up(Client *c)
 {
-	int			per_call = c->opt->variant->shape == SHAPE_STATEMENT ? 1 : c->opt->work.batch;
+	bool		many = c->opt->variant->shape == SHAPE_TRANSACTION || c->opt->variant->shape == SHAPE_PIPELINE;
+	int			per_call = many ? c->opt->work.batch : 1;
 
 	for (int done = 0; done < WARM_UP_STATEMENTS; done += per_call)
 		call_once(c);
+	c->events = c->lost = 0;
 }
 
 static void
@@ -226,9 +347,7 @@ client_main(void *arg)
 	double		now;
 
 	c->conn = connect_as(c->opt->variant->store->role, c->opt);
-	check(c->conn, PQprepare(c->conn, "call", c->opt->variant->sql, 0, NULL), c->opt->variant->sql);
-	if (c->opt->variant->shape == SHAPE_PIPELINE && !PQenterPipelineMode(c->conn))
-		die("%s", PQerrorMessage(c->conn));
+	prepare(c);
 	warm_up(c);
 	pthread_barrier_wait(&ready);
 	pthread_barrier_wait(&go);
@@ -275,6 +394,8 @@ clients_start(const Options *opt)
 typedef struct Slice
 {
 	long		calls;
+	long		events;
+	long		lost;
 	double		start_us;
 	double		end_us;
 	Meter		meter;
@@ -296,6 +417,37 @@ check_settings(PGconn *control)
 		if (strcmp(value, "on") != 0)
 			die("%s is %s, not on", on[i], value);
 	}
+}
+
+/*
+ * Sets event_store.early_lock_release as the variant wants it, and waits until new sessions have it: the postmaster
+ * reads its configuration when it gets to it.
+ */
+static void
+set_early_release(const Options *opt)
+{
+	const char *want = opt->variant->late ? "off" : "on";
+	char		sql[128];
+
+	for (int tries = 0; tries < 2000; tries++)
+	{
+		PGconn	   *conn = connect_as("postgres", opt);
+		char		value[64];
+
+		run_sql(conn, "LOAD 'event_store'");
+		query_value(conn, "SELECT current_setting('event_store.early_lock_release')", NULL, value, sizeof(value));
+		if (tries == 0 && strcmp(value, want) != 0)
+		{
+			snprintf(sql, sizeof(sql), "ALTER SYSTEM SET event_store.early_lock_release = %s", want);
+			run_sql(conn, sql);
+			run_sql(conn, "SELECT pg_reload_conf()");
+		}
+		PQfinish(conn);
+		if (strcmp(value, want) == 0)
+			return;
+		usleep(5000);
+	}
+	die("event_store.early_lock_release does not become %s", want);
 }
 
 /* The store must have grown by what was acknowledged: no more, no less. */
@@ -326,6 +478,8 @@ collect(Slice *slice, const Client *clients, int count)
 	for (int i = 0; i < count; i++)
 	{
 		slice->calls += clients[i].calls;
+		slice->events += clients[i].events;
+		slice->lost += clients[i].lost;
 		if (clients[i].end_us > slice->end_us)
 			slice->end_us = clients[i].end_us;
 	}
@@ -357,6 +511,8 @@ run_slice(const Options *opt)
 	if (pids == NULL)
 		die("out of memory");
 	check_settings(control);
+	if (strcmp(opt->variant->side, "ours") == 0)
+		set_early_release(opt);
 	clients = clients_start(opt);
 	for (int i = 0; i < opt->clients; i++)
 		pids[i] = PQbackendPID(clients[i].conn);
@@ -373,7 +529,7 @@ run_slice(const Options *opt)
 
 	slice.wal_bytes = query_number(control, "SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", wal_start);
 	collect(&slice, clients, opt->clients);
-	check_growth(control, opt, last, (long long) slice.calls * opt->work.batch);
+	check_growth(control, opt, last, opt->variant->shape == SHAPE_READ ? 0 : slice.events);
 	for (int i = 0; i < opt->clients; i++)
 		PQfinish(clients[i].conn);
 	PQfinish(control);
@@ -396,13 +552,16 @@ static void
 print_slice(const Options *opt, const Slice *s)
 {
 	const Variant *v = opt->variant;
-	double		events = (double) s->calls * opt->work.batch;
+	double		events = (double) s->events;
 	double		elapsed_us = s->end_us - s->start_us;
 	double		foreign_us = s->meter.machine_us - s->meter.backends_us - s->meter.others_us - s->meter.client_us;
 
-	printf("{\"variant\":\"%s\",\"label\":\"%s\",\"side\":\"%s\",\"pipeline\":%s,\"scattered\":%s,\"clients\":%d,\"batch\":%d,",
-		   v->name, v->label, v->side, json_bool(v->shape == SHAPE_PIPELINE), json_bool(v->scattered),
+	printf("{\"variant\":\"%s\",\"label\":\"%s\",\"side\":\"%s\",\"work\":\"%s\",",
+		   v->name, v->label, v->side, v->work);
+	printf("\"pipeline\":%s,\"scattered\":%s,\"late\":%s,\"clients\":%d,\"batch\":%d,",
+		   json_bool(v->shape == SHAPE_PIPELINE), json_bool(v->scattered), json_bool(v->late),
 		   opt->clients, opt->work.batch);
+	printf("\"lost\":%.3f,", (double) s->lost / (double) s->calls);
 	printf("\"events\":%.0f,\"seconds\":%.3f,\"rate\":%.1f,", events, elapsed_us / 1e6, events / elapsed_us * 1e6);
 	printf("\"p50_us\":%.1f,\"p95_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f,",
 		   percentile_us(s, 0.50), percentile_us(s, 0.95), percentile_us(s, 0.99), percentile_us(s, 1.0));

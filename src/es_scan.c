@@ -8,7 +8,7 @@
  * can hold what is wanted. It never skips a range that is not attached: versions of a stream are
  * dense, so a missing one is noticed; a scan by position checks its range beforehand.
  *
- * Memory is constant: one slot, one leaf open, and a bounded cache of stream names.
+ * Memory is constant: one slot, one leaf open, and the session's bounded cache of stream names.
  */
 #include "postgres.h"
 
@@ -27,8 +27,8 @@
 #include "es_name.h"
 #include "es_scan.h"
 
-/* Stream names that a scan remembers before it starts anew. */
-#define ES_SCAN_NAMES	8192
+/* Of stream names that a session remembers before it begins anew. */
+#define ES_SCAN_NAMES_BYTES	(4 * 1024 * 1024)
 
 typedef struct EsScanName
 {
@@ -370,29 +370,41 @@ es_scan_next(EsScan *scan)
 	}
 }
 
+/* ---------------------------------------------------------------- stream names */
+
+/*
+ * A stream's name never changes, and its id is never another's: the number of one whose transaction was rolled back is not
+ * drawn again. So a session remembers names for as long as the store is the same, in a few megabytes.
+ */
+static HTAB *names = NULL;
+static MemoryContext names_context = NULL;
+static Oid	names_of = InvalidOid;	/* the table that they are from */
+static Size names_bytes = 0;
+
 static void
-reset_names(EsScan *scan)
+reset_names(void)
 {
 	HASHCTL		ctl;
 
-	if (scan->names_context == NULL)
-		scan->names_context = AllocSetContextCreate(scan->context, "event_store stream names",
-													ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(scan->names_context);
+	names = NULL;
+	names_bytes = 0;
+	if (names_context == NULL)
+		names_context = AllocSetContextCreate(TopMemoryContext, "event_store stream names", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(names_context);
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(EsScanName);
-	ctl.hcxt = scan->names_context;
-	scan->names = hash_create("event_store stream names", 256, &ctl,
-							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.hcxt = names_context;
+	names = hash_create("event_store stream names", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	names_of = es_store()->heads;
 }
 
-/* The name of a stream that a row of this scan belongs to; good until the next es_scan_next(). */
+/* The name of a stream that a row of this scan belongs to; good until the next es_scan_next() of any scan. */
 text *
 es_scan_stream_name(EsScan *scan, int64 stream)
 {
 	EsScanName *entry;
-	bool		found;
+	text	   *name;
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc heads;
@@ -403,9 +415,9 @@ es_scan_stream_name(EsScan *scan, int64 stream)
 	if (scan->by_stream)
 		return scan->stream_name;
 
-	if (scan->names == NULL || hash_get_num_entries(scan->names) >= ES_SCAN_NAMES)
-		reset_names(scan);
-	entry = hash_search(scan->names, &stream, HASH_FIND, NULL);
+	if (names == NULL || names_of != es_store()->heads || names_bytes >= ES_SCAN_NAMES_BYTES)
+		reset_names();
+	entry = hash_search(names, &stream, HASH_FIND, NULL);
 	if (entry != NULL)
 		return entry->name;
 
@@ -417,10 +429,13 @@ es_scan_stream_name(EsScan *scan, int64 stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("event_store.heads has no row with id %lld", (long long) stream)));
-	entry = hash_search(scan->names, &stream, HASH_ENTER, &found);
-	old = MemoryContextSwitchTo(scan->names_context);
-	entry->name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
+	/* Copied first: an entry without a name would outlive the error. */
+	old = MemoryContextSwitchTo(names_context);
+	name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
 	MemoryContextSwitchTo(old);
+	entry = hash_search(names, &stream, HASH_ENTER, NULL);
+	entry->name = name;
+	names_bytes += VARSIZE(name) + sizeof(EsScanName) + 3 * sizeof(void *);
 	systable_endscan(heads);
 	table_close(rel, NoLock);
 	return entry->name;

@@ -63,8 +63,6 @@ typedef struct EsScan
 	EsShape		shape;			/* the current event, when it was upcast */
 	bool		changed;		/* it was */
 	text	   *stream_name;	/* by stream */
-	HTAB	   *names;			/* stream names by id, else */
-	MemoryContext names_context;
 	MemoryContext context;
 } EsScan;
 

@@ -261,8 +261,8 @@ es_projection_changed(void)
 /* ---------------------------------------------------------------- changes */
 
 /* Runs a statement about one projection as the store's owner; returns the number of rows. */
-static uint64
-change(const char *statement, const char *name)
+uint64
+es_projection_change(const char *statement, const char *name)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1];
@@ -281,7 +281,7 @@ change(const char *statement, const char *name)
 static void
 lock_checkpoints(const char *name)
 {
-	(void) change("SELECT FROM event_store.checkpoints WHERE projection = $1 ORDER BY rebuild DESC FOR UPDATE", name);
+	(void) es_projection_change("SELECT FROM event_store.checkpoints WHERE projection = $1 ORDER BY rebuild DESC FOR UPDATE", name);
 	(void) es_store_now();		/* what was committed meanwhile */
 }
 
@@ -576,9 +576,9 @@ es_resume_projection(PG_FUNCTION_ARGS)
 	EsProjection *projection = es_projection_begin_change(fcinfo, "es_resume_projection()");
 	char	   *name = pstrdup(projection->name);
 
-	change("UPDATE event_store.checkpoints SET attempts = 0, failures = 0, retry_at = NULL, error = NULL,"
-		   " error_code = NULL, error_position = NULL WHERE projection = $1", name);
-	change("UPDATE event_store.rebuilds SET state = 'running' WHERE projection = $1", name);
+	es_projection_change("UPDATE event_store.checkpoints SET attempts = 0, failures = 0, retry_at = NULL, error = NULL,"
+						 " error_code = NULL, error_position = NULL WHERE projection = $1", name);
+	es_projection_change("UPDATE event_store.rebuilds SET state = 'running' WHERE projection = $1", name);
 	es_projection_set_state(name, "running");
 	PG_RETURN_VOID();
 }
@@ -591,9 +591,9 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	char	   *name = pstrdup(projection->name);
 
 	es_rebuild_forget(name);
-	change("DELETE FROM event_store.quarantine WHERE projection = $1", name);
-	change("DELETE FROM event_store.checkpoints WHERE projection = $1", name);
-	change("DELETE FROM event_store.projections WHERE name = $1", name);
+	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1", name);
+	es_projection_change("DELETE FROM event_store.checkpoints WHERE projection = $1", name);
+	es_projection_change("DELETE FROM event_store.projections WHERE name = $1", name);
 	es_projection_changed();
 	PG_RETURN_VOID();
 }

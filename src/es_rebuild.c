@@ -75,22 +75,6 @@ static EsHandler *kept = NULL;
 static char *kept_for = NULL;
 static uint64 kept_generation = 0;
 
-static uint64
-change(const char *statement, const char *name)
-{
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1];
-	EsSql		sql;
-	uint64		rows;
-
-	values[0] = CStringGetTextDatum(name);
-	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args(statement, 1, types, values, NULL);
-	es_sql_end(&sql);
-	CommandCounterIncrement();
-	return rows;
-}
-
 /* Reads the row of a rebuild into the current memory context; false when there is none. */
 static bool
 read_rebuild(const char *name, Rebuild *rebuild)
@@ -183,9 +167,9 @@ es_rebuild_forget(const char *name)
 		es_sql_runf("DROP SCHEMA %s CASCADE", quote_identifier(rebuild.schema));
 		es_sql_end(&sql);
 	}
-	change("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
-	change("DELETE FROM event_store.checkpoints WHERE projection = $1 AND rebuild", name);
-	change("DELETE FROM event_store.rebuilds WHERE projection = $1", name);
+	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
+	es_projection_change("DELETE FROM event_store.checkpoints WHERE projection = $1 AND rebuild", name);
+	es_projection_change("DELETE FROM event_store.rebuilds WHERE projection = $1", name);
 }
 
 /* The handler's own path behind the schema of the tables beside. */
@@ -371,7 +355,7 @@ handler_of(const Rebuild *rebuild)
 static void
 stop_rebuild(const char *name, const char *error, bool patient)
 {
-	change("UPDATE event_store.rebuilds SET state = 'failed' WHERE projection = $1", name);
+	es_projection_change("UPDATE event_store.rebuilds SET state = 'failed' WHERE projection = $1", name);
 	es_projection_changed();
 	ereport(patient ? LOG : WARNING,
 			(errmsg("rebuild of projection \"%s\" has failed: %s", name, error),
@@ -394,16 +378,16 @@ replace_definition(const Rebuild *rebuild)
 {
 	const char *name = rebuild->name;
 
-	change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
-		   " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
-		   " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
-		   " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
-	change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
-	change("UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
-	change("UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from, failures = r.failures,"
-		   " quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
-		   " error_position = NULL FROM event_store.checkpoints r"
-		   " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);
+	es_projection_change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
+						 " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
+						 " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
+						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
+	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
+	es_projection_change("UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
+	es_projection_change("UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from, failures = r.failures,"
+						 " quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
+						 " error_position = NULL FROM event_store.checkpoints r"
+						 " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);
 	es_rebuild_forget(name);
 	es_projection_changed();
 }

@@ -38,10 +38,12 @@ maybe_pause(Writer *w, unsigned us)
 		pause_us(below(w, us));
 }
 
-static void
-reconnect(Writer *w)
+/* Connects again and answers a question, which nobody kills: the new session is not among the victims yet. */
+static int64_t
+reconnect_and_ask(Writer *w, const char *question)
 {
 	int			old = atomic_exchange(&w->pid, 0);
+	int64_t		answer = 0;
 	char		sql[100];
 
 	PQfinish(w->conn);
@@ -50,7 +52,16 @@ reconnect(Writer *w)
 	/* What it did is decided when it is gone. */
 	while (old != 0 && query_int(w->conn, sql) > 0)
 		pause_us(2000);
+	if (question != NULL)
+		answer = query_int(w->conn, question);
 	atomic_store(&w->pid, PQbackendPID(w->conn));
+	return answer;
+}
+
+static void
+reconnect(Writer *w)
+{
+	reconnect_and_ask(w, NULL);
 }
 
 static Outcome
@@ -348,12 +359,8 @@ finish_prepared(Writer *w, const Transaction *tx, const char *gid, bool commit)
 
 		if (outcome == DONE)
 			break;
-		if (outcome == LOST)
-		{
-			reconnect(w);
-			if (query_int(w->conn, look) == 0)
-				break;
-		}
+		if (outcome == LOST && reconnect_and_ask(w, look) == 0)
+			break;
 		pause_us(1000);
 	}
 	decide(tx, 0, commit ? FATE_COMMITTED : FATE_REFUSED);
@@ -408,9 +415,8 @@ end_transaction(Writer *w, Transaction *tx, End end)
 			decide(tx, 0, FATE_REFUSED);
 			break;
 		case LOST:
-			reconnect(w);
 			sprintf(sql, "SELECT count(*) FROM pg_prepared_xacts WHERE gid = '%s'", gid);
-			if (query_int(w->conn, sql) > 0)
+			if (reconnect_and_ask(w, sql) > 0)
 				finish_prepared(w, tx, gid, end == END_COMMIT_PREPARED);
 			else
 				decide(tx, 0, FATE_REFUSED);

@@ -4,10 +4,10 @@
 #     bench/run.sh             3 rounds of 2 s a cell, results/latest.md
 #     QUICK=1 bench/run.sh     3 rounds of 0.4 s a cell, fewer cells, smaller stores; results/quick.md
 #
-# Also ROUNDS, SLICE (seconds), REPEATS (of slices that were disturbed, in all), EVENTS (that each store is filled with
-# first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all stores to the end; less on small machines),
-# ONLY (a regular expression: the cells to run, such as 'es-batch|unnest', '^slow' or ' 16 1$'; results/part.md), and
-# those of test/lib.sh.
+# Also ROUNDS, SLICE (seconds), REPEATS (of slices that were disturbed, in all), PAUSE (seconds before one), EVENTS (that
+# each store is filled with first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all stores to the end;
+# less on small machines), ONLY (a regular expression: the cells to run, such as 'es-batch|unnest', '^slow' or ' 16 1$';
+# results/part.md), and those of test/lib.sh.
 set -euo pipefail
 
 # The disk is what is measured; /tmp is often memory.
@@ -20,10 +20,12 @@ EMMETT='@event-driven-io/emmett-postgresql@0.42.0'
 BENCH=$ES_TOP/bench
 
 if [[ -n ${QUICK:-} ]]; then
-    : "${ROUNDS:=3}" "${SLICE:=0.4}" "${REPEATS:=0}" "${EVENTS:=100000}" "${WAL_SEGMENTS:=100}" "${BUFFERS_MB:=2048}"
+    : "${ROUNDS:=3}" "${SLICE:=0.4}" "${REPEATS:=20}" "${PAUSE:=1}"
+    : "${EVENTS:=100000}" "${WAL_SEGMENTS:=100}" "${BUFFERS_MB:=2048}"
     BATCHES='100 1000'
 else
-    : "${ROUNDS:=3}" "${SLICE:=2}" "${REPEATS:=100}" "${EVENTS:=300000}" "${WAL_SEGMENTS:=500}" "${BUFFERS_MB:=6144}"
+    : "${ROUNDS:=3}" "${SLICE:=2}" "${REPEATS:=100}" "${PAUSE:=3}"
+    : "${EVENTS:=300000}" "${WAL_SEGMENTS:=500}" "${BUFFERS_MB:=6144}"
     BATCHES='10 100 1000'
 fi
 if [[ -n ${ONLY:-} ]]; then
@@ -215,7 +217,7 @@ slice() {
         [[ -n $least && $least -le $foreign ]] || best=$line least=$foreign
         ((least > 30 && REPEATS > 0)) || break
         REPEATS=$((REPEATS - 1)) try=$((try + 1))
-        sleep 3
+        sleep "$PAUSE"
     done
     printf '{"round":%d,"tries":%d,"disk":"%s",%s\n' "$round" "$try" "$disk" "${best#\{}"
 }

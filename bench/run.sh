@@ -4,8 +4,8 @@
 #     bench/run.sh             3 rounds of 2 s a cell, results/latest.md
 #     QUICK=1 bench/run.sh     3 rounds of 0.4 s a cell, fewer cells, smaller stores; results/quick.md
 #
-# Also ROUNDS, SLICE (seconds), REPEATS (of slices that were disturbed, in all), PAUSE (seconds before one), EVENTS (that
-# each store is filled with first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all stores to the end;
+# Also ROUNDS, SLICE (seconds), REPEATS (of slices that were disturbed, in all), TRIES (of one), PAUSE (seconds before
+# one), EVENTS (that each store is filled with first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all stores to the end;
 # less on small machines), ONLY (a regular expression: the cells to run, such as 'es-batch|unnest', '^slow' or ' 16 1$';
 # results/part.md), and those of test/lib.sh.
 set -euo pipefail
@@ -20,11 +20,11 @@ EMMETT='@event-driven-io/emmett-postgresql@0.42.0'
 BENCH=$ES_TOP/bench
 
 if [[ -n ${QUICK:-} ]]; then
-    : "${ROUNDS:=3}" "${SLICE:=0.4}" "${REPEATS:=20}" "${PAUSE:=1}"
+    : "${ROUNDS:=3}" "${SLICE:=0.4}" "${REPEATS:=20}" "${TRIES:=3}" "${PAUSE:=1}"
     : "${EVENTS:=100000}" "${WAL_SEGMENTS:=100}" "${BUFFERS_MB:=2048}"
     BATCHES='100 1000'
 else
-    : "${ROUNDS:=3}" "${SLICE:=2}" "${REPEATS:=100}" "${PAUSE:=3}"
+    : "${ROUNDS:=3}" "${SLICE:=2}" "${REPEATS:=100}" "${TRIES:=20}" "${PAUSE:=3}"
     : "${EVENTS:=300000}" "${WAL_SEGMENTS:=500}" "${BUFFERS_MB:=6144}"
     BATCHES='10 100 1000'
 fi
@@ -205,7 +205,7 @@ shuffled() {
 }
 
 # Prints a slice's figures. One in which other work on the machine took more than 30 % of a core is done again a little
-# later, as long as there are REPEATS left, and the least disturbed is kept: chosen by the disturbance, not by the figure.
+# later, as long as there are REPEATS and TRIES left, and the least disturbed is kept: chosen by the disturbance, not by the figure.
 slice() {
     local disk=$1 variant=$2 clients=$3 batch=$4 round=$5 try=1 foreign least='' line best='' seed
     while :; do
@@ -215,7 +215,7 @@ slice() {
         foreign=${line##*\"foreign_percent\":}
         foreign=${foreign%\}}
         [[ -n $least && $least -le $foreign ]] || best=$line least=$foreign
-        ((least > 30 && REPEATS > 0)) || break
+        ((least > 30 && REPEATS > 0 && try < TRIES)) || break
         REPEATS=$((REPEATS - 1)) try=$((try + 1))
         sleep "$PAUSE"
     done

@@ -5,9 +5,9 @@
 #     QUICK=1 bench/run.sh     3 rounds of 0.4 s a cell, fewer cells, smaller stores; results/quick.md
 #
 # Also ROUNDS, SLICE (seconds), REPEATS (of slices that were disturbed, in all), TRIES (of one), PAUSE (seconds before
-# one), EVENTS (that each store is filled with first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all stores to the end;
-# less on small machines), ONLY (a regular expression: the cells to run, such as 'es-batch|unnest', '^slow' or ' 16 1$';
-# results/part.md), and those of test/lib.sh.
+# one), EVENTS (that each store is filled with first), WAL_SEGMENTS (of 16 MB, made beforehand), BUFFERS_MB (room for all
+# stores to the end; less on small machines), ONLY (a regular expression: the cells to run, such as 'es-batch|unnest',
+# '^slow' or ' 16 1$'; results/part.md), and those of test/lib.sh.
 set -euo pipefail
 
 # The disk is what is measured; /tmp is often memory.
@@ -205,7 +205,8 @@ shuffled() {
 }
 
 # Prints a slice's figures. One in which other work on the machine took more than 30 % of a core is done again a little
-# later, as long as there are REPEATS and TRIES left, and the least disturbed is kept: chosen by the disturbance, not by the figure.
+# later, as long as there are REPEATS and TRIES left, and the least disturbed is kept: chosen by the disturbance, not by
+# the figure.
 slice() {
     local disk=$1 variant=$2 clients=$3 batch=$4 round=$5 try=1 foreign least='' line best='' seed
     while :; do

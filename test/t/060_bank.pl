@@ -278,7 +278,13 @@ sub spawn
 
 # ---- the nemesis
 
-my %done = map { $_ => 0 } qw(killed terminated_clients terminated_workers terminated_coordinators restarts);
+my %victims = (
+	terminated_clients => q[backend_type = 'client backend' AND query LIKE '%es_append%'],
+	terminated_workers => q[backend_type = 'event_store worker'],
+	terminated_coordinators => q[backend_type = 'event_store coordinator']);
+# How often, one to another.
+my %often = (terminated_clients => 6, terminated_workers => 3, terminated_coordinators => 1);
+my %done = map { $_ => 0 } qw(killed restarts), keys %victims;
 
 sub ask
 {
@@ -356,10 +362,9 @@ sub nemesis
 				if $long > 1 && @rare < 3;
 		}
 		decide('500ms');
-		my $r = rand;
-		if ($r < .6) { terminate('terminated_clients', q[backend_type = 'client backend' AND query LIKE '%es_append%']) }
-		elsif ($r < .85) { terminate('terminated_workers', q[backend_type = 'event_store worker']) }
-		elsif ($r < .95) { terminate('terminated_coordinators', q[backend_type = 'event_store coordinator']) }
+		# The one that is furthest behind its share, so that a slow machine with few of them has each.
+		my ($next) = sort { $done{$a} / $often{$a} <=> $done{$b} / $often{$b} || $a cmp $b } keys %often;
+		terminate($next, $victims{$next});
 		usleep(150_000);
 	}
 	return;
@@ -406,7 +411,7 @@ note("complaint $_: $complaints{$_}") for sort keys %complaints;
 # ---- it was a test
 
 cmp_ok($count{$_}, '>', 0, "$_ > 0") for qw(acked rolled_back retried lost prepared savepoints errors reads middle);
-cmp_ok($done{$_}, '>', 0, "$_ > 0") for qw(killed terminated_clients terminated_workers terminated_coordinators restarts);
+cmp_ok($done{$_}, '>', 0, "$_ > 0") for qw(killed restarts), sort keys %victims;
 cmp_ok($count{reads}, '>', $seconds * 5, 'readers read a lot');
 
 # ---- and this is what it says

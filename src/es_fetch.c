@@ -75,8 +75,9 @@ typedef struct Pending
 	int64		position;
 	bool		mine;			/* else it is free */
 	bool		cut;			/* not read to the end: there was no room */
-	int64		found_version;	/* of the first event to deliver, when found_position is set */
+	int64		found_version;	/* of the first event that is wanted, when found_position is set */
 	int64		found_position;
+	bool		returned;		/* at least that event */
 } Pending;
 
 typedef enum StreamState
@@ -404,6 +405,11 @@ read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, T
 	{
 		int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
 
+		if (p->found_position == 0)
+		{
+			p->found_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
+			p->found_position = position;
+		}
 		if (heap->bh_size < fetch->max_count)
 			binaryheap_add(heap, Int64GetDatum(position));
 		else if (position < DatumGetInt64(binaryheap_first(heap)))
@@ -412,11 +418,6 @@ read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, T
 		{
 			p->cut = true;
 			break;
-		}
-		if (p->found_position == 0)
-		{
-			p->found_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
-			p->found_position = position;
 		}
 		ExecClearTuple(row);
 		es_scan_event(scan, slot, row->tts_values, row->tts_isnull);
@@ -427,8 +428,8 @@ read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, T
 }
 
 /*
- * Returns the oldest events of fetch->pending, and notes what came of each stream. Afterwards a free stream with
- * found_position set is one to be taken.
+ * Returns the oldest events of fetch->pending, and notes what came of each stream. Afterwards a free stream of which
+ * something was returned is one to be taken.
  */
 static void
 return_pending(Fetch *fetch)
@@ -485,14 +486,13 @@ return_pending(Fetch *fetch)
 		Pending    *p = &fetch->pending[i];
 
 		if (p->found_position > fetch->last_position)
-		{
-			p->found_position = 0;	/* crowded out by older ones */
-			p->cut = true;
-		}
+			p->cut = true;		/* crowded out by older ones */
+		else
+			p->returned = p->found_position != 0;
 		if (p->found_position == 0 && !p->cut)
 			set_state(fetch, p->stream, NOT_IN_FLIGHT);
 		else
-			set_state(fetch, p->stream, p->mine || p->found_position != 0 ? MINE : OTHERS);
+			set_state(fetch, p->stream, p->mine || p->returned ? MINE : OTHERS);
 	}
 }
 
@@ -519,7 +519,8 @@ store_pending(Fetch *fetch)
 
 		if (p->found_position == 0 && !p->cut)
 			add_stream(&done, p->stream, 0, 0);
-		else if (p->found_position != 0 && (!p->mine || p->found_position != p->position))
+		/* Its own also when they were crowded out: es_nack() tells by the position what it had in hand. */
+		else if (p->mine ? p->found_position != 0 && p->found_position != p->position : p->returned)
 			add_stream(&taken, p->stream, p->found_version, p->found_position);
 	}
 	values[0] = Int32GetDatum(fetch->sub.id);

@@ -287,6 +287,19 @@ SELECT try($$SELECT es_fetch('up2', 'x')$$);
 SELECT es_ack('up2', 21, 'x');
 SELECT es_unregister_upcaster('New', 1), es_unregister_upcaster('Old', 1), es_unregister_upcaster('Dropped', 1);
 SELECT got('up2'), kept('up2');
+-- a stream of the consumer's own that was crowded out is not in its hands: a nack leaves it alone
+SELECT es_create_subscription('up3', '{v}', '{New}');
+SELECT events FROM es_append_batch('{v-1,v-1,v-2,v-2,v-1}', '{New,Dropped,New,New,New}', ARRAY['1','2','3','4','5']::jsonb[]);
+SELECT es_register_upcaster('Dropped', 1, 'NULL', to_type => 'New');
+SELECT got('up3', 'x', 1), got('up3', 'y');
+SELECT es_ack('up3', 22, 'x'), es_nack('up3', 25, 'no', 'y');
+SELECT es_retry_quarantined_subscription('up3');
+SELECT kept('up3');
+SELECT got('up3', 'x', 2);
+SELECT kept('up3');
+SELECT es_nack('up3', 25, 'no', 'x');
+SELECT kept('up3');
+SELECT es_unregister_upcaster('Dropped', 1), es_drop_subscription('up3');
 
 -- ------------------------------------------------------------ many streams and events
 SELECT events FROM es_append_batch((SELECT array_agg('many-' || i % 700 ORDER BY i) FROM generate_series(1, 5000) i),

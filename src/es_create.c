@@ -68,6 +68,9 @@ static const char *const tables[] = {
 	" event_type integer NOT NULL, schema_version integer NOT NULL, rest integer NOT NULL,"
 	" event_id uuid NOT NULL, salt uuid, data jsonb, metadata jsonb, PRIMARY KEY (position)"
 	") PARTITION BY RANGE (position)",
+	/* The only one that reads can do without: es_scan.c looks whether a leaf has it. */
+	"CREATE INDEX log_category_position ON event_store.log (category, position)",
+	"COMMENT ON INDEX event_store.log_category_position IS 'for reads by category; may be dropped, they scan the log then'",
 	"COMMENT ON TABLE event_store.log IS 'the events; read the views event_store.events and event_store.feed'",
 	"COMMENT ON COLUMN event_store.log.rest IS 'distance to the last position of the same call'",
 	"COMMENT ON COLUMN event_store.log.salt IS 'of the digests of data and metadata; erased together with them'",

@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
@@ -491,9 +492,9 @@ es_leaf_for(int64 position)
 	return *leaf;
 }
 
-/* The index of a leaf whose key is natts columns beginning with first. */
-Oid
-es_leaf_index(Relation leaf, int natts, AttrNumber first)
+/* The valid index of a leaf over just these columns, InvalidOid when there is none; a unique one, or any. */
+static Oid
+find_leaf_index(Relation leaf, bool unique, int natts, const AttrNumber *columns)
 {
 	List	   *indexes = RelationGetIndexList(leaf);
 	ListCell   *lc;
@@ -503,9 +504,9 @@ es_leaf_index(Relation leaf, int natts, AttrNumber first)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (index->rd_index->indisvalid && index->rd_index->indisunique &&
-			index->rd_index->indnkeyatts == natts &&
-			index->rd_index->indkey.values[0] == first &&
+		if (index->rd_index->indisvalid && (index->rd_index->indisunique || !unique) &&
+			index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indnkeyatts == natts &&
+			memcmp(index->rd_index->indkey.values, columns, natts * sizeof(AttrNumber)) == 0 &&
 			RelationGetIndexPredicate(index) == NIL)
 			found = RelationGetRelid(index);
 		index_close(index, NoLock);
@@ -513,12 +514,32 @@ es_leaf_index(Relation leaf, int natts, AttrNumber first)
 			break;
 	}
 	list_free(indexes);
+	return found;
+}
+
+/* The index of a leaf that finds an event by its position, or by its stream and version. */
+Oid
+es_leaf_index(Relation leaf, bool by_stream)
+{
+	static const AttrNumber position[] = {Anum_log_position};
+	static const AttrNumber version[] = {Anum_log_stream, Anum_log_version};
+	Oid			found = by_stream ? find_leaf_index(leaf, true, 2, version) : find_leaf_index(leaf, true, 1, position);
+
 	if (!OidIsValid(found))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("partition \"%s\" of the event log lacks a unique index", RelationGetRelationName(leaf)),
-				 errdetail("Its first column would be column %d of %d.", first, natts)));
+				 errdetail("It would be on %s.", by_stream ? "stream and version" : "position")));
 	return found;
+}
+
+/* The one by category and position, which a DBA may have dropped: then InvalidOid. */
+Oid
+es_leaf_category_index(Relation leaf)
+{
+	static const AttrNumber columns[] = {Anum_log_category, Anum_log_position};
+
+	return find_leaf_index(leaf, false, 2, columns);
 }
 
 /* A read needs positions from..to, but no attached leaf covers them. */

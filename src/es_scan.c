@@ -5,8 +5,9 @@
  *	  the row is looked at.
  *
  * A scan reads leaf by leaf, each through one of its two unique indexes, and only the leaves that
- * can hold what is wanted. It never skips a range that is not attached: versions of a stream are
- * dense, so a missing one is noticed; a scan by position checks its range beforehand.
+ * can hold what is wanted. Where a few categories are wanted and the leaf has an index by category, it merges
+ * what that has of each, so that events in between cost nothing. A scan never skips a range that is not attached:
+ * versions of a stream are dense, so a missing one is noticed; a scan by position checks its range beforehand.
  *
  * Memory is constant: one slot, one leaf open, and the session's bounded cache of stream names.
  */
@@ -29,6 +30,9 @@
 
 /* Of stream names that a session remembers before it begins anew. */
 #define ES_SCAN_NAMES_BYTES	(4 * 1024 * 1024)
+
+/* Of more categories it is cheaper to read the log as a whole. */
+#define MAX_MERGED			32
 
 typedef struct EsScanName
 {
@@ -119,11 +123,70 @@ close_leaf(EsScan *scan)
 {
 	if (scan->rel == NULL)
 		return;
-	index_endscan(scan->scan);
-	ExecDropSingleTupleTableSlot(scan->slot);
+	for (int i = 0; i < scan->cursor_count; i++)
+	{
+		index_endscan(scan->cursors[i].scan);
+		ExecDropSingleTupleTableSlot(scan->cursors[i].slot);
+	}
+	pfree(scan->cursors);
 	index_close(scan->index, NoLock);
 	table_close(scan->rel, NoLock);
 	scan->rel = NULL;
+}
+
+/* Which of the leaf's indexes to read. */
+static Oid
+choose_index(EsScan *scan)
+{
+	if (!scan->by_stream && !scan->backward && scan->filter_categories &&
+		bms_num_members(scan->categories) <= MAX_MERGED)
+	{
+		Oid			by_category = es_leaf_category_index(scan->rel);
+
+		if (OidIsValid(by_category))
+		{
+			scan->cursor_count = bms_num_members(scan->categories);
+			return by_category;
+		}
+	}
+	scan->cursor_count = 1;
+	return es_leaf_index(scan->rel, scan->by_stream);
+}
+
+/* Begins to read from..to by the index, with what its first column is to be, if that is not the range's. */
+static void
+open_cursor(EsScan *scan, EsScanCursor *cursor, bool has_first, RegProcedure equal, Datum first)
+{
+	ScanKeyData keys[3];
+	int			nkeys = 0;
+	int			column = has_first ? 2 : 1;
+
+	if (has_first)
+		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, equal, first);
+	ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(scan->from));
+	ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(scan->to));
+	cursor->slot = table_slot_create(scan->rel, NULL);
+	cursor->scan = es_index_beginscan(scan->rel, scan->index, scan->snapshot, nkeys);
+	index_rescan(cursor->scan, keys, nkeys, NULL, 0);
+}
+
+/* To its next row; false at the end. The index may keep what it allocates on the way until the scan's end. */
+static bool
+advance_cursor(EsScan *scan, EsScanCursor *cursor)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+	bool		found = index_getnext_slot(cursor->scan, scan->backward ? BackwardScanDirection : ForwardScanDirection,
+										   cursor->slot);
+
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
+static void
+advance_merged(EsScan *scan, EsScanCursor *cursor)
+{
+	cursor->position = advance_cursor(scan, cursor) ?
+		DatumGetInt64(es_row_column(cursor->slot, Anum_log_position)) : 0;
 }
 
 /* Opens the next leaf in scan order; false when there is none left. */
@@ -131,8 +194,7 @@ static bool
 open_next_leaf(EsScan *scan)
 {
 	MemoryContext old;
-	ScanKeyData keys[3];
-	int			nkeys = 0;
+	Oid			index;
 
 	close_leaf(scan);
 	scan->leaf += scan->backward ? -1 : 1;
@@ -142,24 +204,39 @@ open_next_leaf(EsScan *scan)
 	old = MemoryContextSwitchTo(scan->context);
 	scan->rel = table_open(scan->leaves[scan->leaf].relid, AccessShareLock);
 	es_store_check_leaf(scan->rel);
+	index = choose_index(scan);
+	scan->index = index_open(index, AccessShareLock);
+	scan->cursors = palloc0(scan->cursor_count * sizeof(EsScanCursor));
+	scan->cursor = -1;
 	if (scan->by_stream)
-	{
-		scan->index = index_open(es_leaf_index(scan->rel, 2, Anum_log_stream), AccessShareLock);
-		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scan->stream));
-	}
+		open_cursor(scan, &scan->cursors[0], true, F_INT8EQ, Int64GetDatum(scan->stream));
+	else if (scan->index->rd_index->indnkeyatts == 1)
+		open_cursor(scan, &scan->cursors[0], false, InvalidOid, (Datum) 0);
 	else
-		scan->index = index_open(es_leaf_index(scan->rel, 1, Anum_log_position), AccessShareLock);
-	ScanKeyInit(&keys[nkeys], scan->by_stream ? 2 : 1, BTGreaterEqualStrategyNumber, F_INT8GE,
-				Int64GetDatum(scan->from));
-	nkeys++;
-	ScanKeyInit(&keys[nkeys], scan->by_stream ? 2 : 1, BTLessEqualStrategyNumber, F_INT8LE,
-				Int64GetDatum(scan->to));
-	nkeys++;
-	scan->slot = table_slot_create(scan->rel, NULL);
-	scan->scan = es_index_beginscan(scan->rel, scan->index, scan->snapshot, nkeys);
-	index_rescan(scan->scan, keys, nkeys, NULL, 0);
+		for (int i = 0, category = -1; (category = bms_next_member(scan->categories, category)) >= 0; i++)
+			open_cursor(scan, &scan->cursors[i], true, F_INT4EQ, Int32GetDatum(category));
 	MemoryContextSwitchTo(old);
 	return true;
+}
+
+/* The leaf's next row, of the cursor that is at the lowest position; NULL at its end. */
+static TupleTableSlot *
+next_row(EsScan *scan)
+{
+	if (scan->cursor_count == 1)
+		return advance_cursor(scan, &scan->cursors[0]) ? scan->cursors[0].slot : NULL;
+
+	if (scan->cursor >= 0)
+		advance_merged(scan, &scan->cursors[scan->cursor]);
+	else
+		for (int i = 0; i < scan->cursor_count; i++)
+			advance_merged(scan, &scan->cursors[i]);
+	scan->cursor = -1;
+	for (int i = 0; i < scan->cursor_count; i++)
+		if (scan->cursors[i].position != 0 &&
+			(scan->cursor < 0 || scan->cursors[i].position < scan->cursors[scan->cursor].position))
+			scan->cursor = i;
+	return scan->cursor < 0 ? NULL : scan->cursors[scan->cursor].slot;
 }
 
 /* The version of a stream that must come next. */
@@ -306,29 +383,19 @@ es_scan_type(EsScan *scan, TupleTableSlot *slot)
 	return es_name_of(ES_EVENT_TYPE, DatumGetInt32(es_row_column(slot, Anum_log_event_type)));
 }
 
-/* The index may keep what it allocates on the way until the scan's end: not in a caller's context. */
-static bool
-next_row(EsScan *scan)
-{
-	MemoryContext old = MemoryContextSwitchTo(scan->context);
-	bool		found = index_getnext_slot(scan->scan,
-										   scan->backward ? BackwardScanDirection : ForwardScanDirection,
-										   scan->slot);
-
-	MemoryContextSwitchTo(old);
-	return found;
-}
-
 /* The next event, in a slot that is good until the next call; NULL at the end. */
 TupleTableSlot *
 es_scan_next(EsScan *scan)
 {
+	TupleTableSlot *slot;
+
 	if (scan->limit == 0)
 		return NULL;
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (scan->rel == NULL || !next_row(scan))
+		slot = scan->rel == NULL ? NULL : next_row(scan);
+		if (slot == NULL)
 		{
 			if (open_next_leaf(scan))
 				continue;
@@ -344,7 +411,7 @@ es_scan_next(EsScan *scan)
 		}
 		if (scan->by_stream)
 		{
-			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(scan->slot, Anum_log_recorded_at));
+			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
 
 			if (scan->has_until && recorded_at > scan->until)
 			{
@@ -352,21 +419,21 @@ es_scan_next(EsScan *scan)
 				return NULL;
 			}
 			if (scan->until_position != 0 &&
-				DatumGetInt64(es_row_column(scan->slot, Anum_log_position)) > scan->until_position)
+				DatumGetInt64(es_row_column(slot, Anum_log_position)) > scan->until_position)
 			{
 				scan->limit = 0;
 				return NULL;
 			}
-			check_dense(scan, scan->slot);
-			scan->passed_version = DatumGetInt64(es_row_column(scan->slot, Anum_log_version));
+			check_dense(scan, slot);
+			scan->passed_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
 			scan->passed_position = scan->last_position;
 			scan->passed_recorded_at = recorded_at;
 		}
-		if (!passes(scan, scan->slot) || !upcast(scan, scan->slot))
+		if (!passes(scan, slot) || !upcast(scan, slot))
 			continue;
 		if (scan->limit != ES_NO_LIMIT)
 			scan->limit--;
-		return scan->slot;
+		return slot;
 	}
 }
 

@@ -20,6 +20,14 @@
 /* Columns of the type es_recorded_event. */
 #define ES_EVENT_COLUMNS	11
 
+/* Where a leaf's index is being read. */
+typedef struct EsScanCursor
+{
+	IndexScanDesc scan;
+	TupleTableSlot *slot;		/* the row that it is at */
+	int64		position;		/* of the row, when there are several cursors; 0: at its end */
+} EsScanCursor;
+
 typedef struct EsScan
 {
 	/* what is wanted: set before es_scan_start() */
@@ -58,8 +66,9 @@ typedef struct EsScan
 	int			leaf;			/* the one being read */
 	Relation	rel;
 	Relation	index;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
+	EsScanCursor   *cursors;		/* one, or in index order by category one for each of them */
+	int			cursor_count;
+	int			cursor;			/* whose row is the current one; -1: none yet */
 	EsShape		shape;			/* the current event, when it was upcast */
 	bool		changed;		/* it was */
 	text	   *stream_name;	/* by stream */

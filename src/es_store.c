@@ -17,6 +17,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -25,6 +26,7 @@
 #include "utils/syscache.h"
 
 #include "es_compat.h"
+#include "es_sql.h"
 #include "es_store.h"
 
 static EsStore store;
@@ -41,7 +43,8 @@ is_ours(Oid relid)
 		relid == store.mark || relid == store.grants || relid == store.aggregates ||
 		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
 		relid == store.snapshots_pkey || relid == store.subscription_streams ||
-		relid == store.subscription_streams_pkey || relid == store.position_seq || relid == store.stream_seq;
+		relid == store.subscription_streams_pkey || relid == store.position_seq || relid == store.stream_seq ||
+		relid == store.row_type;
 }
 
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
@@ -381,6 +384,7 @@ es_store(void)
 													 Anum_substream_subscription, Anum_substream_stream);
 		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
 		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
+		found.row_type = get_relname_relid("es_recorded_event", es_extension_schema());
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */
 
 	store_reading = false;
@@ -393,10 +397,19 @@ es_store(void)
 /*
  * The same for the beginning of a call from SQL: an open transaction may not have heard yet that the
  * store was dropped and made again.
+ *
+ * And it keeps DROP EXTENSION away until the transaction's end. That locks the store's tables one after the other,
+ * the newest first, to drop their triggers, while calls lock some of them in their own order: one side would be the
+ * victim of a deadlock. But before all tables DROP EXTENSION locks what belongs to the extension, among it the relation
+ * behind a composite type. So calls lock that one first of all; it is a relation so that it costs no more than
+ * a table that is read.
  */
 const EsStore *
 es_store_now(void)
 {
 	AcceptInvalidationMessages();
+	if (!OidIsValid(es_store()->row_type))
+		elog(ERROR, "the type es_recorded_event of the extension event_store does not exist");
+	LockRelationOid(store.row_type, AccessShareLock);
 	return es_store();
 }

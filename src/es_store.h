@@ -97,6 +97,7 @@ typedef struct EsStore
 	Oid			subscription_streams_pkey;	/* (subscription, stream) */
 	Oid			position_seq;
 	Oid			stream_seq;
+	Oid			row_type;		/* of the extension: the relation behind the type es_recorded_event */
 	uint64		generation;		/* differs after every re-read: a key for caches beside this one */
 } EsStore;
 

@@ -157,3 +157,35 @@ ALTER TABLE event_store.log_0 DISABLE TRIGGER es_immutable;
 UPDATE event_store.log_0 SET data = NULL, salt = NULL WHERE metadata ->> 'correlation_id' = 'x-2';
 SELECT event_type, data IS NULL AS erased FROM es_read('rb-1', backward => true, max_count => 2);
 ROLLBACK;
+
+-- by category: the index by category has nothing else on the way
+SELECT events FROM es_append_batch((SELECT array_agg('mc' || i * 7 % 40 || '-' || i % 3 ORDER BY i) FROM generate_series(1, 900) i),
+    (SELECT array_agg('Merged' || i % 2 ORDER BY i) FROM generate_series(1, 900) i), NULL);
+-- the same as the view says, of so many categories, after so many events, by type and not, at most so many
+CREATE FUNCTION public.merged(categories int) RETURNS text LANGUAGE sql AS $$
+    WITH wanted AS (SELECT array_agg('mc' || i) AS c FROM generate_series(0, categories - 1) i),
+        runs AS (SELECT a AS after, t AS type, m AS max FROM unnest(ARRAY[NULL, 300, 895, 900]) a, unnest(ARRAY[NULL, 'Merged1']) t, unnest(ARRAY[NULL, 1, 77]) m),
+        starts AS (SELECT r.*, coalesce((SELECT min(position) + after - 1 FROM event_store.events WHERE category LIKE 'mc%'), 0) AS from FROM runs r),
+        answers AS (
+            SELECT ARRAY(SELECT position || stream FROM es_read_all("from", max, CASE WHEN type IS NOT NULL THEN ARRAY[type] END, wanted.c) WITH ORDINALITY ORDER BY ordinality) AS ours,
+                ARRAY(SELECT position || stream FROM event_store.events WHERE position > "from" AND category = ANY (wanted.c) AND event_type = coalesce(type, event_type) ORDER BY position LIMIT max) AS theirs
+            FROM starts, wanted)
+    SELECT count(*) FILTER (WHERE ours = theirs) || ' of ' || count(*) || ', ' || sum(cardinality(theirs)) || ' events' FROM answers
+$$;
+SELECT merged(1), merged(2), merged(32), merged(33);
+CREATE FUNCTION public.scans(categories int) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint := pg_stat_get_xact_numscans('event_store.log_0_category_position_idx'::regclass);
+BEGIN
+    PERFORM FROM es_read_all(0, 10, NULL, (SELECT array_agg('mc' || i) FROM generate_series(1, categories) i));
+    RETURN pg_stat_get_xact_numscans('event_store.log_0_category_position_idx'::regclass) - before;
+END $$;
+-- of more than so many categories the log is read as a whole
+SELECT scans(1), scans(2), scans(32), scans(33);
+-- and where somebody has dropped the index, which does not come back by itself
+BEGIN;
+DROP INDEX event_store.log_category_position;
+SELECT merged(1), merged(2), merged(32), merged(33);
+SELECT es_create_store();
+SELECT to_regclass('event_store.log_category_position') IS NULL;
+ROLLBACK;

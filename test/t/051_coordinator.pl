@@ -113,10 +113,11 @@ ask(q[SELECT es_append('state-1', 0, 'Set', '{"a": 1}'::jsonb)]);
 rested();
 for my $load (q[es_load_at('state-1', now)], q[es_load_category('state', now)])
 {
-	is(ask(qq[DO \$\$ DECLARE now timestamptz; BEGIN now := clock_timestamp(); PERFORM state FROM $load; END \$\$; SELECT 1]), 1,
+	# With a wait that outlasts a busy disk; how long it takes is looked at below.
+	is(ask(qq[SET event_store.as_of_wait = '30s'; DO \$\$ DECLARE now timestamptz; BEGIN now := clock_timestamp(); PERFORM state FROM $load; END \$\$; SELECT 1]), 1,
 		"$load is final on an idle server");
 }
-my $took = ask(q[DO $$ DECLARE t timestamptz; n timestamptz; worst interval := '0'; BEGIN
+my $took = ask(q[SET event_store.as_of_wait = '30s'; DO $$ DECLARE t timestamptz; n timestamptz; worst interval := '0'; BEGIN
 		FOR i IN 1 .. 20 LOOP
 			t := clock_timestamp(); PERFORM pg_sleep(0.03); n := clock_timestamp();
 			PERFORM state FROM es_load_at('state-1', n - interval '1 us');
@@ -125,7 +126,7 @@ my $took = ask(q[DO $$ DECLARE t timestamptz; n timestamptz; worst interval := '
 		PERFORM set_config('test.worst', extract(milliseconds FROM worst)::text, false); END $$;
 	SELECT current_setting('test.worst')]);
 note("slowest of 20 es_load_at(now): $took ms");
-cmp_ok($took, '<', 900, 'it does not wait for as_of_wait');
+cmp_ok($took, '<', 15_000, 'it does not wait for as_of_wait');
 
 # ---- notifications
 
@@ -289,8 +290,9 @@ SET client_min_messages = error; DO $$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM 
 	ask('DROP DATABASE bystander');
 	cmp_ok(time - $start, '<', 5, 'DROP DATABASE of another database while workers are busy');
 	$start = time;
-	ask(q[SET client_min_messages = warning; BEGIN; SET lock_timeout = '20s'; DROP EXTENSION event_store CASCADE; ROLLBACK]);
-	cmp_ok(time - $start, '<', 20, 'DROP EXTENSION gets its lock while workers are busy');
+	# Each is let in between two appends; a victim of a deadlock would end the test.
+	ask(q[SET client_min_messages = warning; SET lock_timeout = '20s'; BEGIN; DROP EXTENSION event_store CASCADE; ROLLBACK]) for 1 .. 5;
+	cmp_ok(time - $start, '<', 20, 'DROP EXTENSION gets its locks while workers and an appender are busy');
 	$start = time;
 	is(ask('SELECT es_stop_worker()'), 't', 'es_stop_worker() stops them');
 	is(ask(q[SELECT coordinator_pid IS NULL AND workers = 0 FROM event_store.status]), 't', 'all of them');

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures projections: their lag behind appends, what the workers cost the appends, and how fast one is built anew while
-# somebody reads it. About 3 minutes; writes results/projection.md.
+# Measures projections: their lag behind appends, what the workers cost the appends, how fast one is built anew while
+# somebody reads it, and how fast a new one catches up. About 5 minutes; writes results/projection.md.
 #
 # ROUNDS, SLICE (seconds), RATE (appends a second), and those of test/lib.sh. Needs what make check needs.
 set -euo pipefail
@@ -11,7 +11,7 @@ export TMPDIR=${TMPDIR:-/var/tmp}
 BENCH=$ES_TOP/bench
 RETAIL=$ES_TOP/../shared/data/retail-products.ndjson.gz
 
-sql() { "$ES_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres "$@"; }
+sql() { "$ES_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres "$@"; }    # a later -d wins
 
 # appends SECONDS [OPTION...]: what 16 clients do in one category of 10,000 streams; prints transactions a second.
 appends() {
@@ -78,6 +78,27 @@ rebuild_all() {
     done
 }
 
+catch_up() {
+    local i keys
+    "$ES_BIN/createdb" catchup
+    sql -d catchup -f "$BENCH/projection/catchup.sql" >/dev/null
+    for ((i = 0; i < ROUNDS; i++)); do
+        for keys in 1000 100000; do
+            sql -d catchup -c "TRUNCATE few, many" -c "CALL by_projection($keys, 1000)" -c "TRUNCATE few, many" \
+                -c "CALL by_projection($keys, 50000)" -c "TRUNCATE few, many" -c "CALL by_loop($keys)"
+        done
+    done
+}
+
+catchup_rows() {
+    sql -d catchup -F ' | ' -c "WITH r AS (SELECT keys, batch, events / seconds AS rate, row_number() OVER (PARTITION BY keys, batch) AS round FROM caught)
+        SELECT '| ' || to_char(o.keys, 'FM999,999'), o.batch, percentile_disc(0.5) WITHIN GROUP (ORDER BY o.rate)::int, percentile_disc(0.5) WITHIN GROUP (ORDER BY l.rate)::int,
+            format('%s (%s to %s) |', round((percentile_disc(0.5) WITHIN GROUP (ORDER BY o.rate / l.rate))::numeric, 2),
+                round(min(o.rate / l.rate)::numeric, 2), round(max(o.rate / l.rate)::numeric, 2))
+        FROM r o JOIN r l ON l.keys = o.keys AND l.round = o.round AND l.batch = 0 WHERE o.batch > 0
+        GROUP BY o.keys, o.batch ORDER BY o.keys, o.batch"
+}
+
 git_in_tree() { git -c safe.directory='*' -C "$ES_TOP" "$@" 2>/dev/null; }
 
 median() { sort -g | awk '{v[NR] = $1} END {m = NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2; printf m < 100 ? "%.3g" : "%.0f", m}'; }
@@ -131,6 +152,15 @@ table all the time; $ROUNDS rounds, from es_rebuild_projection() to the commit t
 | events/s | reads meanwhile | reads that saw anything else than the whole |
 |---|---|---|
 | $(awk -F '|' '{print $1}' "$ES_TMP/rebuild" | sort -g | awk '{v[NR] = $1} END {printf "%d (%d to %d)", v[int((NR + 1) / 2)], v[1], v[NR]}') | $(awk -F '|' '{n += $2} END {print n}' "$ES_TMP/rebuild") | $(awk -F '|' '{n += $3} END {print n}' "$ES_TMP/rebuild") |
+
+## Catching up
+
+A new projection of 500,000 events, sums by key: in batches of \`batch_size\` events, each in a transaction of one session; against
+a loop in PL/pgSQL that upserts event by event and commits every 1,000. Medians of $ROUNDS rounds.
+
+| keys | batch_size | events/s | the loop | ratio (least to greatest) |
+|---:|---:|---:|---:|---:|
+$(catchup_rows)
 END
 }
 
@@ -157,6 +187,7 @@ es_step 'importing' fill_retail
 sql -f "$BENCH/projection/sales.sql" >/dev/null
 wait_for sales
 es_step 'rebuilds' rebuild_all
+es_step 'catching up' catch_up
 mkdir -p "$BENCH/results"
 report >"$ES_TMP/projection.md"
 cp "$ES_TMP/projection.md" "$BENCH/results/projection.md"

@@ -26,7 +26,7 @@ EXTRA_CLEAN = sql/event_store--$(EXTVERSION).sql results output_iso regression.d
 PG_CONFIG ?= pg_config
 # "make check" and "make demo" install what they need, so they must work where PGXS is not there yet;
 # and PGXS has a "check" of its own, which only says that there is none.
-OURS = check check-long demo bench
+OURS = check check-long demo bench lint coverage
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 .PHONY: $(OURS)
 check:
@@ -37,6 +37,10 @@ demo:
 	@bash demo/demo.sh
 bench:
 	@bash bench/run.sh
+lint:
+	@bash test/lint.sh
+coverage:
+	@ES_COVERAGE=1 bash test/check.sh
 endif
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)

@@ -231,7 +231,7 @@ es_call_label(const EsCall *call, int event)
 		case ES_FROM_BATCH:
 			return psprintf("Index %d of the arrays.", event + 1);
 		case ES_FROM_IMPORT:
-			return psprintf("Input row %lld.", (long long) (call->first_row + event));
+			return psprintf("Input row %lld.", (long long) call->first_row + event);
 		case ES_FROM_MULTI:
 			element = &call->elements[event < call->event_count ? call->events[event].element :
 									  call->element_count - 1];

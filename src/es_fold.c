@@ -258,7 +258,7 @@ Jsonb *
 es_fold_state(EsFold *fold)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Jsonb	   *volatile state = fold->state;
+	Jsonb	   *volatile state = NULL;
 
 	if (fold->rules == NULL)
 		return fold->state;

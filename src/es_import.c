@@ -125,7 +125,7 @@ flush_context(void *arg)
 	const Import *import = arg;
 
 	errcontext("event_store.import, rows %lld to %lld",
-			   (long long) (import->rows - import->call->event_count + 1), (long long) import->rows);
+			   (long long) import->rows - import->call->event_count + 1, (long long) import->rows);
 }
 
 static void

@@ -176,6 +176,18 @@ check_server_log() {
     fi
 }
 
+# What gcov has counted: processes that end by themselves write it beside the object files. Files by their share of
+# lines that were run, and all of them.
+show_coverage() {
+    [[ -n ${ES_COVERAGE:-} ]] || return 0
+    as_user "$ES_BIN/pg_ctl" -D "$ES_DATA" -m fast -w stop >>"$ES_LOG" 2>&1 || true
+    echo '---- coverage: % of lines, lines, file ----'
+    (cd "$ES_SRC" && gcov -n src/*.gcda 2>/dev/null) |
+        awk -F "[':% ]" '/^File/ {file = $3} /^Lines executed/ && file ~ /^src\/.*\.c$/ {
+                percent = $3; lines = $NF; hit += percent * lines / 100; all += lines; printf "%6.1f %5d %s\n", percent, lines, file; file = ""}
+            END {if (all) printf "%6.1f %5d src/, all lines\n", hit * 100 / all, all}' | sort -g
+}
+
 ONLY=${ONLY:-regress,isolation,tap}
 ES_TAP_JOBS=${ES_TAP_JOBS:-2}
 ES_ON_FAIL=setup_failed
@@ -185,8 +197,9 @@ for suite in ${ONLY//,/ }; do
 done
 
 if wanted tap; then es_need tap; else es_need; fi
-# shellcheck disable=SC2119 # no arguments meant
-es_build
+coverage=()
+[[ -z ${ES_COVERAGE:-} ]] || coverage=('ES_CFLAGS=--coverage -fprofile-update=atomic' SHLIB_LINK=--coverage)
+es_build "${coverage[@]}"
 mapfile -t regress < <(names test/sql .sql)
 mapfile -t isolation < <(names test/isolation/specs .spec)
 mapfile -t tap < <(names test/t .pl)
@@ -209,6 +222,7 @@ if wanted tap && ((${#tap[@]} > 0)); then
     run_tap "${tap[@]}"
 fi
 
+show_coverage
 if ((passed + failed == 0)); then
     echo 'no test was run'
 fi

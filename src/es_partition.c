@@ -66,7 +66,8 @@ PGDLLEXPORT void es_partition_worker(Datum arg);
 
 static EsLeaf *cached = NULL;
 static int	cached_count = 0;
-static uint64 cached_generation = 0;
+static uint64 cached_generation = 0;	/* of the store; 0: to be read again */
+static uint64 cached_serial = 0;	/* of the list */
 static TimestampTz last_failure = 0;	/* of a worker of this session */
 static int64 cached_last = 0;	/* a position that is drawn, or will be by this call */
 
@@ -170,14 +171,17 @@ refresh(void)
 	pfree(leaves);
 	cached_count = count;
 	cached_generation = generation;
+	cached_serial++;
 	cached_last = 0;
 }
 
-/* A copy of the list of leaves, ordered by position, in the caller's context. */
+/* A copy of the list of leaves, ordered by position, in the caller's context; and its serial number, where it is asked for. */
 int
-es_leaves_copy(EsLeaf **leaves)
+es_leaves_copy(EsLeaf **leaves, uint64 *serial)
 {
 	refresh();
+	if (serial != NULL)
+		*serial = cached_serial;
 	*leaves = palloc(sizeof(EsLeaf) * Max(cached_count, 1));
 	memcpy(*leaves, cached, sizeof(EsLeaf) * cached_count);
 	return cached_count;
@@ -193,23 +197,43 @@ find_leaf(int64 position)
 }
 
 /*
- * Whether there is a table for the positions after the newest leaf: then that leaf was detached, and
- * a read that wants them must not just end before.
+ * Raises an error when there is a table for the positions after the newest leaf that is no leaf: then that one was detached,
+ * and a read that wants them must not just end before. False: the leaves are others than those that es_leaves_copy()
+ * gave with this serial number, because one has been attached since; choose again.
  */
-void
-es_check_newest_attached(int64 upto)
+bool
+es_check_newest_attached(int64 upto, uint64 serial)
 {
 	int64		from;
+	Oid			relid;
+	EsLeaf		leaf;
+	Relation	pg_class;
+	bool		attached;
 
 	refresh();
+	if (cached_serial != serial)
+		return false;
 	from = cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
-	if (upto >= from &&
-		OidIsValid(get_relname_relid(psprintf("log_%lld", (long long) from), get_namespace_oid(ES_SCHEMA, false))))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) upto),
-				 errdetail("They are in \"event_store.log_%lld\", which is no partition of event_store.log.", (long long) from),
-				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
+	if (upto < from)
+		return true;
+	relid = get_relname_relid(psprintf("log_%lld", (long long) from), get_namespace_oid(ES_SCHEMA, false));
+	if (!OidIsValid(relid))
+		return true;
+
+	/* Who makes a leaf commits first and tells about it then: the catalog may know what no invalidation has said. */
+	pg_class = table_open(RelationRelationId, AccessShareLock);
+	attached = read_leaf(pg_class, relid, &leaf);
+	table_close(pg_class, AccessShareLock);
+	if (attached)
+	{
+		cached_generation = 0;
+		return false;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) upto),
+			 errdetail("They are in \"event_store.log_%lld\", which is no partition of event_store.log.", (long long) from),
+			 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 }
 
 /* Where the next leaf begins. */

@@ -14,8 +14,8 @@ typedef struct EsLeaf
 	Oid			relid;
 } EsLeaf;
 
-extern int	es_leaves_copy(EsLeaf **leaves);
-extern void es_check_newest_attached(int64 upto);
+extern int	es_leaves_copy(EsLeaf **leaves, uint64 *serial);
+extern bool es_check_newest_attached(int64 upto, uint64 serial);
 extern EsLeaf es_leaf_for(int64 position);
 extern void es_partition_prepare(int64 events);
 extern bool es_partition_wanted(int ahead);

@@ -53,12 +53,12 @@ es_scan_create(Snapshot snapshot)
 	return scan;
 }
 
-/* Keeps the leaves that overlap positions from..to. */
+/* Keeps the leaves that overlap positions from..to; *serial: of the list that they are from. */
 static void
-choose_leaves(EsScan *scan, int64 from, int64 to)
+choose_leaves(EsScan *scan, int64 from, int64 to, uint64 *serial)
 {
 	EsLeaf	   *all;
-	int			count = es_leaves_copy(&all);
+	int			count = es_leaves_copy(&all, serial);
 
 	scan->leaves = all;
 	scan->leaf_count = 0;
@@ -82,7 +82,7 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 	scan->left = from <= to ? to - from + 1 : 0;
 	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
 	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	choose_leaves(scan, head->first_position, head->last_position);
+	choose_leaves(scan, head->first_position, head->last_position, NULL);
 }
 
 /*
@@ -92,30 +92,32 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
 {
+	EsLeaf	   *all;
 	int64		next;
+	int			count;
+	uint64		serial;
 
 	if (after >= upto)
 		return;					/* no leaves, no rows */
-	next = Max(after, ES_NODE_START(es_store()->node)) + 1;
-	scan->from = next;
-	scan->to = upto;
-	choose_leaves(scan, next, upto);
-	for (int i = 0; i < scan->leaf_count; i++)
+	do
 	{
-		if (scan->leaves[i].from > next)
-			es_range_missing(next, scan->leaves[i].from - 1);
-		next = scan->leaves[i].to;
-	}
-	es_check_newest_attached(upto);
-	if (scan->leaf_count == 0 && upto >= next)
-	{
-		EsLeaf	   *all;
-		int			count = es_leaves_copy(&all);
-
-		/* Only older leaves than the newest can have been there. */
-		if (count > 0 && all[count - 1].from > upto)
-			es_range_missing(next, upto);
-	}
+		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
+		scan->from = next;
+		scan->to = upto;
+		choose_leaves(scan, next, upto, &serial);
+		for (int i = 0; i < scan->leaf_count; i++)
+		{
+			if (scan->leaves[i].from > next)
+				es_range_missing(next, scan->leaves[i].from - 1);
+			next = scan->leaves[i].to;
+		}
+	} while (!es_check_newest_attached(upto, serial));
+	if (scan->leaf_count > 0 || upto < next)
+		return;
+	/* Only older leaves than the newest can have been there. */
+	count = es_leaves_copy(&all, NULL);
+	if (count > 0 && all[count - 1].from > upto)
+		es_range_missing(next, upto);
 }
 
 static void

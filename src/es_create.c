@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "es_create.h"
 #include "es_digest.h"
 #include "es_grant.h"
 #include "es_guc.h"
@@ -260,9 +261,10 @@ static const struct
 };
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
-static const char *const immutable[] = {
+const char *const es_immutable[] = {
 	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys",
 };
+const int	es_immutable_count = lengthof(es_immutable);
 
 static char *
 single_string(const char *query)
@@ -323,8 +325,8 @@ check_schema_owner(void)
 }
 
 /* Refuses a store of which something is missing. */
-static void
-check_whole(void)
+void
+es_check_whole(void)
 {
 	Oid			nsp = get_namespace_oid(ES_SCHEMA, false);
 
@@ -471,8 +473,8 @@ make_dependents(bool trace)
 	uint64		leaves;
 	SPITupleTable *leaf_table;
 
-	for (int i = 0; i < lengthof(immutable); i++)
-		guard_table(immutable[i], code);
+	for (int i = 0; i < es_immutable_count; i++)
+		guard_table(es_immutable[i], code);
 
 	leaves = es_sql_run("SELECT quote_ident(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
 						" WHERE i.inhparent = 'event_store.log'::regclass ORDER BY 1");
@@ -518,7 +520,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	}
 	else
 	{
-		check_whole();
+		es_check_whole();
 		if (node != 0 && es_store()->node != node)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -545,7 +547,7 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 {
 	if (!es_store_exists())
 		(void) es_store();		/* says so, with the hint */
-	check_whole();
+	es_check_whole();
 	(void) es_store();
 	PG_RETURN_INT32(ES_LAYOUT);
 }

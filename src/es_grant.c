@@ -56,7 +56,7 @@ static const Right rights[] = {
 		"'es_create_projection', 'es_pause_projection', 'es_resume_projection', 'es_drop_projection', "
 		"'es_set_projection_mode', 'es_rebuild_projection', 'es_cancel_rebuild', 'es_run_projection', "
 		"'es_wait_for_projection', 'es_retry_quarantined', 'es_start_worker', 'es_stop_worker', 'es_workers', "
-		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription'",
+		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription', 'es_check'",
 	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.grants, "
 		"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, "
 		"event_store.subscription_status, event_store.subscription_quarantine"},

@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -35,6 +36,7 @@
 #include "es_argument.h"
 #include "es_compat.h"
 #include "es_create.h"
+#include "es_error.h"
 #include "es_failure.h"
 #include "es_load.h"
 #include "es_partition.h"
@@ -208,6 +210,8 @@ check_leaf(void *arg)
 	if (rel == NULL)
 		return;
 	es_store_check_leaf(rel);
+	(void) es_leaf_index(rel, 1, Anum_log_position);
+	(void) es_leaf_index(rel, 2, Anum_log_stream);
 	relation_close(rel, AccessShareLock);
 }
 
@@ -315,8 +319,13 @@ check_event(Check *check, Stream *stream, Cursor *log, HeapTuple row)
 		finding(check, "version", stream->name, position, "version %lld is there %s", (long long) version,
 				stream->any ? "twice" : "although the first one is 1");
 	else if (version > expected && !in_hole(check, stream->any ? stream->position : 0, position))
-		finding(check, "version", stream->name, position, "versions %lld to %lld are missing",
-				(long long) expected, (long long) version - 1);
+	{
+		if (version == expected + 1)
+			finding(check, "version", stream->name, position, "version %lld is missing", (long long) expected);
+		else
+			finding(check, "version", stream->name, position, "versions %lld to %lld are missing",
+					(long long) expected, (long long) version - 1);
+	}
 
 	if (stream->any && position <= stream->position)
 		finding(check, "position", stream->name, position,
@@ -470,11 +479,12 @@ check_streams(Check *check)
 #define OUR_TABLES \
 	" FROM pg_class c WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p')"
 
-/* Each returns stream, position and detail. */
+/* Each returns stream, position and detail. What joins most of the log must not be planned by estimates for a few rows. */
 static const struct
 {
 	const char *kind;
 	const char *query;
+	bool		no_loops;
 }			queries[] = {
 	/* Its one row is the published mark. */
 	{"mark", "SELECT NULL, NULL, format('event_store.mark has %s rows', count(*)) FROM event_store.mark HAVING count(*) <> 1"},
@@ -499,12 +509,11 @@ static const struct
 	{"name", "SELECT h.name, NULL, CASE WHEN c.id IS NULL THEN format('category %s has no name', h.category)"
 		" ELSE format('the head row has category %L', c.name) END FROM event_store.heads h"
 	" LEFT JOIN event_store.categories c ON c.id = h.category WHERE c.name IS DISTINCT FROM split_part(h.name, '-', 1)"},
-	{"call", "SELECT h.name, l.position, CASE WHEN l.rest < 0 THEN format('rest is %s', l.rest)"
+	{"call", "SELECT (SELECT h.name FROM event_store.heads h WHERE h.id = l.stream), l.position, CASE WHEN l.rest < 0 THEN format('rest is %s', l.rest)"
 		" ELSE format('rest is %s, but the last event of its call is not at position %s', l.rest, l.position + l.rest) END"
 		" FROM event_store.log l LEFT JOIN event_store.log e ON e.position = l.position + l.rest"
-		" LEFT JOIN event_store.heads h ON h.id = l.stream"
 		" WHERE l.rest <> 0 AND (l.rest < 0 OR e.rest IS DISTINCT FROM 0 OR e.recorded_at <> l.recorded_at)"
-	" AND" NOT_IN_HOLE("l.position + l.rest")},
+	" AND" NOT_IN_HOLE("l.position + l.rest"), true},
 
 	{"key", "SELECT h.name, k.last_position, format('idempotency key %L does not point at the events of an append', k.key)"
 		" FROM event_store.append_keys k LEFT JOIN event_store.heads h ON h.id = k.stream"
@@ -636,8 +645,12 @@ run_queries(Check *check)
 	{
 		Cursor		cursor;
 		HeapTuple	row;
+		int			settings = NewGUCNestLevel();
 
+		if (queries[i].no_loops)
+			es_pin_setting("enable_nestloop", "off");
 		cursor_open(&cursor, queries[i].query, lengthof(types), types, values);
+		AtEOXact_GUC(false, settings);
 		while ((row = cursor_next(&cursor)) != NULL)
 		{
 			MemoryContext old = MemoryContextSwitchTo(check->scratch);
@@ -729,10 +742,12 @@ check_snapshots(Check *check, bool all)
 							   DatumGetByteaPP(column(&cursor, row, 7))))
 			finding(check, "snapshot", name, position, "the snapshot of version %lld is damaged: its hash is not right",
 					(long long) r.version);
-		else if (!in_hole(check, 0, position))
+		else if (es_snapshot_is_of(r.fingerprint, NULL) && !in_hole(check, 0, position))
 		{
 			error = es_catch(replay, &r);
-			if (error != NULL)
+			if (error != NULL && error->sqlerrcode == ES_UNKNOWN)
+				FreeErrorData(error);	/* the category has no fold any more: nobody uses it */
+			else if (error != NULL)
 			{
 				finding(check, "snapshot", name, position, "the snapshot of version %lld cannot be replayed: %s",
 						(long long) r.version, error->message);
@@ -771,6 +786,7 @@ es_check(PG_FUNCTION_ARGS)
 	check.newest = es_position_last();
 
 	es_sql_begin(&sql, es_store()->owner);
+	es_pin_setting("DateStyle", "ISO");
 	check.scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store check", ALLOCSET_DEFAULT_SIZES);
 	check_partitions(&check);
 	run_queries(&check);

@@ -85,13 +85,13 @@ es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 p
 			   ES_DIGEST_LEN) == 0;
 }
 
-/* Whether a stored fingerprint is that of a fold registered here. */
+/* Whether a stored fingerprint is that of a fold registered here; NULL: of any that is or was. */
 bool
 es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold)
 {
 	return VARSIZE_ANY_EXHDR(fingerprint) == 1 + ES_DIGEST_LEN &&
 		VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD &&
-		memcmp(VARDATA_ANY(fingerprint) + 1, fold, ES_DIGEST_LEN) == 0;
+		(fold == NULL || memcmp(VARDATA_ANY(fingerprint) + 1, fold, ES_DIGEST_LEN) == 0);
 }
 
 /* Counts a damaged snapshot, and logs it once in a row: every load would meet it again. */

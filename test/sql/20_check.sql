@@ -250,3 +250,14 @@ DROP ROLE es_test_checker;
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 DROP TABLE seen;
+-- a store of another node
+SELECT es_create_store(node => 3);
+SELECT * FROM es_check();
+SELECT position FROM es_append('a-1', 0, 'One', '{}');
+SELECT es_create_projection('p', 'SELECT FROM new_events');
+SELECT es_create_subscription('s');
+SELECT * FROM es_check('all');
+SELECT es_run_projection('p'), (SELECT count(*) FROM es_fetch('s')), es_publish_mark();
+SELECT * FROM es_check('all');
+SELECT pg_temp.damage($$UPDATE event_store.mark SET mark = 0$$);
+DROP SCHEMA event_store CASCADE;

@@ -500,7 +500,7 @@ es_create_store(PG_FUNCTION_ARGS)
 {
 	int			node = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
 	bool		trace = PG_ARGISNULL(1) ? false : PG_GETARG_BOOL(1);
-	bool		has_schema = OidIsValid(get_namespace_oid(ES_SCHEMA, true));
+	bool		has_schema;
 	EsSql		sql;
 
 	if (node < 0 || node > ES_MAX_NODE)
@@ -509,6 +509,8 @@ es_create_store(PG_FUNCTION_ARGS)
 				 errmsg("argument node must be between 0 and %d", ES_MAX_NODE),
 				 errdetail("It is %d.", node)));
 
+	es_rights_lock();
+	has_schema = OidIsValid(get_namespace_oid(ES_SCHEMA, true));
 	if (!es_store_exists())
 	{
 		check_schema_owner();

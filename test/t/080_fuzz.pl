@@ -345,10 +345,10 @@ my @settings = (
 	[ 'standard_conforming_strings', 'on' ],
 );
 
-sub batch
+# What a session does: its statements, and a script for psql that says how each ended.
+sub session
 {
 	my ($number, $who) = @_;
-	my $file = "$dir/batch";
 	my (@statements, $script);
 	my @wanted = lacking();
 
@@ -372,28 +372,39 @@ sub batch
 		push @statements, [ $function, $statement ];
 		$script .= "BEGIN;\n" . (chance(.3) ? "SAVEPOINT s;\n" : '') if $block;
 		$script .= "$statement;\n\\echo RESULT $n :SQLSTATE :LAST_ERROR_MESSAGE\n";
-		$script .= pick('COMMIT', 'ROLLBACK', "ROLLBACK TO s;\nCOMMIT") . ";\n" if $block;
+		$script .= pick('COMMIT', 'ROLLBACK', "ROLLBACK TO s;\nCOMMIT", "PREPARE TRANSACTION 'p$number';\n\\echo END $n :SQLSTATE :LAST_ERROR_MESSAGE\n" . pick('COMMIT', 'ROLLBACK') . " PREPARED 'p$number'")
+		  . ";\n\\echo END $n :SQLSTATE :LAST_ERROR_MESSAGE\n" if $block;
 	}
+	my $file = "$dir/session$number";
 	open(my $out, '>', $file) or die "$file: $!";
 	binmode $out;
 	print $out $script;
 	close $out;
+	return { who => $who, file => $file, statements => \@statements, stdout => '', stderr => '' };
+}
 
-	my ($stdout, $stderr) = ('', '');
-	my $finished = IPC::Run::run([ 'psql', '-X', '-q', '-d', $node->connstr($database), '-f', $file ], '>', \$stdout, '2>', \$stderr, IPC::Run::timeout(300));
+# True when it came to its end.
+sub look_at
+{
+	my ($session) = @_;
 	my $results = 0;
-	while ($stdout =~ /^RESULT (\d+) (\w{5}) (.*)$/mg)
+	my $who = $session->{who};
+
+	while ($session->{stdout} =~ /^(RESULT|END) (\d+) (\w{5}) ?(.*)$/mg)
 	{
-		my ($n, $state, $message) = ($1, $2, $3);
-		my ($function, $statement) = @{ $statements[ $n - 1 ] };
+		my ($what, $n, $state, $message) = ($1, $2, $3, $4);
+		my ($function, $statement) = @{ $session->{statements}[ $n - 1 ] };
 		my $name = $function->{signature};
 
+		push @bad, "$state $message: in $database, as $who, at the " . ($what eq 'END' ? 'end of a transaction with' : 'call') . ': ' . substr($statement, 0, 2000)
+		  if $state =~ /^(XX|58|53)/ || $state eq '26000';
+		next if $what eq 'END';
 		$results++;
 		$calls++;
 		$called{$name}++;
 		$states{$state}++;
 		# Cancelled or aborted before it came to it: says nothing.
-		next if $state =~ /^(57014|25P02|55P03)$/;
+		next if $state =~ /^(57014|25P02|55P03|40P01)$/;
 		if ($state eq '00000')
 		{
 			$succeeded{$name}++;
@@ -403,12 +414,21 @@ sub batch
 		else
 		{
 			$failed{$name}++;
-			push @bad, "$state $message: in $database, as $who: " . substr($statement, 0, 2000) if $state =~ /^(XX|58|53)/ || $state eq '26000';
 		}
 	}
 	# The connection was lost: the one after the last answer has done it.
-	push @bad, "the connection was lost in $database, as $who, by: " . ($statements[$results][1] // 'the end') . "\n$stderr" if $results != $per_batch;
+	push @bad, "the connection was lost in $database, as $who, by: " . ($session->{statements}[$results][1] // 'the end') . "\n$session->{stderr}" if $results != $per_batch;
 	return $results == $per_batch;
+}
+
+# Two sessions at once, at times.
+sub batch
+{
+	my @sessions = map { session($_, pick(('postgres') x 5, ('fuzz_app') x 4, 'fuzz_none')) } 1 .. pick(1, 2);
+	my @running = map { IPC::Run::start([ 'psql', '-X', '-q', '-d', $node->connstr($database), '-f', $_->{file} ], '>', \$_->{stdout}, '2>', \$_->{stderr}, IPC::Run::timeout(300)) } @sessions;
+
+	$_->finish for @running;
+	return @sessions == grep { look_at($_) } @sessions;
 }
 
 sub make_database
@@ -439,8 +459,6 @@ my $start = time;
 my $batches = 0;
 while (time - $start < $seconds || lacking() && time - $start < 4 * $seconds)
 {
-	my $who = pick(('postgres') x 5, ('fuzz_app') x 4, 'fuzz_none');
-
 	$database = pick(@databases);
 	# What earlier calls took away or broke.
 	$node->safe_psql($database, q[
@@ -457,7 +475,7 @@ while (time - $start < $seconds || lacking() && time - $start < 4 * $seconds)
 		SELECT es_register_aggregate('item', fold => 'state || data', snapshot_every => 5);
 		DELETE FROM seen]);
 	$batches++;
-	last if !batch($batches, $who);
+	last if !batch();
 	last if @bad > 20;
 }
 note(sprintf('%d calls in %d batches, %d s', $calls, $batches, time - $start));

@@ -375,6 +375,8 @@ sub session
 		$script .= pick('COMMIT', 'ROLLBACK', "ROLLBACK TO s;\nCOMMIT", "PREPARE TRANSACTION 'p$number';\n\\echo END $n :SQLSTATE :LAST_ERROR_MESSAGE\n" . pick('COMMIT', 'ROLLBACK') . " PREPARED 'p$number'")
 		  . ";\n\\echo END $n :SQLSTATE :LAST_ERROR_MESSAGE\n" if $block;
 	}
+	# While others may be at it.
+	$script .= "ROLLBACK;\n\\o\nSELECT 'FOUND ' || f::text FROM public.es_check('none') f;\n" if $who ne 'fuzz_none';
 	my $file = "$dir/session$number";
 	open(my $out, '>', $file) or die "$file: $!";
 	binmode $out;
@@ -416,15 +418,16 @@ sub look_at
 			$failed{$name}++;
 		}
 	}
+	push @bad, "$1: in $database" while $session->{stdout} =~ /^\s*FOUND (.*)/mg;
 	# The connection was lost: the one after the last answer has done it.
 	push @bad, "the connection was lost in $database, as $who, by: " . ($session->{statements}[$results][1] // 'the end') . "\n$session->{stderr}" if $results != $per_batch;
 	return $results == $per_batch;
 }
 
-# Two sessions at once, at times.
+# Several sessions at once, at times.
 sub batch
 {
-	my @sessions = map { session($_, pick(('postgres') x 5, ('fuzz_app') x 4, 'fuzz_none')) } 1 .. pick(1, 2);
+	my @sessions = map { session($_, pick(('postgres') x 5, ('fuzz_app') x 4, 'fuzz_none')) } 1 .. pick(1, 2, 3);
 	my @running = map { IPC::Run::start([ 'psql', '-X', '-q', '-d', $node->connstr($database), '-f', $_->{file} ], '>', \$_->{stdout}, '2>', \$_->{stderr}, IPC::Run::timeout(300)) } @sessions;
 
 	$_->finish for @running;

@@ -458,6 +458,28 @@ list_functions();
 cmp_ok(scalar @functions, '>=', 55, 'there are functions');
 
 my @databases = (qw(utf8 utf8 utf8 latin1 ascii));
+# It sees what it looks for.
+sub said
+{
+	my ($who, @answers) = @_;
+	my $function = { signature => 'nothing', name => 'nothing', args => [], defaults => 0 };
+
+	@bad = ();
+	look_at({ who => $who, statements => [ map { [ $function, "statement $_" ] } 1 .. $per_batch ], stdout => join("\n", @answers) . "\n", stderr => '' });
+	return join("\n", splice @bad);
+}
+
+$database = 'utf8';
+my @clean = map { "RESULT $_ 22023 message" } 1 .. $per_batch;
+is(said('postgres', @clean), '', 'clean errors are nothing');
+like(said('postgres', @clean[ 0 .. 4 ]), qr/the connection was lost.*statement 6$/m, 'a lost connection is seen');
+like(said('postgres', 'RESULT 1 XX000 some text', @clean[ 1 .. $#clean ]), qr/^XX000 some text.*statement 1$/, 'an internal error is seen');
+like(said('postgres', @clean, 'END 3 XX000 some text'), qr/^XX000 some text.*statement 3$/, 'also at the end of a transaction');
+like(said('fuzz_none', 'RESULT 1 00000 ', @clean[ 1 .. $#clean ]), qr/^fuzz_none may do this: statement 1$/, 'too many rights are seen');
+like(said('postgres', @clean, 'FOUND (head,a-1,1,"wrong")'), qr/^\(head,a-1/, 'what es_check finds is seen');
+(%called, %succeeded, %failed, %states) = ();
+$calls = 0;
+
 my $start = time;
 my $batches = 0;
 while (time - $start < $seconds || lacking() && time - $start < 4 * $seconds)

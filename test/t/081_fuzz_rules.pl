@@ -13,7 +13,7 @@ use Time::HiRes qw(time);
 
 my $seconds = $ENV{ES_FUZZ_SECONDS} || ($ENV{ES_LONG} ? 150 : 12);
 my $seed = $ENV{ES_FUZZ_SEED} || int(rand(1e9));
-my $per_batch = 100;
+my $per_batch = 50;
 my $streams = 20;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
@@ -177,7 +177,7 @@ sub batch
 	my @documents = map { document() } 1 .. $per_batch;
 
 	open(my $out, '>', "$dir/batch") or die $!;
-	print $out "SET statement_timeout = '5s';\nSET client_min_messages = error;\n";
+	print $out "SET statement_timeout = '1s';\nSET client_min_messages = error;\n";
 	for my $n (0 .. $#documents)
 	{
 		my $stream = 'f-' . (1 + int rand $streams);

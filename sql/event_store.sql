@@ -340,6 +340,14 @@ CREATE FUNCTION es_workers() RETURNS TABLE (kind text, number integer, pid integ
 AS 'MODULE_PATHNAME', 'es_workers' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 4;
 COMMENT ON FUNCTION es_workers() IS 'the background processes: the launcher, and the coordinator and workers of this database';
 
+-- ---------------------------------------------------------------- proof
+
+CREATE FUNCTION es_check(snapshots text DEFAULT 'sample')
+RETURNS TABLE (kind text, stream text, "position" bigint, detail text)
+AS 'MODULE_PATHNAME', 'es_check' LANGUAGE C STABLE PARALLEL UNSAFE COST 1000000 ROWS 10;
+COMMENT ON FUNCTION es_check(text) IS
+'checks every invariant of the store: one row for each finding, none when it is sound; snapshots: whether all, a sample or none of the stored states are compared with a replay';
+
 -- ---------------------------------------------------------------- rights
 
 -- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
@@ -400,3 +408,4 @@ REVOKE ALL ON FUNCTION es_fetch(text, text, integer, interval, interval) FROM PU
 REVOKE ALL ON FUNCTION es_ack(text, bigint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_nack(text, bigint, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_retry_quarantined_subscription(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_check(text) FROM PUBLIC;

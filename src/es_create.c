@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "es_create.h"
 #include "es_digest.h"
 #include "es_grant.h"
 #include "es_guc.h"
@@ -263,9 +264,10 @@ static const struct
 };
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
-static const char *const immutable[] = {
+const char *const es_immutable[] = {
 	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys",
 };
+const int	es_immutable_count = lengthof(es_immutable);
 
 static char *
 single_string(const char *query)
@@ -326,8 +328,8 @@ check_schema_owner(void)
 }
 
 /* Refuses a store of which something is missing. */
-static void
-check_whole(void)
+void
+es_check_whole(void)
 {
 	Oid			nsp = get_namespace_oid(ES_SCHEMA, false);
 
@@ -474,8 +476,8 @@ make_dependents(bool trace)
 	uint64		leaves;
 	SPITupleTable *leaf_table;
 
-	for (int i = 0; i < lengthof(immutable); i++)
-		guard_table(immutable[i], code);
+	for (int i = 0; i < es_immutable_count; i++)
+		guard_table(es_immutable[i], code);
 
 	leaves = es_sql_run("SELECT quote_ident(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
 						" WHERE i.inhparent = 'event_store.log'::regclass ORDER BY 1");
@@ -501,7 +503,7 @@ es_create_store(PG_FUNCTION_ARGS)
 {
 	int			node = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
 	bool		trace = PG_ARGISNULL(1) ? false : PG_GETARG_BOOL(1);
-	bool		has_schema = OidIsValid(get_namespace_oid(ES_SCHEMA, true));
+	bool		has_schema;
 	EsSql		sql;
 
 	if (node < 0 || node > ES_MAX_NODE)
@@ -510,6 +512,8 @@ es_create_store(PG_FUNCTION_ARGS)
 				 errmsg("argument node must be between 0 and %d", ES_MAX_NODE),
 				 errdetail("It is %d.", node)));
 
+	es_rights_lock();
+	has_schema = OidIsValid(get_namespace_oid(ES_SCHEMA, true));
 	if (!es_store_exists())
 	{
 		check_schema_owner();
@@ -521,7 +525,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	}
 	else
 	{
-		check_whole();
+		es_check_whole();
 		if (node != 0 && es_store()->node != node)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -548,7 +552,7 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 {
 	if (!es_store_exists())
 		(void) es_store();		/* says so, with the hint */
-	check_whole();
+	es_check_whole();
 	(void) es_store();
 	PG_RETURN_INT32(ES_LAYOUT);
 }

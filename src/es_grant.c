@@ -14,8 +14,10 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -27,6 +29,9 @@
 PG_FUNCTION_INFO_V1(es_grant);
 PG_FUNCTION_INFO_V1(es_revoke);
 PG_FUNCTION_INFO_V1(es_refuse_change);
+
+/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
+#define ES_LOCK_RIGHTS	0xE9
 
 typedef struct Right
 {
@@ -56,11 +61,27 @@ static const Right rights[] = {
 		"'es_create_projection', 'es_pause_projection', 'es_resume_projection', 'es_drop_projection', "
 		"'es_set_projection_mode', 'es_rebuild_projection', 'es_cancel_rebuild', 'es_run_projection', "
 		"'es_wait_for_projection', 'es_retry_quarantined', 'es_start_worker', 'es_stop_worker', 'es_workers', "
-		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription'",
+		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription', 'es_check'",
 	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.grants, "
 		"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, "
 		"event_store.subscription_status, event_store.subscription_quarantine"},
 };
+
+/*
+ * Held to the end of the transaction by whoever changes rights, or makes what depends on the library: core fails with
+ * "tuple concurrently updated" when two do so at once. Two es_create_store() that begin together are common, where each
+ * server of an application calls it when it starts.
+ */
+void
+es_rights_lock(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_RIGHTS);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	/* What the one before us did. */
+	AcceptInvalidationMessages();
+}
 
 static const Right *
 find_right(const char *name)
@@ -205,6 +226,7 @@ change_right(FunctionCallInfo fcinfo, bool give)
 
 	(void) get_role_oid(role, false);
 	es_check_store_owner();
+	es_rights_lock();
 	if (give)
 	{
 		apply(right, role, true);

@@ -6,6 +6,7 @@
 #define ES_GRANT_H
 
 extern void es_check_store_owner(void);
+extern void es_rights_lock(void);
 extern void es_grants_restore(void);
 
 #endif							/* ES_GRANT_H */

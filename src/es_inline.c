@@ -34,10 +34,16 @@ say_which(void *arg)
 static void
 run_one(EsProjection *projection, int64 first, int64 last)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EsBatch    *batch = es_batch_of_call(&projection->filter, snapshot, first, last);
+	Snapshot	snapshot;
+	EsBatch    *batch;
 	ErrorContextCallback context;
 
+	/* Its beginning may be still to come, or within this call. */
+	first = Max(first, projection->from_position + 1);
+	if (first > last)
+		return;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	batch = es_batch_of_call(&projection->filter, snapshot, first, last);
 	UnregisterSnapshot(snapshot);
 	context.callback = say_which;
 	context.arg = projection->name;
@@ -90,8 +96,9 @@ set_mode(const char *name, const char *statement, int64 position)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = Int64GetDatum(position);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("UPDATE event_store.checkpoints SET position = $2, scan_from = $2 + 1"
-					" WHERE projection = $1 AND NOT rebuild", 2, types, values, NULL);
+	es_sql_run_args("UPDATE event_store.checkpoints c SET position = greatest($2, p.from_position),"
+					" scan_from = greatest($2, p.from_position) + 1 FROM event_store.projections p"
+					" WHERE p.name = $1 AND c.projection = $1 AND NOT c.rebuild", 2, types, values, NULL);
 	es_sql_run_args(statement, 2, types, values, NULL);
 	es_sql_end(&sql);
 	es_projection_changed();

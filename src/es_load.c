@@ -529,6 +529,46 @@ es_take_snapshot(const text *stream)
 	return version;
 }
 
+/*
+ * The state of a stream at a version, without the help of stored ones: from *base on, which becomes it, in the current
+ * memory context. False when the stream has no such version, or the fingerprint of a snapshot is not that of the
+ * stream's fold.
+ */
+bool
+es_load_replay(int64 stream, const bytea *fingerprint, int64 version, Snapshot snapshot, EsFoldBase *base)
+{
+	EsHead		head;
+	text	   *name = es_stream_by_id(stream, snapshot, &head);
+	EsDefinitions *defs = es_definitions();
+	const EsAggregate *aggregate;
+	EsFold	   *fold;
+	EsScan	   *scan;
+
+	if (name == NULL || version < 1 || version > head.version)
+		return false;
+	aggregate = aggregate_of(defs, name);
+	if (!es_snapshot_is_of(fingerprint, aggregate->fingerprint))
+		return false;
+	fold = es_fold_create(aggregate);
+	if (base->version == 0)
+		es_fold_begin(fold, name, aggregate->initial, 0, 0, 0);
+	else
+		es_fold_begin(fold, name, base->state, base->version, base->position, base->recorded_at);
+	if (fold->version < version)
+	{
+		scan = es_fold_scan(fold, defs, snapshot);
+		es_scan_stream(scan, name, &head, fold->version + 1, version);
+		fold_scan(fold, scan);
+		es_scan_end(scan);
+	}
+	base->state = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(es_fold_state(fold)));
+	base->version = version;
+	base->position = fold->position;
+	base->recorded_at = fold->recorded_at;
+	es_fold_end(fold);
+	return true;
+}
+
 /* es_snapshot(stream) -> version */
 Datum
 es_snapshot(PG_FUNCTION_ARGS)

@@ -75,6 +75,25 @@ row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, 
 	return hash;
 }
 
+/* Whether a row is as it was stored. */
+bool
+es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
+				  Jsonb *state, const bytea *hash)
+{
+	return VARSIZE_ANY_EXHDR(hash) == ES_DIGEST_LEN &&
+		memcmp(VARDATA_ANY(hash), VARDATA(row_hash(stream, fingerprint, version, position, recorded_at, state)),
+			   ES_DIGEST_LEN) == 0;
+}
+
+/* Whether a stored fingerprint is that of a fold registered here; NULL: of any that is or was. */
+bool
+es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold)
+{
+	return VARSIZE_ANY_EXHDR(fingerprint) == 1 + ES_DIGEST_LEN &&
+		VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD &&
+		(fold == NULL || memcmp(VARDATA_ANY(fingerprint) + 1, fold, ES_DIGEST_LEN) == 0);
+}
+
 /* Counts a damaged snapshot, and logs it once in a row: every load would meet it again. */
 static void
 damaged(int64 stream, int64 version)
@@ -135,18 +154,14 @@ find(int64 stream, bytea *fingerprint, int64 max_version, const TimestampTz *as_
 	while (!sound && index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
 		Jsonb	   *state;
-		bytea	   *hash;
 
 		slot_getallattrs(slot);
 		if (as_of != NULL && DatumGetTimestampTz(slot->tts_values[4]) > *as_of)
 			continue;
 		state = DatumGetJsonbPCopy(slot->tts_values[5]);
-		hash = DatumGetByteaPP(slot->tts_values[6]);
-		sound = VARSIZE_ANY_EXHDR(hash) == ES_DIGEST_LEN &&
-			memcmp(VARDATA_ANY(hash),
-				   VARDATA(row_hash(stream, fingerprint, DatumGetInt64(slot->tts_values[2]),
-									DatumGetInt64(slot->tts_values[3]),
-									DatumGetTimestampTz(slot->tts_values[4]), state)), ES_DIGEST_LEN) == 0;
+		sound = es_snapshot_sound(stream, fingerprint, DatumGetInt64(slot->tts_values[2]),
+								  DatumGetInt64(slot->tts_values[3]), DatumGetTimestampTz(slot->tts_values[4]),
+								  state, DatumGetByteaPP(slot->tts_values[6]));
 		if (!sound)
 		{
 			damaged(stream, DatumGetInt64(slot->tts_values[2]));

@@ -312,6 +312,23 @@ SET client_min_messages = warning;
 SELECT status, last_error FROM event_store.projection_status WHERE name = 'appends';
 SELECT es_drop_projection('appends');
 SELECT try($$SELECT es_create_projection('stock2', 'SELECT 1', mode => 'inline', side_effects => true)$$);
+-- one that begins later than now, within a call: after the second of its three events
+CREATE TABLE begun (version bigint);
+SELECT es_create_projection('later', 'INSERT INTO begun SELECT version FROM new_events', mode => 'inline', from_position => last_value + 3)
+FROM event_store.position_seq;
+SELECT version FROM es_append('begin-1', 0, 'Begun', '{}');
+SELECT version FROM es_append('begin-1', 1, '[{"type": "Begun"}, {"type": "Begun"}, {"type": "Begun"}]');
+SELECT es_set_projection_mode('later', 'async');
+SELECT version FROM es_append('begin-1', 4, 'Begun', '{}');
+SELECT es_run_projection('later');
+SELECT array_agg(version ORDER BY version) FROM begun;
+SELECT es_drop_projection('later');
+SELECT es_create_projection('later', 'INSERT INTO begun SELECT version FROM new_events', mode => 'inline', from_position => 1000000);
+SELECT es_set_projection_mode('later', 'async');
+SELECT position, scan_from FROM event_store.checkpoints WHERE projection = 'later';
+SELECT es_drop_projection('later');
+DROP TABLE begun;
+SELECT * FROM es_check();
 
 -- An order saga. What it does next stands in a table; what it decides are events.
 CREATE TABLE saga (order_id text PRIMARY KEY, sku text, n int, state text, pay_by timestamptz);

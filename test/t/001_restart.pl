@@ -121,6 +121,7 @@ my ($rc, undef, $refused) = $node->psql('restored', '\set VERBOSITY sqlstate' . 
 like($refused, qr/YE005/, 'restored events are immutable');
 is($node->safe_psql('restored', 'SELECT es_create_store(); SELECT count(*) FROM event_store.events'), "\n11",
 	'es_create_store() finds nothing to do');
+is($node->safe_psql($_, "SELECT * FROM es_check('all')"), '', "es_check finds nothing in $_") for $db, 'restored';
 
 $node->stop;
 done_testing();

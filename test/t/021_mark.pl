@@ -192,6 +192,7 @@ $node->wait_for_catchup($standby);
 is($standby->safe_psql($db, $mark), $published, 'the mark of a standby is the published one');
 is($standby->safe_psql($db, $_), "$seen $n", 'what was published is read') for $all, $category, $feed;
 is($standby->safe_psql($db, "BEGIN ISOLATION LEVEL REPEATABLE READ; $all; COMMIT"), "$seen $n", 'in a higher isolation level, too');
+is($standby->safe_psql($db, "SELECT * FROM es_check('all')"), '', 'es_check runs on a standby');
 
 # Two appends, of which the earlier is open: the standby must not show the later one alone.
 $writer = $node->background_psql($db);

@@ -365,6 +365,7 @@ for my $number (0, 32767)
 	is(answer($name, q[SELECT string_agg(version::text, ' ' ORDER BY position) FROM es_read_all(); SELECT max(version) FROM es_read('end-1')]),
 		"1 2 3\n3", "node $number: the events up to the last position are read");
 	is(answer($name, 'SELECT es_high_water_mark()'), $last, "node $number: the mark reaches the last position");
+	is(answer($name, 'SELECT * FROM es_check()'), '', "node $number: es_check finds nothing");
 }
 
 $node->stop;

@@ -419,6 +419,7 @@ interrupt('at the lock of those who make partitions',
 	waits => "SELECT count(*) = 1 $active AND wait_event = 'advisory'",
 	alone => 1);
 like($node->safe_psql('small', fill(40)), qr/^\(40,/, 'then one is made');
+is($node->safe_psql($_, "SELECT * FROM es_check('all')"), '', "es_check finds nothing in $_") for 'postgres', 'small';
 
 $_->{handle}->finish for values %monitors, values %blockers;
 $node->stop;

@@ -333,6 +333,7 @@ while ($after < $before + 10_000 && time < $deadline)
 my $grown = memory() - $bytes;
 cmp_ok($after - $before, '>=', 10_000, sprintf '%d rounds were published', $after - $before);
 cmp_ok($grown, '<', 100_000, "the coordinator has grown by $grown of $bytes bytes");
+is($node->safe_psql($db, "SELECT * FROM es_check('all')"), '', 'es_check finds nothing');
 
 $start = time;
 $node->stop('fast');

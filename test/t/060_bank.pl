@@ -225,7 +225,7 @@ sub reader
 {
 	my ($id, $until) = @_;
 	my $client = Client->new($node->connstr($db));
-	my %count = (reads => 0, middle => 0);
+	my %count = (reads => 0, middle => 0, checks => 0);
 
 	open(my $file, '>', "$dir/reader.$id") or die $!;
 	$file->autoflush(1);
@@ -250,6 +250,12 @@ sub reader
 		$count{middle}++ if $2 > 0 && $2 < $3;
 		print $file "WRONG: a sum of $1 after $2 events\n" if $1 != 0;
 		print $file "WRONG: $2 events at $4, where $5 are\n" if $2 != $5;
+		if ($count{reads} % 60 == 0)
+		{
+			my ($found) = $client->query(q[SELECT 'found ' || coalesce(string_agg(f::text, ' '), 'nothing') FROM es_check() f;]);
+			$count{checks}++ if defined $found && $found =~ /^found nothing/;
+			print $file "WRONG: es_check $found" if defined $found && $found =~ /^found \(/;
+		}
 		($said) = $client->query(q[SELECT count(*), coalesce(sum(amount), 0), count(DISTINCT (account, version)) FROM journal;]);
 		next if !defined $said || $said !~ /^(\d+)\|(-?\d+)\|(\d+)$/;
 		print $file "WRONG: the journal has a sum of $2\n" if $2 != 0;
@@ -410,7 +416,7 @@ note("complaint $_: $complaints{$_}") for sort keys %complaints;
 
 # ---- it was a test
 
-cmp_ok($count{$_}, '>', 0, "$_ > 0") for qw(acked rolled_back retried lost prepared savepoints errors reads middle);
+cmp_ok($count{$_}, '>', 0, "$_ > 0") for qw(acked rolled_back retried lost prepared savepoints errors reads middle checks);
 cmp_ok($done{$_}, '>', 0, "$_ > 0") for qw(killed restarts), sort keys %victims;
 cmp_ok($count{reads}, '>', $seconds * 5, 'readers read a lot');
 
@@ -444,6 +450,8 @@ my $transfers = keys %log;
 is(q1(q[SELECT count(*), count(DISTINCT stream), max(version) FROM event_store.events WHERE category = 'audit']), "$transfers|$transfers|1", 'auditor: one event for each transfer');
 is(q1(q[SELECT count(*) FROM event_store.events a JOIN event_store.events e ON e.position = (a.data->>'of')::bigint
 	WHERE a.category = 'audit' AND e.event_type = 'Withdrawn' AND a.stream = 'audit-' || (e.data->>'transfer')]), $transfers, 'and the right one');
+
+is(q1(q[SELECT * FROM es_check('all')]), '', 'es_check finds nothing');
 
 my $said = slurp_file($node->logfile);
 unlike($said, qr/TRAP:|PANIC:|was terminated by signal (?!9:)/, 'no server process died by itself');

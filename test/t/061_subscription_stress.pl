@@ -253,6 +253,7 @@ is(value(q[SELECT count(*) FROM seen.hold h JOIN seen.ack a USING (subscription,
 is(value(q[SELECT count(*) FROM seen.hold h WHERE h.subscription = 'all' AND h.events <> (SELECT count(*) FROM event_store.events e
 	WHERE e.stream = h.stream AND e.version BETWEEN h.first AND h.last AND e.event_type <> 'D')]),
 	'0', 'deliveries have all of a stream');
+is(value("SELECT string_agg(f::text, ' ') FROM es_check('all') f"), '', 'es_check finds nothing');
 
 # It must really have happened.
 cmp_ok($kills, '>=', 5, "consumers were killed: $kills");

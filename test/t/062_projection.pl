@@ -256,6 +256,7 @@ ok(caught_up('nothing'), 'a projection that no event passes goes on all the same
 is(status('nothing', 'events, lag_events'), '0|0', 'without events');
 append('turn-1', 0) for 1 .. 3;
 ok($node->poll_query_until($db, q[SELECT lag_events = 0 FROM event_store.projection_status WHERE name = 'nothing']), 'also when nobody waits');
+is($node->safe_psql($db, "SELECT * FROM es_check('all')"), '', 'es_check finds nothing');
 
 $node->stop;
 is(logged(qr/TRAP|PANIC|terminated by signal|ERROR:.*event_store (worker|coordinator)/), 0, 'nothing broke');

@@ -313,6 +313,7 @@ $node->safe_psql('restored', q[SELECT es_resume_projection('one')]);
 is($node->safe_psql('restored', q[SELECT es_wait_for_projection('one', (SELECT max(position) FROM event_store.events), '1min')]), 't', 'the projection goes on there');
 is($node->safe_psql('restored', q[SELECT stream, n FROM one ORDER BY 1]), "one-1|50\none-2|20\none-3|10\none-4|10", 'without counting twice');
 is($node->safe_psql('restored', 'SELECT sum(n) FROM busy'), 33000, 'the others too');
+is($node->safe_psql($_, "SELECT * FROM es_check('all')"), '', "es_check finds nothing in $_") for $db, 'restored';
 
 $node->stop;
 is(logged(qr/TRAP|PANIC|terminated by signal (?!9)/), 0, 'nothing broke');

@@ -332,7 +332,7 @@ es_scan_next(EsScan *scan)
 		{
 			if (open_next_leaf(scan))
 				continue;
-			if (scan->by_stream && scan->left > 0)
+			if (scan->by_stream && scan->left > 0 && !scan->raw)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("version %lld of stream \"%s\" is not attached",
@@ -357,7 +357,8 @@ es_scan_next(EsScan *scan)
 				scan->limit = 0;
 				return NULL;
 			}
-			check_dense(scan, scan->slot);
+			if (!scan->raw)
+				check_dense(scan, scan->slot);
 			scan->passed_version = DatumGetInt64(es_row_column(scan->slot, Anum_log_version));
 			scan->passed_position = scan->last_position;
 			scan->passed_recorded_at = recorded_at;

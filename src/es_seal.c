@@ -109,18 +109,30 @@ es_seals_next(EsSealScan *seals, EsSeal *seal)
 	return true;
 }
 
-/* The manifest of the current seal, at its first event; in the current memory context. after is the seal's. */
-void
-es_seals_manifest(EsSealScan *seals, int64 after, EsManifest *manifest)
+/*
+ * The manifest of the current seal, at its first event; in the current memory context. False, and no event, when it
+ * does not list as many events as the seal has, in its range.
+ */
+bool
+es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest *manifest)
 {
 	bool		isnull;
 	bytea	   *bytes = DatumGetByteaPCopy(slot_getattr(seals->slot, Anum_seal_manifest, &isnull));
+	EsManifest	start;
+	int64		events = 0;
 
 	memset(manifest, 0, sizeof(EsManifest));
 	manifest->next = (const uint8 *) VARDATA(bytes);
 	manifest->end = manifest->next + VARSIZE(bytes) - VARHDRSZ;
-	manifest->position = after;
+	manifest->position = seal->after;
 	es_manifest_next(manifest);
+	start = *manifest;
+	for (; manifest->valid; es_manifest_next(manifest))
+		events++;
+	if (manifest->damaged || events != seal->events || manifest->position > seal->to)
+		return false;
+	*manifest = start;
+	return true;
 }
 
 /* Releases everything but the table lock, which is the transaction's. */
@@ -277,8 +289,8 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 		if (!es_evidence_row(evidence, slot))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("the event at position %lld cannot be sealed", (long long) evidence->input.position),
-					 errdetail("There, %s.", evidence->flaw),
+					 errmsg("the event at position %lld cannot be sealed: %s",
+							(long long) evidence->input.position, evidence->flaw),
 					 errhint("SELECT * FROM es_verify_log() tells what else is wrong.")));
 		es_evidence_leaf(evidence, leaf);
 		es_tree_add(&tree, evidence->hasher, leaf);

@@ -52,7 +52,7 @@ typedef struct EsManifest
 
 extern void es_seals_open(EsSealScan *seals, Snapshot snapshot, int64 from, bool backward);
 extern bool es_seals_next(EsSealScan *seals, EsSeal *seal);
-extern void es_seals_manifest(EsSealScan *seals, int64 after, EsManifest *manifest);
+extern bool es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest *manifest);
 extern void es_seals_close(EsSealScan *seals);
 extern void es_manifest_next(EsManifest *manifest);
 

@@ -163,12 +163,22 @@ release(Verifier *v, int64 after, int64 to)
 			   (long long) after + 1, (long long) to);
 }
 
+static void
+report_versions(Verifier *v, const text *stream, int64 from, int64 to)
+{
+	if (from == to)
+		report(v, "missing", stream, from, 0, "the event with this version is not there");
+	else
+		report(v, "missing", stream, from, 0, "the events with versions %lld to %lld are not there", (long long) from,
+			   (long long) to);
+}
+
 /* ---------------------------------------------------------------- partitions */
 
 static void
 add_gap(Verifier *v, int64 from, int64 to)
 {
-	v->gaps[v->gap_count].from = from;
+	v->gaps[v->gap_count].from = Max(from, ES_NODE_START(es_store()->node) + 1);
 	v->gaps[v->gap_count].to = to;
 	v->gap_count++;
 }
@@ -270,7 +280,8 @@ check_head_knows(Verifier *v)
 }
 
 /*
- * Looks at the events after < position <= to. With a seal, they are its range, and sealed is its manifest.
+ * Looks at the events after < position <= to. With a seal, they are its range, and sealed is its manifest, or NULL when
+ * that is damaged.
  */
 static void
 verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest *sealed)
@@ -280,6 +291,8 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 	EsTree		tree;
 	uint8		root[ES_DIGEST_LEN];
 	bool		same;
+	bool		named = false;	/* there are findings that say which events are not what was sealed */
+	bool		flawed = false; /* there are events without a digest */
 
 	es_tree_begin(&tree);
 	for (int i = 0; i < v->leaf_count; i++)
@@ -297,6 +310,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 			uint8		digest[ES_DIGEST_LEN];
 			bool		good = es_evidence_row(e, slot);
 
+			flawed |= !good;
 			memset(digest, 0, sizeof(digest));
 			MemoryContextSwitchTo(e->row);
 			check_head_knows(v);
@@ -305,6 +319,9 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 				if (good)
 					es_evidence_leaf(e, digest);
 				es_tree_add(&tree, e->hasher, digest);
+			}
+			if (sealed != NULL)
+			{
 				for (; sealed->valid && sealed->position < e->input.position; es_manifest_next(sealed))
 					report_missing(v, sealed);
 				if (sealed->valid && sealed->position == e->input.position)
@@ -312,7 +329,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 					compare_with_sealed(v, sealed, good ? digest : NULL);
 					es_manifest_next(sealed);
 				}
-				else if (!sealed->damaged)
+				else
 					report(v, "added", es_evidence_stream(e, e->stream_id)->name, e->input.version, e->input.position,
 						   "no event was sealed here, in partition \"%s\"", leaf_name(v, e->input.position));
 			}
@@ -322,29 +339,24 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 	}
 	if (seal == NULL)
 		return;
-	for (; sealed->valid; es_manifest_next(sealed))
+	for (; sealed != NULL && sealed->valid; es_manifest_next(sealed))
 		report_missing(v, sealed);
 	es_tree_root(&tree, e->hasher, root);
 	same = tree.leaves == seal->events && memcmp(root, seal->tree, ES_DIGEST_LEN) == 0;
-	if (same && (v->findings > 0 || sealed->damaged))
+	/* What is said of head rows has nothing to do with the seal. */
+	for (int i = 0; i < Min(v->findings, MAX_FINDINGS); i++)
+		if (strcmp(v->held[i].kind, "head") != 0)
+			named = true;
+	if (same && (named || sealed == NULL))
 	{
-		/* Unless it is the heads that are wrong. */
-		bool		manifest = sealed->damaged;
-
-		for (int i = 0; i < Min(v->findings, MAX_FINDINGS); i++)
-			if (strcmp(v->held[i].kind, "head") != 0)
-				manifest = true;
-		if (manifest)
-		{
-			begin(v, false);
-			report(v, "seal", NULL, 0, seal->to,
-				   "the events between positions %lld and %lld are those that were sealed, but the manifest of the seal was changed",
-				   (long long) after + 1, (long long) to);
-		}
-	}
-	else if (!same && v->findings == 0)
+		v->findings = 0;
 		report(v, "seal", NULL, 0, seal->to,
-			   "the %lld events between positions %lld and %lld are not the %lld that were sealed",
+			   "the events between positions %lld and %lld are those that were sealed, but the manifest of the seal was changed",
+			   (long long) after + 1, (long long) to);
+	}
+	else if (!same && !named && !flawed)
+		report(v, "seal", NULL, 0, seal->to,
+			   "the %lld events between positions %lld and %lld are not the %lld that were sealed; which of them, the manifest of the seal does not tell",
 			   (long long) tree.leaves, (long long) after + 1, (long long) to, (long long) seal->events);
 }
 
@@ -354,14 +366,14 @@ verify_attached_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, Es
 {
 	MemoryContext old;
 	EsManifest	manifest;
+	bool		listed;
 
 	if (seal != NULL && in_gap(v, after + 1, to))
 		return;					/* what is wrong is said already */
 	begin(v, true);
 	old = MemoryContextSwitchTo(v->context);
-	if (seal != NULL)
-		es_seals_manifest(seals, after, &manifest);
-	verify_range(v, after, to, seal, &manifest);
+	listed = seal != NULL && es_seals_manifest(seals, seal, &manifest);
+	verify_range(v, after, to, seal, listed ? &manifest : NULL);
 	release(v, after, to);
 	MemoryContextSwitchTo(old);
 }
@@ -509,17 +521,13 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 			break;
 		}
 		if (event->version <= version || event->position <= position || event->recorded_at < recorded_at)
-		{
 			report(v, "order", name, event->version, event->position,
-				   "it comes behind version %lld at position %lld, but not in time, version and position",
+				   "it follows version %lld at position %lld, but version or position is not greater, or recorded_at is earlier",
 				   (long long) version, (long long) position);
-			whole = false;
-		}
-		else if (event->version != version + 1)
+		if (event->version != version + 1)
 		{
-			if (!gap)
-				report(v, "missing", name, version + 1, 0, "versions %lld to %lld are not there",
-					   (long long) version + 1, (long long) event->version - 1);
+			if (!gap && event->version > version + 1)
+				report_versions(v, name, version + 1, event->version - 1);
 			whole = false;
 		}
 		if (e->category_id != head->category)
@@ -538,15 +546,14 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 			es_evidence_chain(e, chain);
 		version = Max(version, event->version);
 		position = Max(position, event->position);
-		recorded_at = Max(recorded_at, event->recorded_at);
+		recorded_at = event->recorded_at;
 		MemoryContextSwitchTo(outer);
 	}
 	es_scan_end(scan);
 	if (version < head->version)
 	{
 		if (!gap)
-			report(v, "missing", name, version + 1, 0, "versions %lld to %lld are not there",
-				   (long long) version + 1, (long long) head->version);
+			report_versions(v, name, version + 1, head->version);
 		whole = false;
 	}
 	else if (version > 0 && (position != head->last_position || recorded_at != head->recorded_at))
@@ -601,6 +608,8 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 	EsScan	   *scan;
 	EsManifest	sealed;
 	int64		sealed_to = PG_INT64_MIN;	/* up to where that seal goes */
+	int64		position = 0;
+	bool		listed = false;	/* it has its manifest */
 	TupleTableSlot *slot;
 
 	memset(&sealed, 0, sizeof(sealed));
@@ -612,13 +621,13 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
 		MemoryContext old;
-		int64		position;
+		int64		before = position;
 		uint8		leaf[ES_DIGEST_LEN];
 
 		if (!es_evidence_row(e, slot))
 			continue;
 		position = e->input.position;
-		if (position > sealed_to || (sealed.valid && sealed.position > position))
+		if (position > sealed_to || position <= before)
 		{
 			EsSealScan	seals;
 			EsSeal		seal;
@@ -633,15 +642,15 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 				continue;
 			}
 			old = MemoryContextSwitchTo(context);
-			es_seals_manifest(&seals, seal.after, &sealed);
+			listed = es_seals_manifest(&seals, &seal, &sealed);
 			MemoryContextSwitchTo(old);
 			sealed_to = seal.to;
 			es_seals_close(&seals);
 		}
+		if (!listed)
+			continue;
 		while (sealed.valid && sealed.position < position)
 			es_manifest_next(&sealed);
-		if (sealed.damaged)
-			continue;
 		old = MemoryContextSwitchTo(e->row);
 		es_evidence_leaf(e, leaf);
 		if (sealed.valid && sealed.position == position)
@@ -747,7 +756,7 @@ es_verify_log(PG_FUNCTION_ARGS)
 	Snapshot	snapshot;
 
 	(void) es_store_now();
-	from = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	from = PG_ARGISNULL(0) ? 0 : Min(PG_GETARG_INT64(0), PG_INT64_MAX - 1);
 	upto = PG_ARGISNULL(1) ? PG_INT64_MAX - 1 : Min(PG_GETARG_INT64(1), PG_INT64_MAX - 1);
 	if (from < 0)
 		ereport(ERROR,

@@ -14,7 +14,8 @@
  * its events in the WAL, so that a crash that takes these takes it too.
  *
  * The coordinator starts a worker for it now and then, since digests of many events take a while. It does a seal at a
- * time, each in a transaction of its own, and rests in between, so that it does not take more than a quarter of a CPU.
+ * time, each in a transaction of its own, and rests in between, so that it does not take more than a tenth of a CPU from
+ * those who append.
  */
 #include "postgres.h"
 
@@ -407,27 +408,33 @@ es_log_root(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- the worker */
 
-/* Makes one seal; false when there is nothing more to seal, or somebody else is at it. */
+/*
+ * Makes one seal; false when that was the last, or somebody else is at it. One that is not full is the last: while
+ * others append there is always a little more, and seals of a little would be many.
+ */
 static bool
-make_one(EsSeal *last)
+make_one(EsSeal *last, bool *made)
 {
-	int64		mark;
-	int64		made = 0;
+	int64		mark = 0;
 	bool		locked;
 
+	*made = false;
 	if (!es_process_begin("sealing the event log"))
 		return false;
 	(void) es_store_now();
 	locked = lock_seals(false);
 	if (locked)
-		made = seal_up_to(1, last, &mark);
+		*made = seal_up_to(1, last, &mark) > 0;
 	es_process_end();
-	if (locked && made == 0)
-		pg_atomic_write_u64(&es_process_entry()->sealed_position, mark);
-	return made > 0;
+	if (!locked)
+		return false;
+	if (*made && last->events >= es_seal_size)
+		return true;
+	pg_atomic_write_u64(&es_process_entry()->sealed_position, mark);
+	return false;
 }
 
-/* Entry of the worker: seals until it has come to the mark. */
+/* Entry of the worker: seals until it has come to the mark as it is then. */
 void
 es_seal_worker(Datum arg)
 {
@@ -439,13 +446,16 @@ es_seal_worker(Datum arg)
 	for (;;)
 	{
 		TimestampTz start = GetCurrentTimestamp();
+		bool		made;
+		bool		more;
 
 		ResetLatch(MyLatch);
 		es_process_check();
-		if (!make_one(&last))
+		more = make_one(&last, &made);
+		any |= made;
+		if (!more)
 			break;
-		any = true;
-		es_process_sleep(3 * TimestampDifferenceMilliseconds(start, GetCurrentTimestamp()) + 1, "EventStoreSealer");
+		es_process_sleep(9 * TimestampDifferenceMilliseconds(start, GetCurrentTimestamp()) + 1, "EventStoreSealer");
 	}
 	if (any)
 	{

@@ -11,7 +11,7 @@
 
 #include "es_digest.h"
 
-/* A stream as the snapshot shows it; good until the next row. */
+/* A stream as the snapshot shows it; good until the next es_evidence_row(). */
 typedef struct EsEvidenceStream
 {
 	int64		id;

@@ -254,8 +254,7 @@ compare_with_sealed(Verifier *v, const EsManifest *sealed, const uint8 *leaf)
 		char	   *name = was->name != NULL ? psprintf("\"%s\"", text_to_cstring(was->name)) :
 			psprintf("with id %lld", (long long) sealed->stream);
 
-		/* Looked up once more: the other look may have made room. */
-		report(v, "changed", es_evidence_stream(e, e->stream_id)->name, e->input.version, e->input.position,
+		report(v, "changed", e->stream->name, e->input.version, e->input.position,
 			   "version %lld of stream %s was sealed here, in partition \"%s\"", (long long) sealed->version, name,
 			   leaf_name(v, e->input.position));
 	}
@@ -330,7 +329,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 					es_manifest_next(sealed);
 				}
 				else
-					report(v, "added", es_evidence_stream(e, e->stream_id)->name, e->input.version, e->input.position,
+					report(v, "added", e->stream->name, e->input.version, e->input.position,
 						   "no event was sealed here, in partition \"%s\"", leaf_name(v, e->input.position));
 			}
 			MemoryContextSwitchTo(outer);

@@ -348,6 +348,31 @@ AS 'MODULE_PATHNAME', 'es_check' LANGUAGE C STABLE PARALLEL UNSAFE COST 1000000 
 COMMENT ON FUNCTION es_check(text) IS
 'checks every invariant of the store: one row for each finding, none when it is sound; snapshots: whether all, a sample or none of the stored states are compared with a replay';
 
+-- ---------------------------------------------------------------- tamper evidence
+
+CREATE FUNCTION es_seal_log(max_seals integer DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_seal_log' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+COMMENT ON FUNCTION es_seal_log(integer) IS
+'closes ranges of the log up to the high-water mark, as the background worker does, with digests by which es_verify_log sees whether an event was changed, removed or added since; returns how many ranges';
+
+CREATE FUNCTION es_log_root(OUT "position" bigint, OUT root bytea, OUT sealed_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_log_root' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_log_root() IS
+'the digest of the whole log up to a position, for keeping where nobody who can write to this database can write; NULLs when nothing is sealed';
+
+CREATE FUNCTION es_verify_stream(stream text)
+RETURNS TABLE (kind text, stream text, version bigint, "position" bigint, detail text)
+AS 'MODULE_PATHNAME', 'es_verify_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000 ROWS 1;
+COMMENT ON FUNCTION es_verify_stream(text) IS
+'compares the stored events of a stream with the digest in its head row, and where they differ with the seals; one row a finding, none when it is sound';
+
+CREATE FUNCTION es_verify_log(from_position bigint DEFAULT 0, to_position bigint DEFAULT NULL,
+    root_position bigint DEFAULT NULL, root bytea DEFAULT NULL)
+RETURNS TABLE (kind text, stream text, version bigint, "position" bigint, detail text)
+AS 'MODULE_PATHNAME', 'es_verify_log' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000000 ROWS 1;
+COMMENT ON FUNCTION es_verify_log(bigint, bigint, bigint, bytea) IS
+'compares the log after a position and up to another with its seals, and the streams that end there with their head rows; with what es_log_root once returned, also the seals with that; one row a finding, none when it is sound';
+
 -- ---------------------------------------------------------------- rights
 
 -- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
@@ -409,3 +434,7 @@ REVOKE ALL ON FUNCTION es_ack(text, bigint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_nack(text, bigint, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_retry_quarantined_subscription(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_check(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_seal_log(integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_log_root() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_verify_stream(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_verify_log(bigint, bigint, bigint, bytea) FROM PUBLIC;

@@ -210,8 +210,8 @@ check_leaf(void *arg)
 	if (rel == NULL)
 		return;
 	es_store_check_leaf(rel);
-	(void) es_leaf_index(rel, 1, Anum_log_position);
-	(void) es_leaf_index(rel, 2, Anum_log_stream);
+	(void) es_leaf_index(rel, false);
+	(void) es_leaf_index(rel, true);
 	relation_close(rel, AccessShareLock);
 }
 
@@ -226,7 +226,7 @@ check_partitions(Check *check)
 	int64		last;
 	bool		isnull;
 
-	check->leaf_count = es_leaves_copy(&check->leaves);
+	check->leaf_count = es_leaves_copy(&check->leaves, NULL);
 	check->holes = palloc(sizeof(Hole) * (check->leaf_count + 1));
 	for (int i = 0; i < check->leaf_count; i++)
 	{

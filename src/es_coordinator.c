@@ -41,6 +41,7 @@
 #include "es_position.h"
 #include "es_process.h"
 #include "es_projection.h"
+#include "es_seal.h"
 #include "es_store.h"
 #include "es_worker.h"
 
@@ -97,6 +98,8 @@ static bool listens = false;	/* to the channel */
 static int	tasks = 0;			/* what the pool has to do */
 static bool count_soon = true;	/* that may have changed */
 static BackgroundWorkerHandle *taker = NULL;	/* of due snapshots */
+static BackgroundWorkerHandle *sealer = NULL;
+static TimestampTz sealer_started = 0;
 
 static void
 forget_handle(BackgroundWorkerHandle **handle)
@@ -247,6 +250,48 @@ look_for_due(void)
 	return !found && position < state.mark;
 }
 
+/* Has what is new sealed by a worker. Returns when it wants to be called again at the latest. */
+static TimestampTz
+keep_sealing(void)
+{
+	EsProcessTask task;
+	MemoryContext old;
+	TimestampTz next;
+	pid_t		pid;
+
+	if (sealer != NULL && GetBackgroundWorkerPid(sealer, &pid) == BGWH_STOPPED)
+		forget_handle(&sealer);
+	if (sealer != NULL || es_seal_interval == 0 ||
+		(int64) pg_atomic_read_u64(&entry->sealed_position) >= state.mark)
+		return DT_NOEND;
+	next = TimestampTzPlusMilliseconds(sealer_started, es_seal_interval * INT64CONST(1000));
+	if (GetCurrentTimestamp() < next)
+		return next;
+
+	memset(&task, 0, sizeof(task));
+	task.database = MyDatabaseId;
+	task.owned = true;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	if (!es_worker_start("es_seal_worker", "event_store sealer", &task, sizeof(task), &sealer))
+		sealer = NULL;			/* no slot: the next time */
+	MemoryContextSwitchTo(old);
+	sealer_started = GetCurrentTimestamp();
+	return TimestampTzPlusMilliseconds(sealer_started, es_seal_interval * INT64CONST(1000));
+}
+
+/* The same where there is no shared memory, and so no worker that would find us: one seal at a time. */
+static bool
+seal_ourselves(void)
+{
+	bool		more;
+
+	if (!es_process_begin("sealing the event log"))
+		return false;
+	more = es_seal_some() > 0;
+	es_process_end();
+	return more;
+}
+
 /* Projections, where there is no shared memory for a pool. */
 static bool
 work_ourselves(void)
@@ -265,6 +310,7 @@ static Duty keys = {"purge idempotency keys", purge_keys};
 static Duty counting = {"count the tasks of the pool", count_tasks};
 static Duty due = {"look for snapshots that are due", look_for_due};
 static Duty working = {"run projections", work_ourselves};
+static Duty sealing = {"seal the event log", seal_ourselves};
 
 /*
  * Does a duty, not before it is time for it; when it has no more to do, it is time again after an interval
@@ -486,6 +532,7 @@ begin_coordinator(void)
 	}
 	es_process_end();
 	ereport(LOG, (errmsg("event_store coordinator of database %u started", MyDatabaseId)));
+	pg_atomic_write_u64(&entry->sealed_position, 0);	/* perhaps of a store before this one */
 	entry->ready = true;
 	es_shared_wake_launcher();
 	goal = GetCurrentTimestamp();
@@ -574,9 +621,12 @@ run_others(void)
 	{
 		if (tasks > 0 && perform(&working, es_poll_interval))
 			next = 0;
+		if (es_seal_interval > 0 && perform(&sealing, es_seal_interval * 1000L))
+			next = 0;
 		return next;			/* neither a pool nor a taker would find us */
 	}
 	keep_pool();
+	next = earlier(next, keep_sealing());
 
 	if (taker != NULL && GetBackgroundWorkerPid(taker, &pid) == BGWH_STOPPED)
 		forget_handle(&taker);

@@ -178,6 +178,20 @@ static const char *const tables[] = {
 	"COMMENT ON COLUMN event_store.subscription_consumers.covered IS"
 	" 'the last fetch returned everything of this consumer''s streams up to this position'",
 
+	"CREATE TABLE event_store.seals ("
+	" after_position bigint NOT NULL, to_position bigint PRIMARY KEY, events bigint NOT NULL, tree bytea NOT NULL,"
+	" root bytea NOT NULL, sealed_at timestamptz NOT NULL, manifest bytea NOT NULL)",
+	/* Digests do not compress. */
+	"ALTER TABLE event_store.seals ALTER COLUMN manifest SET STORAGE EXTERNAL",
+	"COMMENT ON TABLE event_store.seals IS 'closed ranges of the log, with digests that tell whether it was changed: es_verify_log'",
+	"COMMENT ON COLUMN event_store.seals.tree IS 'root of the Merkle tree of the range''s events in order of position'",
+	"COMMENT ON COLUMN event_store.seals.root IS 'digest of this seal and the root before it: stands for the whole log up to here'",
+	"COMMENT ON COLUMN event_store.seals.manifest IS 'place and four bytes of the digest of each event, to name one that was changed'",
+
+	"CREATE TABLE event_store.erased ("
+	" position bigint PRIMARY KEY, data_digest bytea NOT NULL, metadata_digest bytea NOT NULL)",
+	"COMMENT ON TABLE event_store.erased IS 'salted digests of data and metadata of events that were erased, kept so that they still verify'",
+
 	"CREATE SEQUENCE event_store.stream_seq",
 	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",
 
@@ -249,6 +263,8 @@ static const struct
 	{"subscriptions", "table"},
 	{"subscription_streams", "table"},
 	{"subscription_consumers", "table"},
+	{"seals", "table"},
+	{"erased", "table"},
 	{"position_seq", "sequence"},
 	{"stream_seq", "sequence"},
 	{"events", "view"},
@@ -265,7 +281,7 @@ static const struct
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
 const char *const es_immutable[] = {
-	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys",
+	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys", "seals", "erased",
 };
 const int	es_immutable_count = lengthof(es_immutable);
 

@@ -16,6 +16,13 @@
  * Canonical form of a JSON value, independent of how jsonb is stored: z null, t true, f false,
  * n and the number as jsonb prints it, s and a string, [ count and elements, { count and key, value
  * by key; object keys in jsonb's order (by length, then bytewise).
+ *
+ * A seal (es_seal.c) has a Merkle tree of the events of a range of positions, that of RFC 9162 section 2.1.1:
+ *
+ *	  leaf: 0, the bytes above up to the inner digests, category, rest (distance to the last position of its call)
+ *	  node: 1, the two nodes below
+ *	  seal: 2, 1 (format), store id, position that the range begins after, its last position, number of events,
+ *	  root of the tree, digest of the seal before (32 zero bytes for the first)
  */
 #include "postgres.h"
 
@@ -31,6 +38,11 @@
 
 #define ES_DIGEST_FORMAT	1
 #define HASH_BUFFER			4096
+
+/* First bytes of what is hashed for seals: no leaf can be taken for a node. */
+#define ES_HASH_LEAF		0
+#define ES_HASH_NODE		1
+#define ES_HASH_SEAL		2
 
 struct EsHasher
 {
@@ -205,19 +217,18 @@ inner_digest(EsHasher *hasher, const pg_uuid_t *salt, char which, Jsonb *json, u
 	es_hash_end(hasher, digest);
 }
 
-/*
- * Replaces chain, the digest of the event before (zeros before the first), by this event's.
- */
+/* The inner digests of an event's data and metadata. */
 void
-es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain)
+es_event_inner(EsHasher *hasher, const EsDigestInput *event, EsInnerDigests *inner)
 {
-	uint8		data[ES_DIGEST_LEN];
-	uint8		metadata[ES_DIGEST_LEN];
+	inner_digest(hasher, event->salt, 'd', event->data, inner->data);
+	inner_digest(hasher, event->salt, 'm', event->metadata, inner->metadata);
+}
 
-	inner_digest(hasher, event->salt, 'd', event->data, data);
-	inner_digest(hasher, event->salt, 'm', event->metadata, metadata);
-
-	es_hash_begin(hasher);
+/* What the digest of an event and its leaf in a seal have in common. */
+static void
+hash_event(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner)
+{
 	hash_tag(hasher, ES_DIGEST_FORMAT);
 	hash_bytes_raw(hasher, event->store_id->data, UUID_LEN);
 	es_hash_string(hasher, event->stream, event->stream_len);
@@ -228,10 +239,109 @@ es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain)
 	es_hash_int64(hasher, event->occurred_at);
 	es_hash_int64(hasher, event->recorded_at);
 	hash_bytes_raw(hasher, event->event_id->data, UUID_LEN);
-	hash_bytes_raw(hasher, data, ES_DIGEST_LEN);
-	hash_bytes_raw(hasher, metadata, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, inner->data, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, inner->metadata, ES_DIGEST_LEN);
+}
+
+/*
+ * Replaces chain, the digest of the event before (zeros before the first), by this event's. Salt, data and metadata
+ * are not looked at: they are in the inner digests.
+ */
+void
+es_event_chain(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner, uint8 *chain)
+{
+	es_hash_begin(hasher);
+	hash_event(hasher, event, inner);
 	hash_bytes_raw(hasher, chain, ES_DIGEST_LEN);
 	es_hash_end(hasher, chain);
+}
+
+void
+es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain)
+{
+	EsInnerDigests inner;
+
+	es_event_inner(hasher, event, &inner);
+	es_event_chain(hasher, event, &inner, chain);
+}
+
+/* An event's leaf in the tree of a seal, by what its row alone says. */
+void
+es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner,
+			  const char *category, int category_len, int32 rest, uint8 *leaf)
+{
+	es_hash_begin(hasher);
+	hash_tag(hasher, ES_HASH_LEAF);
+	hash_event(hasher, event, inner);
+	es_hash_string(hasher, category, category_len);
+	es_hash_int64(hasher, rest);
+	es_hash_end(hasher, leaf);
+}
+
+/* ---------------------------------------------------------------- trees of leaves */
+
+void
+es_tree_begin(EsTree *tree)
+{
+	tree->leaves = 0;
+	tree->depth = 0;
+}
+
+/* The node above two others, in place of the left one. */
+static void
+join_nodes(EsHasher *hasher, uint8 *left, const uint8 *right)
+{
+	es_hash_begin(hasher);
+	hash_tag(hasher, ES_HASH_NODE);
+	hash_bytes_raw(hasher, left, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, right, ES_DIGEST_LEN);
+	es_hash_end(hasher, left);
+}
+
+/* Adds a leaf; the stack holds the roots of the full subtrees so far, the largest first. */
+void
+es_tree_add(EsTree *tree, EsHasher *hasher, const uint8 *leaf)
+{
+	Assert(tree->depth < lengthof(tree->stack));
+	memcpy(tree->stack[tree->depth++], leaf, ES_DIGEST_LEN);
+	tree->leaves++;
+	for (int64 n = tree->leaves; (n & 1) == 0; n >>= 1)
+	{
+		tree->depth--;
+		join_nodes(hasher, tree->stack[tree->depth - 1], tree->stack[tree->depth]);
+	}
+}
+
+/* The root: for no leaves, the digest of nothing. */
+void
+es_tree_root(EsTree *tree, EsHasher *hasher, uint8 *root)
+{
+	if (tree->depth == 0)
+	{
+		es_hash_begin(hasher);
+		es_hash_end(hasher, root);
+		return;
+	}
+	for (; tree->depth > 1; tree->depth--)
+		join_nodes(hasher, tree->stack[tree->depth - 2], tree->stack[tree->depth - 1]);
+	memcpy(root, tree->stack[0], ES_DIGEST_LEN);
+}
+
+/* The digest of a seal: of its range, its events, and by the one before it of all before. */
+void
+es_seal_digest(EsHasher *hasher, const pg_uuid_t *store_id, int64 after, int64 to, int64 events,
+			   const uint8 *tree_root, const uint8 *previous, uint8 *root)
+{
+	es_hash_begin(hasher);
+	hash_tag(hasher, ES_HASH_SEAL);
+	hash_tag(hasher, ES_DIGEST_FORMAT);
+	hash_bytes_raw(hasher, store_id->data, UUID_LEN);
+	es_hash_int64(hasher, after);
+	es_hash_int64(hasher, to);
+	es_hash_int64(hasher, events);
+	hash_bytes_raw(hasher, tree_root, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, previous, ES_DIGEST_LEN);
+	es_hash_end(hasher, root);
 }
 
 /* 16 strong random bytes. Drawn in blocks: the generator's fixed cost is most of a small request. */

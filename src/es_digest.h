@@ -32,6 +32,21 @@ typedef struct EsDigestInput
 	Jsonb	   *metadata;		/* may be NULL */
 } EsDigestInput;
 
+/* They stay when data, metadata and salt are erased. */
+typedef struct EsInnerDigests
+{
+	uint8		data[ES_DIGEST_LEN];
+	uint8		metadata[ES_DIGEST_LEN];
+} EsInnerDigests;
+
+/* A Merkle tree that leaves are added to, in constant memory. */
+typedef struct EsTree
+{
+	int64		leaves;
+	int			depth;			/* of the stack */
+	uint8		stack[64][ES_DIGEST_LEN];
+} EsTree;
+
 extern EsHasher *es_hasher_create(void);
 extern void es_hasher_free(EsHasher *hasher);
 extern void es_hash_begin(EsHasher *hasher);
@@ -40,6 +55,16 @@ extern void es_hash_string(EsHasher *hasher, const char *bytes, int len);
 extern void es_hash_json(EsHasher *hasher, Jsonb *json);
 extern void es_hash_end(EsHasher *hasher, uint8 *digest);
 extern void es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain);
+extern void es_event_inner(EsHasher *hasher, const EsDigestInput *event, EsInnerDigests *inner);
+extern void es_event_chain(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner, uint8 *chain);
+extern void es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner,
+						  const char *category, int category_len, int32 rest, uint8 *leaf);
+
+extern void es_tree_begin(EsTree *tree);
+extern void es_tree_add(EsTree *tree, EsHasher *hasher, const uint8 *leaf);
+extern void es_tree_root(EsTree *tree, EsHasher *hasher, uint8 *root);
+extern void es_seal_digest(EsHasher *hasher, const pg_uuid_t *store_id, int64 after, int64 to, int64 events,
+						   const uint8 *tree_root, const uint8 *previous, uint8 *root);
 
 extern void es_random_uuid(pg_uuid_t *uuid);
 extern void es_event_id(pg_uuid_t *id, TimestampTz at);

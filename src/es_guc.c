@@ -20,6 +20,8 @@
 #define ES_DEFAULT_POLL_INTERVAL	1000
 #define ES_DEFAULT_PARTITION_SIZE	10000000
 #define ES_MIN_PARTITION_SIZE		100
+#define ES_DEFAULT_SEAL_INTERVAL	60
+#define ES_DEFAULT_SEAL_SIZE		10000
 
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 bool		es_early_lock_release = false;
@@ -33,6 +35,8 @@ char	   *es_metadata = NULL;
 bool		es_notify = true;
 int			es_partition_size = ES_DEFAULT_PARTITION_SIZE;
 int			es_poll_interval = ES_DEFAULT_POLL_INTERVAL;
+int			es_seal_interval = ES_DEFAULT_SEAL_INTERVAL;
+int			es_seal_size = ES_DEFAULT_SEAL_SIZE;
 
 /* Defines the settings and reserves the prefix; called once, when the library is loaded. */
 void
@@ -111,6 +115,19 @@ es_guc_init(void)
 							&es_poll_interval,
 							ES_DEFAULT_POLL_INTERVAL, 10, 60 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.seal_interval",
+							"Sets how often the coordinator has new events sealed; 0 means never.",
+							NULL,
+							&es_seal_interval,
+							ES_DEFAULT_SEAL_INTERVAL, 0, 24 * 60 * 60,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.seal_size",
+							"Sets the number of events that one seal covers at most.",
+							NULL,
+							&es_seal_size,
+							ES_DEFAULT_SEAL_SIZE, 1, 1000000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("event_store");
 }

@@ -17,6 +17,8 @@ extern char *es_metadata;				/* jsonb text merged under each append's metadata *
 extern bool es_notify;
 extern int	es_partition_size;			/* positions */
 extern int	es_poll_interval;		/* milliseconds */
+extern int	es_seal_interval;		/* seconds; 0: never */
+extern int	es_seal_size;			/* events */
 
 extern void es_guc_init(void);
 

@@ -50,7 +50,7 @@ static EsProcessTask task;
 static EsRole role;
 static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has run */
 static EsSharedDatabase private_entry;	/* where there is no room in shared memory: nobody else sees it */
-static EsSharedWorker *place = NULL;	/* in the entry; NULL for a snapshot taker */
+static EsSharedWorker *place = NULL;	/* in the entry; NULL for a snapshot taker or sealer */
 static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
@@ -122,7 +122,7 @@ es_process_init(EsProcessTask *given, EsRole its_role, int lock_timeout)
 		es_shared_init_entry(entry);
 		entry->database = task.database;
 	}
-	if (role != ES_SNAPSHOT_TAKER)
+	if (role == ES_COORDINATOR || role == ES_POOL_WORKER)
 	{
 		place = role == ES_COORDINATOR ? &entry->coordinator : &entry->workers[task.number];
 		if (!es_shared_attach(entry, place))

@@ -23,7 +23,8 @@ typedef enum EsRole
 {
 	ES_COORDINATOR,
 	ES_POOL_WORKER,
-	ES_SNAPSHOT_TAKER
+	ES_SNAPSHOT_TAKER,
+	ES_SEALER
 } EsRole;
 
 /* What a process is told, in bgw_extra. */

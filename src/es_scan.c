@@ -401,7 +401,7 @@ es_scan_next(EsScan *scan)
 		{
 			if (open_next_leaf(scan))
 				continue;
-			if (scan->by_stream && scan->left > 0)
+			if (scan->by_stream && scan->left > 0 && !scan->raw)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("version %lld of stream \"%s\" is not attached",
@@ -426,7 +426,8 @@ es_scan_next(EsScan *scan)
 				scan->limit = 0;
 				return NULL;
 			}
-			check_dense(scan, slot);
+			if (!scan->raw)
+				check_dense(scan, slot);
 			scan->passed_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
 			scan->passed_position = scan->last_position;
 			scan->passed_recorded_at = recorded_at;

@@ -37,6 +37,7 @@ typedef struct EsScan
 	bool		has_until;		/* by stream: ends before the first event recorded after until */
 	TimestampTz until;
 	int64		until_position; /* by stream: ends before the first event after it; 0: at the last one */
+	bool		raw;			/* by stream: the rows that are there, versions dense or not */
 	bool		filter_types;
 	Bitmapset  *types;			/* ids, when filter_types */
 	List	   *type_names;		/* the same as text *, also of types that are not stored */

@@ -52,6 +52,7 @@ es_shared_init_entry(EsSharedDatabase *entry)
 	pg_atomic_init_u32(&entry->waiting[ES_NEWS_APPENDED], 0);
 	pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
 	pg_atomic_init_u64(&entry->snapshot_position, 0);
+	pg_atomic_init_u64(&entry->sealed_position, 0);
 	ConditionVariableInit(&entry->appended);
 	ConditionVariableInit(&entry->progress);
 }
@@ -164,6 +165,7 @@ es_shared_entry(Oid database)
 			SetInvalidVirtualTransactionId(entry->starter);
 			pg_atomic_write_u32(&entry->publish, 0);
 			pg_atomic_write_u64(&entry->snapshot_position, 0);
+			pg_atomic_write_u64(&entry->sealed_position, 0);
 			entry->database = database;
 		}
 	}

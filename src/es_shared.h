@@ -56,6 +56,7 @@ typedef struct EsSharedDatabase
 	pg_atomic_uint32 publish;	/* somebody wants the mark published now */
 	pg_atomic_uint32 waiting[2];	/* sessions that wait for each kind of news */
 	pg_atomic_uint64 snapshot_position; /* up to where due snapshots were taken; 0: not known */
+	pg_atomic_uint64 sealed_position;	/* up to where a sealer has come since the coordinator started */
 	ConditionVariable appended; /* an append was committed */
 	ConditionVariable progress; /* a projection was committed, or the mark was published */
 } EsSharedDatabase;

@@ -43,7 +43,8 @@ is_ours(Oid relid)
 		relid == store.mark || relid == store.grants || relid == store.aggregates ||
 		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
 		relid == store.snapshots_pkey || relid == store.subscription_streams ||
-		relid == store.subscription_streams_pkey || relid == store.position_seq || relid == store.stream_seq ||
+		relid == store.subscription_streams_pkey || relid == store.seals || relid == store.seals_pkey ||
+		relid == store.erased || relid == store.erased_pkey || relid == store.position_seq || relid == store.stream_seq ||
 		relid == store.row_type;
 }
 
@@ -128,6 +129,9 @@ static const struct TableDef
 	{"subscription_streams", Natts_substream, {{"subscription", INT4OID}, {"stream", INT8OID}, {"version", INT8OID},
 	{"position", INT8OID}, {"attempts", INT4OID}, {"consumer", TEXTOID, true}, {"since", TIMESTAMPTZOID, true},
 	{"reason", TEXTOID, true}}},
+	{"seals", Natts_seal, {{"after_position", INT8OID}, {"to_position", INT8OID}, {"events", INT8OID},
+	{"tree", BYTEAOID}, {"root", BYTEAOID}, {"sealed_at", TIMESTAMPTZOID}, {"manifest", BYTEAOID}}},
+	{"erased", Natts_erased, {{"position", INT8OID}, {"data_digest", BYTEAOID}, {"metadata_digest", BYTEAOID}}},
 };
 
 static void
@@ -382,6 +386,10 @@ es_store(void)
 		found.subscription_streams = find_table(nsp, "subscription_streams");
 		found.subscription_streams_pkey = find_index(nsp, "subscription_streams_pkey", found.subscription_streams,
 													 Anum_substream_subscription, Anum_substream_stream);
+		found.seals = find_table(nsp, "seals");
+		found.seals_pkey = find_index(nsp, "seals_pkey", found.seals, Anum_seal_to_position, 0);
+		found.erased = find_table(nsp, "erased");
+		found.erased_pkey = find_index(nsp, "erased_pkey", found.erased, Anum_erased_position, 0);
 		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
 		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
 		found.row_type = get_relname_relid("es_recorded_event", es_extension_schema());

@@ -66,6 +66,28 @@ enum EsSubscriptionStreamColumn
 	Natts_substream = Anum_substream_reason
 };
 
+/* Columns of event_store.seals, one row for each range of the log that was closed. */
+enum EsSealColumn
+{
+	Anum_seal_after_position = 1,
+	Anum_seal_to_position,
+	Anum_seal_events,
+	Anum_seal_tree,
+	Anum_seal_root,				/* chained */
+	Anum_seal_sealed_at,
+	Anum_seal_manifest,
+	Natts_seal = Anum_seal_manifest
+};
+
+/* Columns of event_store.erased, one row for each event whose data and salt were erased. */
+enum EsErasedColumn
+{
+	Anum_erased_position = 1,
+	Anum_erased_data_digest,
+	Anum_erased_metadata_digest,
+	Natts_erased = Anum_erased_metadata_digest
+};
+
 typedef struct EsStore
 {
 	Oid			owner;			/* role that SQL on the store runs as */
@@ -95,6 +117,10 @@ typedef struct EsStore
 	Oid			snapshots_pkey;	/* (stream, fingerprint, version) */
 	Oid			subscription_streams;
 	Oid			subscription_streams_pkey;	/* (subscription, stream) */
+	Oid			seals;
+	Oid			seals_pkey;		/* (to_position) */
+	Oid			erased;
+	Oid			erased_pkey;	/* (position) */
 	Oid			position_seq;
 	Oid			stream_seq;
 	Oid			row_type;		/* of the extension: the relation behind the type es_recorded_event */

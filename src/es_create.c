@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
@@ -23,9 +24,11 @@
 #include "utils/uuid.h"
 
 #include "es_digest.h"
+#include "es_epoch.h"
 #include "es_grant.h"
 #include "es_guc.h"
 #include "es_partition.h"
+#include "es_position.h"
 #include "es_process.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -45,6 +48,16 @@ static const char *const tables[] = {
 	" mark bigint NOT NULL, stable_until timestamptz NOT NULL, floor timestamptz NOT NULL,"
 	" one boolean NOT NULL DEFAULT true UNIQUE CHECK (one)) WITH (fillfactor = 20)",
 	"COMMENT ON TABLE event_store.mark IS 'one row: the published high-water mark; whoever sees a version of it sees every event up to it'",
+
+	"CREATE TABLE event_store.epochs ("
+	" epoch bigint PRIMARY KEY, began_at timestamptz NOT NULL, mark bigint NOT NULL, last_position bigint NOT NULL,"
+	" start_position bigint NOT NULL, system_identifier bigint NOT NULL, timeline bigint NOT NULL,"
+	" database bigint NOT NULL)",
+	"COMMENT ON TABLE event_store.epochs IS"
+	" 'one row for each server, timeline and database that positions were drawn in: es_check_cursor'",
+	"COMMENT ON COLUMN event_store.epochs.mark IS 'the epoch before is certain up to this position'",
+	"COMMENT ON COLUMN event_store.epochs.last_position IS 'the newest position when it began'",
+	"COMMENT ON COLUMN event_store.epochs.start_position IS 'its positions are above this one'",
 
 	"CREATE TABLE event_store.categories ("
 	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE)",
@@ -226,6 +239,7 @@ static const struct
 }			required[] = {
 	{"store", "table"},
 	{"mark", "table"},
+	{"epochs", "table"},
 	{"categories", "table"},
 	{"event_types", "table"},
 	{"heads", "table"},
@@ -261,7 +275,7 @@ static const struct
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
 static const char *const immutable[] = {
-	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys",
+	"store", "epochs", "categories", "event_types", "heads", "log", "append_keys", "batch_keys",
 };
 
 static char *
@@ -438,6 +452,7 @@ make_tables(int node, bool has_schema)
 				(long long) ES_NODE_START(node));
 	CommandCounterIncrement();
 	es_store_forget();
+	es_epoch_make_first();
 	es_partition_make(ES_NODE_START(node), ES_NODE_START(node) + es_partition_size);
 }
 
@@ -532,6 +547,9 @@ es_create_store(PG_FUNCTION_ARGS)
 	make_dependents(trace);
 	es_sql_end(&sql);
 	es_grants_restore();
+	/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */
+	if (!XactReadOnly && es_epoch_begin_here())
+		es_partition_make_for(es_position_last());
 	es_xact_store_made();
 	PG_RETURN_VOID();
 }

@@ -20,6 +20,7 @@
 #include "es_call.h"
 #include "es_define.h"
 #include "es_error.h"
+#include "es_epoch.h"
 #include "es_execute.h"
 #include "es_expr.h"
 #include "es_failure.h"
@@ -568,6 +569,8 @@ es_call_execute(EsCall *call)
 	if (call->stream_count > 1)
 		qsort_arg(order, call->stream_count, sizeof(int), compare_streams, call);
 
+	if (call->event_count > 0)
+		es_epoch_prepare();
 	resolve_names(call);
 	if (call->event_count > 0)
 		es_partition_prepare(call->event_count);

@@ -38,6 +38,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -235,6 +236,7 @@ begin_epoch(int64 above)
 	es_sql_runf("SELECT setval('event_store.position_seq', %lld)", (long long) start);
 	insert_row(state.mark, last, start);
 	es_sql_end(&sql);
+	CacheInvalidateRelcacheByRelid(es_store()->epochs);	/* no session goes on with what it knows of the last one */
 	CommandCounterIncrement();
 	ForceSyncCommit();			/* its number is told to others */
 	pfree(epochs);
@@ -382,7 +384,7 @@ es_begin_epoch(PG_FUNCTION_ARGS)
  * es_check_cursor(epoch, position) -> (epoch, position, rewind): the cursor to go on with.
  *
  * A number that is not known is one of a history that parted from ours, at the beginning of one of our epochs, and
- * jumped ahead from there: the last one whose `mark` is below the position.
+ * jumped ahead from there: the last one whose `mark` the position has reached.
  */
 Datum
 es_check_cursor(PG_FUNCTION_ARGS)
@@ -428,7 +430,7 @@ es_check_cursor(PG_FUNCTION_ARGS)
 	else
 	{
 		certain = 0;
-		for (int i = 0; i < count && epochs[i].mark < position; i++)
+		for (int i = 0; i < count && epochs[i].mark <= position; i++)
 			certain = Max(certain, epochs[i].mark);
 	}
 

@@ -93,6 +93,12 @@ my $foreign = last_line($node, $plain, 'SELECT es_epoch()');
 is(last_line($node, $db, "SELECT epoch, rewind FROM es_check_cursor($foreign, $old_last + 10000000000)"), "$old_epoch|t",
 	'the original sends back a cursor of a copy');
 
+# ---- a copy within the server
+
+my $copied = 'copy' . ++$count;
+$node->safe_psql('postgres', "CREATE DATABASE $copied TEMPLATE $db");
+check('template', $copied);
+
 # ---- in parts
 
 my $sections = make_database();

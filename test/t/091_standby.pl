@@ -142,6 +142,11 @@ publish($new);
 my $third = new_standby($new, 'third');
 $new->wait_for_catchup($third);
 $third->promote;
+# All at once: one of them begins the epoch.
+my $script = $third->basedir . '/append.sql';
+append_to_file($script, q[SELECT es_append('busy-' || :client_id, NULL, 'Counted', '{}');]);
+command_ok([ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 20, '-f', $script, '-h', $third->host, '-p', $third->port, $db ],
+	'many append right after the promotion');
 $late->query_safe('COMMIT');
 $late->quit;
 is(q1($new, 'SELECT max(position) FROM es_read_all(0, NULL)'), $after, 'a reader of the lost history sees an event that committed late');
@@ -149,7 +154,9 @@ is(q1($third, qq[SELECT count(*) FROM event_store.events WHERE position = $torn]
 is(q1($third, qq[SELECT count(*) FROM event_store.events WHERE position = $after]), 1, '... though it has a later one');
 is_deeply(check($third, $second, $after), [ epoch($third), $certain, 't' ], 'its cursor has to go back behind the one that is gone');
 is_deeply(check($third, $first, $lost), [ epoch($third), $mark, 't' ], 'a cursor of the first epoch goes back to the end of that');
-is(q1($third, 'SELECT count(*) FROM event_store.epochs'), 3, 'three epochs');
+is(q1($third, 'SELECT count(*) FROM event_store.epochs'), 3, 'one epoch was begun');
+is(q1($third, q[SELECT count(*) FROM event_store.events WHERE category = 'busy' AND position > (SELECT max(start_position) FROM event_store.epochs)]),
+	160, '... and all that was appended is in it');
 whole($third, 'promoted again');
 $third->stop;
 
@@ -238,6 +245,22 @@ archive_mode = off
 	push @restored, $restored;
 }
 my ($one, $two) = @restored;
+
+# Where no worker can be started an append begins the epoch itself; others wait, and do it when it is rolled back.
+$one->append_conf('postgresql.conf', "max_worker_processes = 0\n");
+$one->restart;
+my @epochs = map { $_->background_psql($db) } $one, $one;
+$epochs[0]->query_safe('BEGIN');
+my $in_vain = $epochs[0]->query_safe(q[SELECT position FROM es_append('own-1', 0, 'Counted', '{}')]);
+$epochs[1]->query_until(qr/sent/, qq[\\echo sent\nSELECT position FROM es_append('own-2', 0, 'Counted', '{}');\n]);
+ok($one->poll_query_until($db, q[SELECT count(*) = 1 FROM pg_locks WHERE relation = 'event_store.epochs'::regclass AND NOT granted]),
+	'an append waits for one that begins an epoch in its own transaction');
+$epochs[0]->query_safe('ROLLBACK');
+my $in_turn = (split /\n/, $epochs[1]->query_safe('SELECT 1'))[0];
+cmp_ok($in_turn, '>', $in_vain + 1_000_000_000, '... and begins it itself when that was rolled back');
+is(q1($one, "SELECT start_position < $in_turn AND start_position > $in_vain FROM event_store.epochs ORDER BY epoch DESC LIMIT 1"), 't', '... behind it');
+$_->quit for @epochs;
+
 is_deeply(check($one, $base, $until), [ epoch($one), $until, 'f' ], 'recovered to an earlier time: a cursor up to there goes on');
 is_deeply(check($one, $base, $regretted), [ epoch($one), $until, 't' ], '... one from later goes back');
 cmp_ok($position = append($one, 'counter-1'), '>', $regretted, '... and its position is not given again');

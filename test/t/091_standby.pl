@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use Mutant;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -279,4 +280,20 @@ ok($two->poll_query_until($db, q[SELECT lag_events = 0 FROM event_store.projecti
 whole($two, 'with a coordinator');
 
 $_->stop for $one, $two, $fourth;
+
+# ---- the same with a known bug
+
+my $mutant = PostgreSQL::Test::Cluster->new('mutant');
+$mutant->init(allows_streaming => 1);
+$mutant->start;
+$mutant->safe_psql($db, 'CREATE EXTENSION event_store');
+use_library($mutant, $db, build_mutant(20));
+$mutant->safe_psql($db, 'SELECT es_create_store()');
+append($mutant, 'counter-1', 10);
+my $heir = new_standby($mutant, 'heir');
+$mutant->wait_for_catchup($heir);
+$heir->promote;
+$lost = append($mutant, 'counter-1', 100);
+cmp_ok(append($heir, 'counter-1'), '<=', $lost, 'mutant 20 gives a position again');
+$_->stop for $mutant, $heir;
 done_testing();

@@ -288,7 +288,7 @@ COMMENT ON FUNCTION es_check_cursor(bigint, bigint) IS
 CREATE FUNCTION es_begin_epoch(above bigint DEFAULT NULL) RETURNS bigint
 AS 'MODULE_PATHNAME', 'es_begin_epoch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
 COMMENT ON FUNCTION es_begin_epoch(bigint) IS
-'begins a new epoch by hand, for a copy of a server that cannot know that it is one; positions go on far ahead, above a position if one is given';
+'begins a new epoch by hand, for a copy of a server that cannot know that it is one; positions go on far ahead, by the clock or above the position that is given';
 
 -- ---------------------------------------------------------------- projections
 

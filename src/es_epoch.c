@@ -9,7 +9,7 @@
  *
  * So an *epoch* is what is drawn by one server on one timeline in one database. The first that wants to draw a
  * position, or to publish the mark, and finds that the newest row of event_store.epochs is of another place begins a
- * new one: the sequence jumps ahead by ES_EPOCH_STRIDE, more than the lost part can be long, and a row says so. Its
+ * new one: the sequence jumps ahead, by ES_EPOCH_STRIDE at least and further than the lost part can be long, and a row says so. Its
  * number is the time at which it began, in microseconds, so the epochs of two histories have different numbers.
  *
  * `mark`, the published mark when it began, is the end of the epoch before: everything up to there is the same in
@@ -53,8 +53,14 @@
 #include "es_store.h"
 #include "es_worker.h"
 
-/* How far positions jump: a day at 100,000 events a second, and 28,000 times in a node's range of positions. */
+/*
+ * How far positions jump at least: a day at 100,000 events a second. And up to as many positions as there have been
+ * since 2026 began (in seconds since 2000) at this rate: where a server is recovered a second time, the first attempt
+ * has jumped by the same stride, from the same place. A node's range of positions lasts for 178 years of that.
+ */
 #define ES_EPOCH_STRIDE		INT64CONST(10000000000)
+#define ES_EPOCH_CLOCK		INT64CONST(820540800)
+#define ES_EPOCH_RATE		50000
 
 /* Milliseconds that a worker waits for a lock. */
 #define WORKER_LOCK_TIMEOUT	1000
@@ -212,9 +218,11 @@ highest_event(void)
 	return isnull ? 0 : highest;
 }
 
-/* Begins an epoch in the open transaction, whose positions are above `above` too. The lock is held. */
+/*
+ * Begins an epoch in the open transaction, by the clock, or where its positions are above `above` too. The lock is held.
+ */
 static void
-begin_epoch(int64 above)
+begin_epoch(bool by_clock, int64 above)
 {
 	int64		end = ES_NODE_END(es_store()->node) - 1;	/* the sequence's last */
 	int64		last = es_position_last();
@@ -231,8 +239,12 @@ begin_epoch(int64 above)
 	if (count > 0)
 		last = Max(last, epochs[count - 1].start);
 	last = Min(last, end);
+	start = last + ES_EPOCH_STRIDE;
+	if (by_clock)
+		start = Max(start, ES_NODE_START(es_store()->node) +
+					(GetCurrentTimestamp() / USECS_PER_SEC - ES_EPOCH_CLOCK) * ES_EPOCH_RATE);
 	/* Close to the end of the positions there is no room for jumps. */
-	start = last + Min(ES_EPOCH_STRIDE, (end - last) / 2);
+	start = Min(start, last + (end - last) / 2);
 	start = Max(start, above);
 
 	/* Not rolled back with the transaction; in the WAL before anything that is drawn behind it. */
@@ -266,7 +278,7 @@ es_epoch_begin_here(void)
 		UnlockRelationOid(epochs, ShareUpdateExclusiveLock);
 		return false;
 	}
-	begin_epoch(0);
+	begin_epoch(true, 0);
 	return true;
 }
 
@@ -379,7 +391,7 @@ es_begin_epoch(PG_FUNCTION_ARGS)
 				 errmsg("argument above must be between 0 and %lld", (long long) end - 1),
 				 errdetail("It is %lld.", (long long) above)));
 	LockRelationOid(es_store()->epochs, ShareUpdateExclusiveLock);
-	begin_epoch(above);
+	begin_epoch(PG_ARGISNULL(0), above);
 	PG_RETURN_INT64(newest_epoch());
 }
 

@@ -271,6 +271,9 @@ whole($one, 'recovered');
 isnt(epoch($one), epoch($two), 'two recoveries have different epochs');
 is_deeply(check($two, epoch($one), $position), [ epoch($two), $until, 't' ], '... and one tells a cursor of the other to go back to where they part');
 
+cmp_ok(q1($two, 'SELECT max(start_position) FROM event_store.epochs'), '!=', q1($one, 'SELECT max(start_position) FROM event_store.epochs'),
+	'... and draw other positions');
+
 # Where a coordinator runs nobody has to append first.
 ok($two->poll_query_until($db, "SELECT mark > $regretted + 1000000000 FROM event_store.mark"), 'a coordinator begins the epoch by itself');
 ok($two->poll_query_until($db, 'SELECT count(*) < 12 AND max(to_position) > ' . $regretted . ' + 1000000000 FROM event_store.partitions'),

@@ -273,6 +273,23 @@ AS 'MODULE_PATHNAME', 'es_publish_mark' LANGUAGE C VOLATILE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_publish_mark() IS
 'publishes the high-water mark in the row that views, standbys and higher isolation levels read; returns it';
 
+-- ---------------------------------------------------------------- epochs
+
+CREATE FUNCTION es_epoch() RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_epoch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_epoch() IS
+'the number of the history that this store goes on with; another one after a failover or a restore; to be kept with a cursor';
+
+CREATE FUNCTION es_check_cursor(INOUT epoch bigint, INOUT "position" bigint, OUT rewind boolean)
+AS 'MODULE_PATHNAME', 'es_check_cursor' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_check_cursor(bigint, bigint) IS
+'the cursor to go on with: the same position, or, with rewind, the one up to which what was read in that epoch is certain to be here';
+
+CREATE FUNCTION es_begin_epoch(above bigint DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_begin_epoch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_begin_epoch(bigint) IS
+'begins a new epoch by hand, for a copy of a server that cannot know that it is one; positions go on far ahead, by the clock or above the position that is given';
+
 -- ---------------------------------------------------------------- projections
 
 CREATE FUNCTION es_create_projection(name text, handler text, categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
@@ -396,6 +413,9 @@ REVOKE ALL ON FUNCTION es_position_at(timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_trace(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_high_water_mark() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_publish_mark() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_epoch() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_check_cursor(bigint, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_begin_epoch(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_unregister_aggregate(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load(text) FROM PUBLIC;

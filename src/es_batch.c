@@ -242,13 +242,11 @@ es_batch_read(const EsFilter *filter, Snapshot snapshot, const EsCursor *from, i
 	int64		end = 0;		/* the greatest key so far: here all calls met have ended */
 	int64		soonest = PG_INT64_MAX;	/* the least: here one has */
 	int64		begin = Max(from->position, ES_NODE_START(es_store()->node));
+	int64		mark = upto;
 
-	if (upto > begin && upto - begin > SCAN_AT_MOST)
-	{
-		upto = begin + SCAN_AT_MOST;
-		batch->more = true;
-	}
 	old = MemoryContextSwitchTo(batch->context);
+	upto = es_scan_step(snapshot, begin, SCAN_AT_MOST, mark);
+	batch->more = upto < mark;
 	settings = es_settings_open(NULL);	/* once, not for each event */
 	scan = begin_scan(filter, RegisterSnapshot(snapshot), &possible);
 	scan->catch_failures = catch_failures;

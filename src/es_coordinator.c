@@ -34,6 +34,7 @@
 
 #include "es_coordinator.h"
 #include "es_due.h"
+#include "es_epoch.h"
 #include "es_guc.h"
 #include "es_key.h"
 #include "es_mark.h"
@@ -130,6 +131,14 @@ publish(void)
 
 	if (!es_process_begin("publishing the high-water mark"))
 		return false;
+	if (!es_epoch_is_current())
+	{
+		/* We were started on a timeline of its own. In a transaction that waits for no standby: appends wait for it. */
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+		(void) es_epoch_begin_here();
+		es_process_end();
+		return true;
+	}
 	moved = es_mark_publish(goal, false, &state);
 	es_process_end();
 	if (moved)

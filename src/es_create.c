@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
@@ -24,9 +25,11 @@
 
 #include "es_create.h"
 #include "es_digest.h"
+#include "es_epoch.h"
 #include "es_grant.h"
 #include "es_guc.h"
 #include "es_partition.h"
+#include "es_position.h"
 #include "es_process.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -46,6 +49,16 @@ static const char *const tables[] = {
 	" mark bigint NOT NULL, stable_until timestamptz NOT NULL, floor timestamptz NOT NULL,"
 	" one boolean NOT NULL DEFAULT true UNIQUE CHECK (one)) WITH (fillfactor = 20)",
 	"COMMENT ON TABLE event_store.mark IS 'one row: the published high-water mark; whoever sees a version of it sees every event up to it'",
+
+	"CREATE TABLE event_store.epochs ("
+	" epoch bigint PRIMARY KEY, began_at timestamptz NOT NULL, mark bigint NOT NULL, last_position bigint NOT NULL,"
+	" start_position bigint NOT NULL, system_identifier bigint NOT NULL, timeline bigint NOT NULL,"
+	" database bigint NOT NULL)",
+	"COMMENT ON TABLE event_store.epochs IS"
+	" 'one row for each server, timeline and database that positions were drawn in: es_check_cursor'",
+	"COMMENT ON COLUMN event_store.epochs.mark IS 'the epoch before is certain up to this position'",
+	"COMMENT ON COLUMN event_store.epochs.last_position IS 'the newest position when it began'",
+	"COMMENT ON COLUMN event_store.epochs.start_position IS 'its positions are above this one'",
 
 	"CREATE TABLE event_store.categories ("
 	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE)",
@@ -236,6 +249,11 @@ static const char *const tables[] = {
 	" 'one row for each stream that es_nack stopped; position and version are those of its first event not acknowledged'",
 };
 
+/* How many positions there are after one and up to another, without those that epochs have jumped over. */
+#define DISTANCE(from, to) \
+	"greatest(" to " - " from " - (SELECT coalesce(sum(greatest(least(x.start_position, " to ")" \
+	" - greatest(x.last_position, " from "), 0)), 0)::bigint FROM event_store.epochs x), 0)"
+
 /* What must be there for a store to be whole. */
 static const struct
 {
@@ -244,6 +262,7 @@ static const struct
 }			required[] = {
 	{"store", "table"},
 	{"mark", "table"},
+	{"epochs", "table"},
 	{"categories", "table"},
 	{"event_types", "table"},
 	{"heads", "table"},
@@ -281,7 +300,7 @@ static const struct
 
 /* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log are added to them. */
 const char *const es_immutable[] = {
-	"store", "categories", "event_types", "heads", "log", "append_keys", "batch_keys", "seals", "erased",
+	"store", "epochs", "categories", "event_types", "heads", "log", "append_keys", "batch_keys", "seals", "erased",
 };
 const int	es_immutable_count = lengthof(es_immutable);
 
@@ -407,7 +426,7 @@ make_tables(int node, bool has_schema)
 			   " CASE WHEN p.state <> 'running' THEN p.state WHEN b.state = 'running' THEN 'rebuilding'"
 			   " WHEN p.stale THEN 'stale' ELSE 'running' END AS status, p.mode,"
 			   " CASE p.mode WHEN 'inline' THEN m.mark ELSE c.position END AS position, m.mark,"
-			   " CASE p.mode WHEN 'inline' THEN 0 ELSE greatest(m.mark - c.position, 0) END AS lag_events,"
+			   " CASE p.mode WHEN 'inline' THEN 0 ELSE " DISTANCE("c.position", "m.mark") " END AS lag_events,"
 			   " CASE p.mode WHEN 'inline' THEN 0 ELSE coalesce(extract(epoch FROM clock_timestamp() - n.recorded_at), 0) END"
 			   "::double precision AS lag_seconds,"
 			   " c.events, round((CASE WHEN c.last_active < clock_timestamp() - interval '5 minutes' THEN 0" /* exp() would underflow */
@@ -423,17 +442,19 @@ make_tables(int node, bool has_schema)
 	es_sql_run("CREATE VIEW event_store.rebuild_progress AS SELECT b.projection AS name, b.state, b.started_at,"
 			   " c.position, m.mark AS of_position, c.events,"
 			   " round((c.events / extract(epoch FROM nullif(c.last_active - b.started_at, '0')))::numeric, 0) AS events_per_second,"
-			   " round((100.0 * (c.position - p.from_position) / greatest(m.mark - p.from_position, 1))::numeric, 1) AS percent,"
-			   " CASE WHEN c.events > 0 AND c.position > p.from_position AND c.last_active > b.started_at"
-			   " THEN (c.last_active - b.started_at) * ((m.mark - c.position)::double precision / (c.position - p.from_position)) END AS time_left,"
+			   " round((100.0 * d.done / greatest(d.all_of_them, 1))::numeric, 1) AS percent,"
+			   " CASE WHEN c.events > 0 AND d.done > 0 AND c.last_active > b.started_at"
+			   " THEN (c.last_active - b.started_at) * ((d.all_of_them - d.done)::double precision / d.done) END AS time_left,"
 			   " c.quarantined AS quarantined_streams, c.error AS last_error, c.error_code AS last_error_code"
 			   " FROM event_store.rebuilds b JOIN event_store.projections p ON p.name = b.projection"
 			   " JOIN event_store.checkpoints c ON c.projection = b.projection AND c.rebuild"
-			   " CROSS JOIN (SELECT mark FROM event_store.mark LIMIT 1) m");
+			   " CROSS JOIN (SELECT mark FROM event_store.mark LIMIT 1) m"
+			   " CROSS JOIN LATERAL (SELECT " DISTANCE("p.from_position", "c.position") " AS done,"
+			   " " DISTANCE("p.from_position", "m.mark") " AS all_of_them) d");
 	es_sql_run("COMMENT ON VIEW event_store.rebuild_progress IS 'one row a rebuild that is under way or has failed: how far it is, how long it will take'");
 
 	es_sql_run("CREATE VIEW event_store.subscription_status AS SELECT b.name, b.categories, b.event_types, b.position, m.mark,"
-			   " greatest(CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END - b.position, 0) AS lag_events,"
+			   " " DISTANCE("b.position", "(CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END)") " AS lag_events,"
 			   " s.in_flight AS streams_in_flight, s.quarantined AS quarantined_streams, s.oldest AS oldest_unacked,"
 			   " c.leases, c.last_fetch, c.last_ack, c.consumers, b.created_at"
 			   " FROM event_store.subscriptions b CROSS JOIN event_store.mark m CROSS JOIN event_store.position_seq q"
@@ -459,6 +480,7 @@ make_tables(int node, bool has_schema)
 				(long long) ES_NODE_START(node));
 	CommandCounterIncrement();
 	es_store_forget();
+	es_epoch_make_first();
 	es_partition_make(ES_NODE_START(node), ES_NODE_START(node) + es_partition_size);
 }
 
@@ -555,6 +577,9 @@ es_create_store(PG_FUNCTION_ARGS)
 	make_dependents(trace);
 	es_sql_end(&sql);
 	es_grants_restore();
+	/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */
+	if (!XactReadOnly && es_epoch_begin_here())
+		es_partition_make_for(es_position_last());
 	es_xact_store_made();
 	PG_RETURN_VOID();
 }

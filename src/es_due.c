@@ -91,8 +91,8 @@ next_due(MemoryContext context, int64 after, int64 upto, text **stream, int64 *i
 	*stream = NULL;
 	if (count == 0 || after >= upto)
 		return upto;
-	upto = Min(upto, after + LOOK_POSITIONS);
 	scan = es_scan_create(RegisterSnapshot(GetLatestSnapshot()));
+	upto = es_scan_step(scan->snapshot, after, LOOK_POSITIONS, upto);
 	scan->filter_categories = true;
 	for (int i = 0; i < count; i++)
 		scan->categories = bms_add_member(scan->categories, aggregates[i].category);

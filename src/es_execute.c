@@ -21,6 +21,7 @@
 #include "es_call.h"
 #include "es_define.h"
 #include "es_error.h"
+#include "es_epoch.h"
 #include "es_execute.h"
 #include "es_expr.h"
 #include "es_failure.h"
@@ -619,6 +620,8 @@ es_call_execute(EsCall *call)
 	es_hash_requests(call, batch_request);
 
 	order = lock_order(call);
+	if (call->event_count > 0)
+		es_epoch_prepare();
 	resolve_names(call);
 	if (call->event_count > 0)
 		es_partition_prepare(call->event_count);

@@ -586,12 +586,13 @@ return_from_log(Fetch *fetch)
 	while (more && fetch->frontier < fetch->mark)
 	{
 		int64		from = Max(fetch->frontier, ES_NODE_START(es_store()->node));
-		int64		upto = fetch->mark - from > SCAN_STEP ? from + SCAN_STEP : fetch->mark;
+		int64		upto;
 		EsScan	   *scan;
 		TupleTableSlot *slot;
 
 		MemoryContextSwitchTo(step);
 		scan = create_scan(fetch);
+		upto = es_scan_step(scan->snapshot, from, SCAN_STEP, fetch->mark);
 		es_scan_positions(scan, fetch->frontier, upto);
 		for (;;)
 		{

@@ -49,8 +49,8 @@ static const Right rights[] = {
 		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
 		"'es_high_water_mark', 'es_find_append', 'es_load', 'es_load_version', 'es_load_at', 'es_load_valid_at', "
 		"'es_load_category', 'es_history', 'es_get_snapshot', 'es_replayed_events', 'es_wait_for_projection', "
-		"'es_fetch', 'es_ack', 'es_nack', 'es_verify_stream', 'es_verify_log', 'es_log_root'",
-	"SELECT ON event_store.events, event_store.feed, event_store.streams, event_store.mark"},
+		"'es_fetch', 'es_ack', 'es_nack', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_check_cursor'",
+	"SELECT ON event_store.events, event_store.feed, event_store.streams, event_store.mark, event_store.epochs"},
 	{"import",
 		"'es_stream_version'",
 	"INSERT ON event_store.import"},
@@ -62,8 +62,9 @@ static const Right rights[] = {
 		"'es_set_projection_mode', 'es_rebuild_projection', 'es_cancel_rebuild', 'es_run_projection', "
 		"'es_wait_for_projection', 'es_retry_quarantined', 'es_start_worker', 'es_stop_worker', 'es_workers', "
 		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription', 'es_check', "
-		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root'",
-	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.grants, "
+		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_begin_epoch'",
+	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.epochs, "
+		"event_store.grants, "
 		"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, "
 		"event_store.subscription_status, event_store.subscription_quarantine"},
 };

@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "es_compat.h"
+#include "es_epoch.h"
 #include "es_guc.h"
 #include "es_mark.h"
 #include "es_position.h"
@@ -346,7 +347,7 @@ es_mark_state(EsMarkState *state)
 /*
  * Publishes the mark in the open transaction. goal is a time that stable_until should pass; where neither the mark nor
  * what leads there would move, nothing is written, unless always. Fills in *state; true when the mark
- * has moved.
+ * has moved. Where a new epoch is to be begun, that comes first: it notes what the last one has published.
  */
 bool
 es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
@@ -361,6 +362,7 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	bool		isnull;
 
 	(void) es_store_now();
+	Assert(es_epoch_is_current());
 	read_row_now(&row);			/* its floor is committed before the round begins */
 	settled = settle();
 	state->last = es_position_last();
@@ -407,6 +409,8 @@ es_publish_mark(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_publish_mark()");
 	PreventCommandDuringRecovery("es_publish_mark()");
+	(void) es_store_now();
+	es_epoch_prepare();
 	(void) es_mark_publish(DT_NOBEGIN, true, &state);
 	PG_RETURN_INT64(state.mark);
 }

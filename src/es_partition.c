@@ -353,7 +353,7 @@ es_partition_make_ahead(int ahead)
 {
 	if (!es_partition_wanted(ahead) || !lock_partitions(false) || !es_partition_wanted(ahead))
 		return false;
-	make_next(0);
+	make_next(es_position_last());	/* an epoch's jump is one leaf, that stays empty */
 	return true;
 }
 
@@ -363,6 +363,14 @@ make_until(int64 position)
 {
 	while (nearly_full(position) && newest_end() < ES_NODE_END(es_store()->node))
 		make_next(position);
+}
+
+/* The same in the open transaction, which should do nothing else that takes long. */
+void
+es_partition_make_for(int64 position)
+{
+	(void) lock_partitions(true);
+	make_until(position);
 }
 
 /*

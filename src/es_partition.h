@@ -20,6 +20,7 @@ extern EsLeaf es_leaf_for(int64 position);
 extern void es_partition_prepare(int64 events);
 extern bool es_partition_wanted(int ahead);
 extern bool es_partition_make_ahead(int ahead);
+extern void es_partition_make_for(int64 position);
 extern void es_partition_make(int64 from, int64 to);
 extern Oid	es_leaf_index(Relation leaf, bool by_stream);
 extern Oid	es_leaf_category_index(Relation leaf);

@@ -15,6 +15,7 @@
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 
+#include "es_epoch.h"
 #include "es_position.h"
 #include "es_store.h"
 #include "es_xact.h"
@@ -48,6 +49,13 @@ es_position_draw(void)
 {
 	int64		position = nextval_internal(es_store()->position_seq, false);
 
+	if (unlikely(position <= es_epoch_start()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence \"%s.position_seq\" was set back", ES_SCHEMA),
+				 errdetail("It gave position %lld, but positions of this epoch are above %lld.",
+						   (long long) position, (long long) es_epoch_start()),
+				 errhint("Run SELECT es_begin_epoch().")));
 	es_xact_drew(position);
 	return position;
 }

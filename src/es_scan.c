@@ -540,3 +540,24 @@ es_scan_end(EsScan *scan)
 		es_upcast_end(scan->upcast);
 	UnregisterSnapshot(scan->snapshot);
 }
+
+/*
+ * Where a scan for positions after < p <= upto may end that is to look at about `step` of them: those at which there is
+ * no event do not count, be they as many as an epoch jumps over.
+ */
+int64
+es_scan_step(Snapshot snapshot, int64 after, int64 step, int64 upto)
+{
+	EsScan	   *scan;
+	TupleTableSlot *slot;
+
+	if (upto <= after || upto - after <= step)
+		return upto;
+	scan = es_scan_create(RegisterSnapshot(snapshot));
+	es_scan_positions(scan, after + step, upto);
+	slot = es_scan_next(scan);
+	if (slot != NULL)
+		upto = DatumGetInt64(es_row_column(slot, Anum_log_position)) - 1;
+	es_scan_end(scan);
+	return upto;
+}

@@ -40,7 +40,7 @@ is_ours(Oid relid)
 	return relid == store.log || relid == store.heads || relid == store.heads_pkey ||
 		relid == store.heads_name || relid == store.categories || relid == store.event_types ||
 		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
-		relid == store.mark || relid == store.grants || relid == store.aggregates ||
+		relid == store.mark || relid == store.epochs || relid == store.grants || relid == store.aggregates ||
 		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
 		relid == store.snapshots_pkey || relid == store.subscription_streams ||
 		relid == store.subscription_streams_pkey || relid == store.seals || relid == store.seals_pkey ||
@@ -99,6 +99,8 @@ static const struct TableDef
 	{"store", 5, {{"layout", INT4OID}, {"node", INT4OID}, {"id", UUIDOID}, {"created_at", TIMESTAMPTZOID},
 	{"one", BOOLOID}}},
 	{"mark", 4, {{"mark", INT8OID}, {"stable_until", TIMESTAMPTZOID}, {"floor", TIMESTAMPTZOID}, {"one", BOOLOID}}},
+	{"epochs", 8, {{"epoch", INT8OID}, {"began_at", TIMESTAMPTZOID}, {"mark", INT8OID}, {"last_position", INT8OID},
+	{"start_position", INT8OID}, {"system_identifier", INT8OID}, {"timeline", INT8OID}, {"database", INT8OID}}},
 	{"categories", 2, {{"id", INT4OID}, {"name", TEXTOID}}},
 	{"event_types", 2, {{"id", INT4OID}, {"name", TEXTOID}}},
 	{"heads", Natts_head, {{"id", INT8OID}, {"first_position", INT8OID}, {"created_at", TIMESTAMPTZOID},
@@ -376,6 +378,7 @@ es_store(void)
 		found.batch_keys_pkey = find_index(nsp, "batch_keys_pkey", found.batch_keys, 1, 0);
 		found.grants = find_table(nsp, "grants");
 		found.mark = find_table(nsp, "mark");
+		found.epochs = find_table(nsp, "epochs");
 		found.aggregates = find_table(nsp, "aggregates");
 		found.upcasters = find_table(nsp, "upcasters");
 		found.event_checks = find_table(nsp, "event_checks");

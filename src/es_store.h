@@ -109,6 +109,7 @@ typedef struct EsStore
 	Oid			batch_keys_pkey;
 	Oid			grants;
 	Oid			mark;			/* published mark, one row */
+	Oid			epochs;
 	Oid			aggregates;
 	Oid			upcasters;
 	Oid			event_checks;

@@ -126,7 +126,7 @@ report_tap() {
     local name=$1 dir=$2 log=$2/output
     if [[ $(<"$dir/rc") == 0 ]]; then
         # prove is content with a file that skips all of it; its reason belongs on the line.
-        report tap "$name" ok "$(<"$dir/seconds") s $(sed -n 's/^1\.\.0 # SKIP/skipped:/p' "$log")"
+        report tap "$name" ok "$(<"$dir/seconds") s $(sed -n 's/^1\.\.0 # SKIP\|^.*\.pl \.* skipped:/skipped:/p' "$log")"
         [[ -n ${KEEP:-} ]] || rm -rf "$dir"
     else
         report tap "$name" FAILED "$(<"$dir/seconds") s"

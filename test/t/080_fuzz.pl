@@ -95,6 +95,7 @@ my %hostile = (
 	bigint => sub { return chance(.1) ? 'NULL' : pick(@bigints) . '::bigint' },
 	integer => sub { return chance(.1) ? 'NULL' : pick(@integers) . '::integer' },
 	boolean => sub { return pick('NULL', 'true', 'false') },
+	bytea => sub { return pick('NULL', "''::bytea", "'\\x00'::bytea", "sha256('root')", "repeat('x', 100000)::bytea") },
 	jsonb => \&hostile_json,
 	uuid => sub { return pick('NULL', "'00000000-0000-0000-0000-000000000000'::uuid", 'gen_random_uuid()', "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid") },
 	'timestamp with time zone' => sub { return chance(.1) ? 'NULL' : literal(pick(@times)) . '::timestamptz' },
@@ -141,6 +142,7 @@ sub array
 
 my $handler = 'INSERT INTO seen SELECT stream, 1 FROM new_events';
 my %sensible = (
+	above => sub { return 'NULL' },
 	after_position => sub { return int rand 50 },
 	appends => sub { return literal('[' . join(', ', map { sprintf('{"stream": "%s", "events": %s}', stream(), events()) } 1 .. 1 + int rand 3) . ']') },
 	as_of => sub { return pick('now()', "now() - interval '1 s'") },
@@ -159,6 +161,7 @@ my %sensible = (
 	fast => sub { return pick('true', 'false') },
 	fingerprint => sub { return q['v1'] },
 	fold => sub { return pick('NULL', q['state || data'], q['jsonb_set(state, ''{n}'', to_jsonb(version))']) },
+	epoch => sub { return 'es_epoch()' },
 	from_position => sub { return int rand 20 },
 	from_version => sub { return 1 + int rand 3 },
 	handler => sub { return literal($handler) },
@@ -191,6 +194,10 @@ my %sensible = (
 	subscription => sub { return literal(pick(qw(p1 p2 p3))) },
 	tables => sub { return pick('NULL', "'{seen}'") },
 	timeout => sub { return q['10 ms'] },
+	position => sub { return int rand 50 },
+	root => sub { return pick('NULL', "sha256('root')") },
+	root_position => sub { return pick('NULL', 10) },
+	max_seals => sub { return pick('NULL', 1) },
 	to_position => sub { return 20 + int rand 50 },
 	to_type => sub { return 'NULL' },
 	trace => sub { return pick('true', 'false') },
@@ -233,6 +240,8 @@ sub mutated
 my %nasty = (
 	(map { $_ => sub { return literal(pick(@expressions)) } } qw(fold transform check_expr)),
 	handler => sub { return literal(pick(@handlers)) },
+	# One that is allowed leaves no positions to go on with.
+	above => sub { return pick('NULL', '0', '-1', "'-9223372036854775808'", "'9223372036854775807'", "'9223090561878065152'") },
 	(map { my $name = $_; $name => sub { return mutated($sensible{$name}->()) } } qw(events appends)),
 	rules => sub { return 'jsonb_build_object(' . literal(pick('*', 'Deposited', '', 'x' x 600)) . ', ' . hostile_json() . ')' },
 );
@@ -297,7 +306,7 @@ sub call
 	for my $n (0 .. $#args)
 	{
 		my $arg = $args[$n];
-		my $value = $n != $victim && !chance($hostility) ? $values{ $arg->{name} } : exists $nasty{ $arg->{name} } && chance(.7) ? $nasty{ $arg->{name} }->() : hostile_value($arg->{type});
+		my $value = $n != $victim && !chance($hostility) ? $values{ $arg->{name} } : exists $nasty{ $arg->{name} } && ($arg->{name} eq 'above' || chance(.7)) ? $nasty{ $arg->{name} }->() : hostile_value($arg->{type});
 
 		push @given, "($value)::$arg->{type}";
 	}

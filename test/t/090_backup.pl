@@ -196,7 +196,8 @@ append_to_file("$build/src/es_next.c", q[
 PG_FUNCTION_INFO_V1(es_next);
 Datum es_next(PG_FUNCTION_ARGS) { PG_RETURN_INT32(42); }
 ]);
-ok(make('-s', '-C', $build, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', '-j2', 'event_store.so'), 'the next version is built');
+ok(make('-s', '-C', $build, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', '-j2',
+		$ENV{ES_COVERAGE} ? 'SHLIB_LINK=--coverage' : (), 'event_store.so'), 'the next version is built');
 chomp(my $sharedir = `pg_config --sharedir`);
 my @steps = map { "$sharedir/extension/event_store--0.1.0--0.1.0$_.sql" } qw(early next);
 END { unlink @steps }

@@ -285,7 +285,9 @@ es_partition_make(int64 from, int64 to)
 				 errmsg("partition \"event_store.log_%lld\" of the event log is not attached", name),
 				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_runf("CREATE TABLE event_store.log_%lld (LIKE event_store.log INCLUDING ALL)", name);
+	/* Rows never change: the first vacuum of a page may freeze it, and none has to come back for that. */
+	es_sql_runf("CREATE TABLE event_store.log_%lld (LIKE event_store.log INCLUDING ALL)"
+				" WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)", name);
 	es_sql_runf("CREATE UNIQUE INDEX log_%lld_stream_version ON event_store.log_%lld (stream, version)",
 				name, name);
 	es_sql_runf("CREATE TRIGGER es_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON event_store.log_%lld "

@@ -118,6 +118,7 @@ one_tap() {
         TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" TMPDIR="$ES_TMP" \
         ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" ES_COVERAGE="${ES_COVERAGE:-}" \
         prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$dir/output" 2>&1 || rc=$?
+    if grep -rah 'runtime error:' "$dir/tmp_check/log" >>"$dir/output" 2>/dev/null; then rc=1; fi
     echo $((SECONDS - start)) >"$dir/seconds"
     echo "$rc" >"$dir/rc"
 }
@@ -167,7 +168,7 @@ run_tap() {
 
 # A crash or a leak that no test looked for is a failure of its own.
 check_server_log() {
-    if grep -E 'was terminated by signal|PANIC:|TRAP:|WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)' \
+    if grep -E 'was terminated by signal|PANIC:|TRAP:|runtime error:|WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)' \
         "$ES_SERVER_LOG" >"$ES_TMP/bad"; then
         report server log FAILED
         show 'server log' "$ES_TMP/bad" 50
@@ -197,9 +198,14 @@ for suite in ${ONLY//,/ }; do
 done
 
 if wanted tap; then es_need tap; else es_need; fi
-coverage=()
-[[ -z ${ES_COVERAGE:-} ]] || coverage=('ES_CFLAGS=--coverage -fprofile-update=atomic' SHLIB_LINK=--coverage)
-es_build "${coverage[@]}"
+# Instrumented: for gcov, or so that undefined behaviour is a line "runtime error:" in the server's log.
+instruments=()
+if [[ -n ${ES_COVERAGE:-} ]]; then
+    instruments=('ES_CFLAGS=--coverage -fprofile-update=atomic' SHLIB_LINK=--coverage)
+elif [[ -n ${ES_UBSAN:-} ]]; then
+    instruments=(ES_CFLAGS=-fsanitize=undefined SHLIB_LINK=-lubsan)
+fi
+es_build "${instruments[@]}"
 mapfile -t regress < <(names test/sql .sql)
 mapfile -t isolation < <(names test/isolation/specs .spec)
 mapfile -t tap < <(names test/t .pl)

@@ -276,15 +276,16 @@ sub crash
 }
 
 # One crash in the middle of eight writers and three readers. Adds to: acknowledged, reported, seen by plain SQL and lost;
-# and to the lists of what was acknowledged, or reported, and is not there.
+# and to the lists of what was acknowledged, or reported, and is not there. A write takes $longer times as long as usual:
+# what is not durable is to be seen for longer.
 sub crash_round
 {
-	my ($node, $round, $sum) = @_;
+	my ($node, $round, $sum, $longer) = @_;
 	my $connstr = $node->connstr($db);
 	my $from = $node->safe_psql($db, 'SELECT es_high_water_mark()');
 	my @clients;
 
-	delay(20_000 + int(rand(60_000)));
+	delay((20_000 + int(rand(60_000))) * ($longer // 1));
 	unlink glob "$dir/*.out";
 	for my $writer (1 .. 8)
 	{
@@ -337,10 +338,12 @@ sub crash_round
 $node->safe_psql($db, 'SELECT es_start_worker()');
 my %sum = (crashes => 0, acknowledged => 0, reported => 0, lost => 0, bad_ack => [], bad_report => []);
 
+# At least so many; and until a crash came in between, as it mostly does at once.
 crash_round($node, $_, \%sum) for 1 .. $rounds;
+crash_round($node, $sum{crashes} + 1, \%sum, 4) while $sum{lost} == 0 && $sum{crashes} < 8 * $rounds;
 diag("$sum{crashes} crashes, $sum{acknowledged} acknowledged, $sum{reported} reported, $sum{lost} rows seen by plain SQL and lost");
-is($sum{crashes}, $rounds, 'the server crashed');
-cmp_ok($sum{acknowledged}, '>', 20 * $rounds, 'appends were acknowledged');
+cmp_ok($sum{crashes}, '>=', $rounds, 'the server crashed');
+cmp_ok($sum{acknowledged}, '>', 5 * $sum{crashes}, 'appends were acknowledged');
 is("@{ $sum{bad_ack} }", '', 'no acknowledged append is lost');
 is("@{ $sum{bad_report} }", '', 'nothing that a function reported is lost');
 cmp_ok($sum{lost}, '>', 0, 'plain SQL saw rows that were lost: the crashes came in between');
@@ -374,7 +377,7 @@ event_store.early_lock_release = on
 	for my $round (1 .. 40)
 	{
 		last if @$bad;
-		crash_round($sick, $round, \%found);
+		crash_round($sick, $round, \%found, 4);
 	}
 	cmp_ok(scalar @$bad, '>', 0, "mutant $mutant is caught, after $found{crashes} crashes");
 	$sick->stop('immediate');

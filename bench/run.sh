@@ -144,7 +144,7 @@ install_packages() {
 }
 
 # Emmett prints the SQL of its schema. The tables beside it are what a programmer writes by hand: one that its rows are
-# inserted into, one with our log's three indexes for COPY, one with a row to update.
+# inserted into, one with our log's two indexes for COPY, one with a row to update.
 install_peers() {
     sql postgres -c 'CREATE DATABASE peers' -c 'CREATE ROLE peer LOGIN'
     cat >"$ES_TMP/npm/schema.mjs" <<'END'

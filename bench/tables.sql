@@ -12,19 +12,17 @@ CREATE TABLE classic (
 );
 CREATE INDEX ON classic (recorded_at);
 
--- What COPY fills: the three indexes that our log has, over numbers too; no heads, ids, keys or digests.
+-- What COPY fills: the two indexes that our log has, over numbers too; no heads, ids, keys or digests.
 CREATE TABLE copied (
     position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     stream bigint NOT NULL,
     version bigint NOT NULL,
     recorded_at timestamptz NOT NULL DEFAULT now(),
-    category integer NOT NULL DEFAULT 1,
     event_type text NOT NULL,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
     UNIQUE (stream, version)
 );
-CREATE INDEX ON copied (category, position);
 
 CREATE TABLE counter (id integer PRIMARY KEY, n bigint NOT NULL);
 INSERT INTO counter VALUES (1, 0);

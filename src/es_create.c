@@ -82,9 +82,6 @@ static const char *const tables[] = {
 	" event_type integer NOT NULL, schema_version integer NOT NULL, rest integer NOT NULL,"
 	" event_id uuid NOT NULL, salt uuid, data jsonb, metadata jsonb, PRIMARY KEY (position)"
 	") PARTITION BY RANGE (position)",
-	/* The only one that reads can do without: es_scan.c looks whether a leaf has it. */
-	"CREATE INDEX log_category_position ON event_store.log (category, position)",
-	"COMMENT ON INDEX event_store.log_category_position IS 'for reads by category; may be dropped, they scan the log then'",
 	"COMMENT ON TABLE event_store.log IS 'the events; read the views event_store.events and event_store.feed'",
 	"COMMENT ON COLUMN event_store.log.rest IS 'distance to the last position of the same call'",
 	"COMMENT ON COLUMN event_store.log.salt IS 'of the digests of data and metadata; erased together with them'",
@@ -508,7 +505,7 @@ guard_table(const char *table, const char *code)
 
 /* Makes or puts back what depends on the library. */
 static void
-make_dependents(bool trace)
+make_dependents(bool trace, bool by_category)
 {
 	const char *code = quote_identifier(get_namespace_name(es_extension_schema()));
 	uint64		leaves;
@@ -534,6 +531,9 @@ make_dependents(bool trace)
 		es_sql_run("CREATE INDEX IF NOT EXISTS log_correlation_id ON event_store.log"
 				   " ((metadata ->> 'correlation_id'), position)"
 				   " WHERE (metadata ->> 'correlation_id') IS NOT NULL");
+	/* Not by default: it takes a tenth of the rate of single appends. es_scan.c looks whether a leaf has it. */
+	if (by_category)
+		es_sql_run("CREATE INDEX IF NOT EXISTS log_category_position ON event_store.log (category, position)");
 }
 
 Datum
@@ -541,6 +541,7 @@ es_create_store(PG_FUNCTION_ARGS)
 {
 	int			node = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
 	bool		trace = PG_ARGISNULL(1) ? false : PG_GETARG_BOOL(1);
+	bool		by_category = PG_ARGISNULL(2) ? false : PG_GETARG_BOOL(2);
 	bool		has_schema;
 	EsSql		sql;
 
@@ -574,7 +575,7 @@ es_create_store(PG_FUNCTION_ARGS)
 
 	/* Nothing that the store's owner may have put there runs with the caller's rights. */
 	es_sql_begin(&sql, es_store()->owner);
-	make_dependents(trace);
+	make_dependents(trace, by_category);
 	es_sql_end(&sql);
 	es_grants_restore();
 	/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */

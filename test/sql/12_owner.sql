@@ -45,7 +45,7 @@ DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;
 
 -- an owner who is no superuser
-GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean), es_grant(text, text) TO es_test_owner;
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean), es_grant(text, text) TO es_test_owner;
 SET ROLE es_test_owner;
 SELECT try('SELECT es_create_store()');
 RESET ROLE;
@@ -96,7 +96,7 @@ SELECT try($$SELECT es_load('new-1')$$);
 SET ROLE es_test_mallory;
 SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean), es_grant(text, text) TO es_test_mallory;
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean), es_grant(text, text) TO es_test_mallory;
 SET ROLE es_test_mallory;
 SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
 RESET ROLE;

@@ -4,21 +4,13 @@
 #
 # ROUNDS, SIZES (events of the stream), and those of test/lib.sh.
 set -euo pipefail
-export TMPDIR=${TMPDIR:-/var/tmp}
-# shellcheck source=test/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
+# shellcheck source=bench/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 : "${ROUNDS:=15}" "${SIZES:=100 1000 10000}"
-BENCH=$ES_TOP/bench
-MESSAGE_DB='@eventide/message-db@1.3.1'
-EMMETT='@event-driven-io/emmett-postgresql@0.42.0'
 
 sql() { "$ES_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 "$@"; }
 
-install_packages() {
-    command -v npm >/dev/null || es_fail 'npm is missing: the peers are npm packages'
-    mkdir -p "$ES_TMP/npm"
-    npm install --prefix "$ES_TMP/npm" --no-audit --no-fund --no-package-lock "$MESSAGE_DB" "$EMMETT" && cp "$BENCH/clients/load.mjs" "$ES_TMP/npm/"
-}
+fetch_peers() { install_packages && cp "$BENCH/clients/load.mjs" "$ES_TMP/npm/"; }
 
 # New databases for each size: the same stream, so many events.
 measure() {
@@ -35,18 +27,13 @@ measure() {
     (cd "$ES_TMP/npm" && node load.mjs "$ES_TMP" "$events" "$ROUNDS") | sed "s/^/$events\t/" >>"$ES_TMP/loads"
 }
 
-git_in_tree() { git -c safe.directory='*' -C "$ES_TOP" "$@" 2>/dev/null; }
-
 report() {
-    local commit
-    commit=$(git_in_tree rev-parse --short HEAD || echo unknown)
-    [[ -z $(git_in_tree status --porcelain -- src sql Makefile) ]] || commit+=' with changes'
     sql -d postgres -c 'CREATE TABLE loads (events int, round int, way text, ms float8)' -c "\\copy loads FROM '$ES_TMP/loads'"
     cat <<END
 # Loading a state from Node
 
-event_store 0.1.0 ($commit), Message DB 1.3.1, Emmett 0.42.0, Node $(node --version), PostgreSQL $(sql -d postgres -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
-$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores; $(uname -sr). Load average $LOAD_BEFORE before, $(cut -d ' ' -f 1 /proc/loadavg) after.
+event_store 0.1.0 ($(measured_commit)), Message DB ${MESSAGE_DB##*@}, Emmett ${EMMETT##*@}, Node $(node --version), PostgreSQL $(sql -d postgres -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
+$(machine); $(uname -sr). Load average $LOAD_BEFORE before, $(load_average) after.
 
 What a call takes, seen by the client, without a snapshot anywhere; all compute the same state. Medians of $ROUNDS rounds with all ways in random
 order; the ratio is taken inside a round.
@@ -62,14 +49,12 @@ END
 
 es_begin clients
 es_need ''
+need_npm
 es_build all
-es_step 'fetching the peers' install_packages
+es_step 'fetching the peers' fetch_peers
 es_start_server 'shared_buffers = 512MB' 'jit = off'
-LOAD_BEFORE=$(cut -d ' ' -f 1 /proc/loadavg)
+LOAD_BEFORE=$(load_average)
 for size in $SIZES; do
     es_step "loading streams of $size events" measure "$size"
 done
-mkdir -p "$BENCH/results"
-report >"$ES_TMP/clients.md"
-cp "$ES_TMP/clients.md" "$BENCH/results/clients.md"
-cat "$BENCH/results/clients.md"
+publish clients

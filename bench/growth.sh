@@ -5,23 +5,15 @@
 #
 # SIZES (millions of events), STREAMS, MINUTE (seconds of each ingest), ROUNDS, and those of test/lib.sh.
 set -euo pipefail
-export TMPDIR=${TMPDIR:-/var/tmp}
-# shellcheck source=test/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
+# shellcheck source=bench/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 : "${SIZES:=1 2 5 10 20 30}" "${STREAMS:=1000000}" "${MINUTE:=60}" "${ROUNDS:=5}"
-BENCH=$ES_TOP/bench
 
 sql() { "$ES_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -d event_store "$@"; }
 driver() { "$ES_TMP/driver" -d "host=$PGHOST port=$PGPORT" -S "$STREAMS" "$@"; }
 # field NAME of the driver's line of JSON
 field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p"; }
 median() { sort -g | awk '{v[NR] = $1} END {printf "%.4g", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-
-build_driver() {
-    local include lib
-    include=$("$ES_PG_CONFIG" --includedir) lib=$("$ES_PG_CONFIG" --libdir)
-    gcc -std=gnu11 -O2 -Wall -Wextra -Werror -I"$include" -o "$ES_TMP/driver" "$BENCH"/*.c -L"$lib" -lpq -lpthread
-}
 
 # Microseconds of the server for each of many calls in one statement; \timing would count the client too.
 per_call() {
@@ -74,18 +66,14 @@ ingest_row() {
         "$(field wal_bytes <"$ES_TMP/ingest.$1")" "$(<"$ES_TMP/latency.$1")"
 }
 
-git_in_tree() { git -c safe.directory='*' -C "$ES_TOP" "$@" 2>/dev/null; }
-
 report() {
-    local commit millions
-    commit=$(git_in_tree rev-parse --short HEAD || echo unknown)
-    [[ -z $(git_in_tree status --porcelain -- src sql Makefile) ]] || commit+=' with changes'
+    local millions
     cat <<END
 # A large log
 
-event_store 0.1.0 ($commit), PostgreSQL $(sql -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
-$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, shared by clients and server; memory $(free -g | awk '/^Mem/ {print $2}') GB, shared_buffers 2 GB;
-$(uname -sr). Load average $LOAD_BEFORE before, $(cut -d ' ' -f 1 /proc/loadavg) after. fsync, synchronous_commit and full_page_writes on.
+event_store 0.1.0 ($(measured_commit)), PostgreSQL $(sql -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
+$(machine), shared by clients and server; memory $(free -g | awk '/^Mem/ {print $2}') GB, shared_buffers 2 GB;
+$(uname -sr). Load average $LOAD_BEFORE before, $(load_average) after. fsync, synchronous_commit and full_page_writes on.
 
 ## Growth
 
@@ -122,7 +110,7 @@ es_step 'building the driver' build_driver
 es_start_server 'shared_buffers = 2GB' 'jit = off' 'max_wal_size = 16GB' 'min_wal_size = 4GB' 'checkpoint_timeout = 1d' 'fsync = on' \
     'synchronous_commit = on' 'full_page_writes = on' 'autovacuum = off' 'event_store.partition_size = 1500000'
 "$ES_BIN/createdb" event_store
-LOAD_BEFORE=$(cut -d ' ' -f 1 /proc/loadavg)
+LOAD_BEFORE=$(load_average)
 es_step 'making the store' sql -f "$BENCH/growth/setup.sql"
 for millions in $SIZES; do
     es_step "growing to $millions million events" grow "$millions"
@@ -132,7 +120,4 @@ es_step 'ingest: one client' ingest batch1 -v es-batch -c 1 -b 1000
 es_step 'ingest: two clients' ingest batch2 -v es-batch -c 2 -b 1000
 es_step 'ingest: two clients, COPY' ingest copy2 -v es-import -c 2 -b 1000
 es_step 'ingest: two clients, one stream a call' ingest events2 -v es-events -c 2 -b 1000
-mkdir -p "$BENCH/results"
-report >"$ES_TMP/growth.md"
-cp "$ES_TMP/growth.md" "$BENCH/results/growth.md"
-cat "$BENCH/results/growth.md"
+publish growth

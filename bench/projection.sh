@@ -4,11 +4,9 @@
 #
 # ROUNDS, SLICE (seconds), RATE (appends a second), and those of test/lib.sh. Needs what make check needs.
 set -euo pipefail
-export TMPDIR=${TMPDIR:-/var/tmp}
-# shellcheck source=test/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
+# shellcheck source=bench/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 : "${ROUNDS:=7}" "${SLICE:=5}" "${RATE:=2000}" "${EVENTS:=541909}"
-BENCH=$ES_TOP/bench
 RETAIL=$ES_TOP/../shared/data/retail-products.ndjson.gz
 
 sql() { "$ES_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres "$@"; }    # a later -d wins
@@ -99,8 +97,6 @@ catchup_rows() {
         GROUP BY o.keys, o.batch ORDER BY o.keys, o.batch"
 }
 
-git_in_tree() { git -c safe.directory='*' -C "$ES_TOP" "$@" 2>/dev/null; }
-
 median() { sort -g | awk '{v[NR] = $1} END {m = NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2; printf m < 100 ? "%.3g" : "%.0f", m}'; }
 
 cost_row() {
@@ -112,15 +108,12 @@ cost_row() {
 }
 
 report() {
-    local commit
-    commit=$(git_in_tree rev-parse --short HEAD || echo unknown)
-    [[ -z $(git_in_tree status --porcelain -- src sql Makefile) ]] || commit+=' with changes'
     cat <<END
 # Projections
 
-event_store $(sql -c "SELECT extversion FROM pg_extension WHERE extname = 'event_store'") ($commit), PostgreSQL $(sql -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
-$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, shared by clients, server and workers; $(uname -sr). Load average
-$LOAD_BEFORE before, $(cut -d ' ' -f 1 /proc/loadavg) after. Durable appends (fsync on).
+event_store $(sql -c "SELECT extversion FROM pg_extension WHERE extname = 'event_store'") ($(measured_commit)), PostgreSQL $(sql -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
+$(machine), shared by clients, server and workers; $(uname -sr). Load average
+$LOAD_BEFORE before, $(load_average) after. Durable appends (fsync on).
 
 ## Lag
 
@@ -169,7 +162,7 @@ es_need ''
 es_build all
 es_start_server "shared_preload_libraries = 'event_store'" 'shared_buffers = 1GB' 'jit = off' 'max_wal_size = 8GB' \
     'checkpoint_timeout = 1d' 'track_commit_timestamp = on' 'fsync = on' 'synchronous_commit = on' 'full_page_writes = on'
-LOAD_BEFORE=$(cut -d ' ' -f 1 /proc/loadavg)
+LOAD_BEFORE=$(load_average)
 es_step 'making the store' sql -f "$BENCH/projection/setup.sql"
 appends 2 >/dev/null
 wait_for each
@@ -188,7 +181,4 @@ sql -f "$BENCH/projection/sales.sql" >/dev/null
 wait_for sales
 es_step 'rebuilds' rebuild_all
 es_step 'catching up' catch_up
-mkdir -p "$BENCH/results"
-report >"$ES_TMP/projection.md"
-cp "$ES_TMP/projection.md" "$BENCH/results/projection.md"
-cat "$BENCH/results/projection.md"
+publish projection

@@ -10,14 +10,8 @@
 # '^slow' or ' 16 1$'; results/part.md), and those of test/lib.sh.
 set -euo pipefail
 
-# The disk is what is measured; /tmp is often memory.
-export TMPDIR=${TMPDIR:-/var/tmp}
-# shellcheck source=test/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
-
-MESSAGE_DB='@eventide/message-db@1.3.1'
-EMMETT='@event-driven-io/emmett-postgresql@0.42.0'
-BENCH=$ES_TOP/bench
+# shellcheck source=bench/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 if [[ -n ${QUICK:-} ]]; then
     : "${ROUNDS:=3}" "${SLICE:=0.4}" "${REPEATS:=20}" "${TRIES:=3}" "${PAUSE:=1}"
@@ -65,19 +59,8 @@ cells() {
 
 # ------------------------------------------------------------------ set up
 
-need_npm() {
-    command -v npm >/dev/null && return
-    if is_root && command -v apt-get >/dev/null; then
-        es_step 'installing nodejs and npm' es_apt nodejs npm
-    else
-        es_fail 'npm is missing: the peers are npm packages, and node makes the report'
-    fi
-}
-
-build_driver() {
-    local include lib
-    include=$("$ES_PG_CONFIG" --includedir) lib=$("$ES_PG_CONFIG" --libdir)
-    gcc -std=gnu11 -O2 -Wall -Wextra -Werror -I"$include" -o "$ES_TMP/driver" "$BENCH"/*.c -L"$lib" -lpq -lpthread
+build_driver_and_shim() {
+    build_driver
     gcc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$ES_TMP/slowsync.so" "$ES_TOP/test/shim/slowsync.c" -ldl
 }
 
@@ -136,11 +119,6 @@ install_message_db() {
     PATH=$ES_BIN:$PATH DATABASE_NAME=message_store bash "$ES_TMP/npm/node_modules/@eventide/message-db/database/install.sh"
     sql message_store -c 'ALTER DATABASE message_store SET search_path = message_store, public' \
         -c 'ALTER DATABASE message_store SET message_store.sql_condition = on'
-}
-
-install_packages() {
-    mkdir -p "$ES_TMP/npm"
-    npm install --prefix "$ES_TMP/npm" --no-audit --no-fund --no-package-lock "$MESSAGE_DB" "$EMMETT"
 }
 
 # Emmett prints the SQL of its schema. The tables beside it are what a programmer writes by hand: one that its rows are
@@ -258,19 +236,14 @@ bytes_per_event() {
                  FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace::regnamespace || '.' || c.relname LIKE '$3'"
 }
 
-git_in_tree() { git -c safe.directory='*' -C "$ES_TOP" "$@" 2>/dev/null; }
-
 # One "name<TAB>value" a line, for report.mjs.
 facts() {
-    local commit
-    commit=$(git_in_tree rev-parse --short HEAD || echo unknown)
-    [[ -z $(git_in_tree status --porcelain -- src sql Makefile) ]] || commit+=' with changes'
     printf '%s\t%s\n' \
         date "$(date -u +%Y-%m-%d)" \
-        event_store "$(sql event_store -c "SELECT extversion FROM pg_extension WHERE extname = 'event_store'") ($commit)" \
+        event_store "$(sql event_store -c "SELECT extversion FROM pg_extension WHERE extname = 'event_store'") ($(measured_commit))" \
         postgresql "$(sql postgres -c 'SHOW server_version')" \
         message_db "${MESSAGE_DB##*@}" emmett "${EMMETT##*@}" quick "${QUICK:+yes}" \
-        cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores" \
+        cpu "$(machine)" \
         memory "$(awk '/^MemTotal/ {printf "%.0f GB", $2 / 1048576}' /proc/meminfo), shared_buffers $BUFFERS_MB MB" \
         kernel "$(uname -sr)" \
         rounds "$ROUNDS" slice "$SLICE" events "$EVENTS" streams "$STREAMS" \
@@ -303,7 +276,7 @@ es_begin bench
 es_need ''
 need_npm
 es_build all
-es_step 'building the driver' build_driver
+es_step 'building the driver' build_driver_and_shim
 start_server
 es_step 'ageing the server' age_server
 es_step 'installing event_store' install_event_store

@@ -8,6 +8,7 @@
 use strict;
 use warnings;
 
+use Fuzz;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -36,17 +37,6 @@ $node->start;
 $node->safe_psql('postgres', 'CREATE ROLE fuzz_app; CREATE ROLE fuzz_none');
 
 # ---- values: SQL expressions
-
-sub pick { return $_[ int rand @_ ] }
-sub chance { return rand() < $_[0] }
-
-sub literal
-{
-	my ($text) = @_;
-
-	$text =~ s/'/''/g;
-	return "'$text'";
-}
 
 my @words = ('a', 'Opened', 'acct', 'x' x 63, '', ' ', '-', '-1', 'acct-', '--', '%s%n%d', '$1', "it's", 'say "hi"', "two\nlines", "\t\x01\x7f",
 	'\\', '\\x00', 'null', 'NaN', '{}', '[1]', "'; DROP TABLE event_store.log; --", 'pg_catalog', 'state || data', '*', '.', 'a.b', '{a}', '$event.type', '0');
@@ -534,7 +524,5 @@ for my $db (@databases)
 }
 $node->stop;
 
-my $said = slurp_file($node->logfile);
-unlike($said, qr/TRAP:|PANIC:|was terminated by signal/, 'no server process died');
-unlike($said, qr/WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)/, 'and none complains');
+log_is_clean($node);
 done_testing();

@@ -6,6 +6,7 @@
 use strict;
 use warnings;
 
+use Fuzz;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -25,17 +26,6 @@ $node->init;
 $node->append_conf('postgresql.conf', "log_min_error_statement = panic\nlog_error_verbosity = terse");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION event_store; SELECT es_create_store()');
-
-sub pick { return $_[ int rand @_ ] }
-sub chance { return rand() < $_[0] }
-
-sub literal
-{
-	my ($text) = @_;
-
-	$text =~ s/'/''/g;
-	return "'$text'";
-}
 
 # ---- JSON, as text
 
@@ -235,7 +225,5 @@ is(join("\n", map { substr($_, 0, 3000) } @bad), '', 'every document is refused,
 cmp_ok($count{$_} // 0, '>', 100, "$_ > 100") for 'REGISTER succeeded', 'REGISTER failed', 'LOAD succeeded', 'LOAD failed';
 is($node->safe_psql('postgres', "SELECT * FROM es_check('all')"), '', 'es_check finds nothing');
 $node->stop;
-my $said = slurp_file($node->logfile);
-unlike($said, qr/TRAP:|PANIC:|was terminated by signal/, 'no server process died');
-unlike($said, qr/WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)/, 'and none complains');
+log_is_clean($node);
 done_testing();

@@ -21,7 +21,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -54,12 +53,6 @@ PG_FUNCTION_INFO_V1(es_check);
 /* Snapshots that are replayed when they are not all to be. */
 #define SAMPLE			"100"
 
-typedef struct Hole
-{
-	int64		from;			/* positions from <= p < to */
-	int64		to;
-} Hole;
-
 typedef struct Check
 {
 	ReturnSetInfo *rsinfo;
@@ -67,7 +60,7 @@ typedef struct Check
 	int64		newest;			/* position drawn; read after the snapshot was taken */
 	EsLeaf	   *leaves;
 	int			leaf_count;
-	Hole	   *holes;
+	EsLeafGap  *holes;
 	int			hole_count;
 	int32	   *types;			/* ids that event_types has, in order */
 	int			type_count;
@@ -97,23 +90,14 @@ static void finding(Check *check, const char *kind, const char *stream, int64 po
 static void
 finding(Check *check, const char *kind, const char *stream, int64 position, const char *fmt,...)
 {
-	StringInfoData buf;
+	va_list		args;
+	char	   *detail;
 
-	initStringInfo(&buf);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, fmt);
-		needed = appendStringInfoVA(&buf, fmt, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&buf, needed);
-	}
-	add_finding(check, kind, stream, position, buf.data);
-	pfree(buf.data);
+	va_start(args, fmt);
+	detail = es_vpsprintf(fmt, args);
+	va_end(args);
+	add_finding(check, kind, stream, position, detail);
+	pfree(detail);
 }
 
 /* ---------------------------------------------------------------- cursors */
@@ -182,22 +166,17 @@ int_column(Cursor *cursor, HeapTuple row, int number)
 static bool
 in_hole(const Check *check, int64 first, int64 last)
 {
-	for (int i = 0; i < check->hole_count; i++)
-		if (first < check->holes[i].to && last >= check->holes[i].from)
-			return true;
-	return false;
+	return es_in_leaf_gap(check->holes, check->hole_count, first, last);
 }
 
 static void
-add_hole(Check *check, int64 from, int64 to)
+report_hole(Check *check, const EsLeafGap *hole)
 {
-	char	   *table = psprintf("log_%lld", (long long) from);
+	char	   *table = psprintf("log_%lld", (long long) hole->from);
 	bool		exists = OidIsValid(get_relname_relid(table, get_namespace_oid(ES_SCHEMA, false)));
 
-	check->holes[check->hole_count].from = from;
-	check->holes[check->hole_count++].to = to;
-	finding(check, "partition", NULL, from, "positions %lld to %lld are in no partition of event_store.log%s%s%s",
-			(long long) from, (long long) to - 1,
+	finding(check, "partition", NULL, hole->from, "positions %lld to %lld are in no partition of event_store.log%s%s%s",
+			(long long) hole->from, (long long) hole->to,
 			exists ? "; table event_store." : "", exists ? table : "", exists ? " is not attached" : "");
 }
 
@@ -226,16 +205,18 @@ check_partitions(Check *check)
 	int64		last;
 	bool		isnull;
 
+	SPI_execute("SELECT greatest(max(last_position), 0) FROM event_store.heads", true, 1);
+	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	check->leaf_count = es_leaves_copy(&check->leaves, NULL);
-	check->holes = palloc(sizeof(Hole) * (check->leaf_count + 1));
+	check->hole_count = es_leaf_gaps(check->leaves, check->leaf_count, last, &check->holes);
+	for (int i = 0; i < check->hole_count; i++)
+		report_hole(check, &check->holes[i]);
 	for (int i = 0; i < check->leaf_count; i++)
 	{
 		EsLeaf	   *leaf = &check->leaves[i];
 		ErrorData  *error;
 
-		if (leaf->from > end)
-			add_hole(check, end, leaf->from);
-		else if (leaf->from < end)
+		if (leaf->from < end)
 			finding(check, "partition", NULL, leaf->from,
 					"partition \"%s\" begins at position %lld, where it should be %lld",
 					get_rel_name(leaf->relid), (long long) leaf->from, (long long) end);
@@ -248,30 +229,6 @@ check_partitions(Check *check)
 			FreeErrorData(error);
 		}
 	}
-
-	SPI_execute("SELECT greatest(max(last_position), 0) FROM event_store.heads", true, 1);
-	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	if (last >= end)
-		add_hole(check, end, last + 1);
-}
-
-static const EsLeaf *
-leaf_of(const Check *check, int64 position)
-{
-	int			low = 0;
-	int			high = check->leaf_count;
-
-	/* The last one that begins at or before the position. */
-	while (low < high)
-	{
-		int			mid = (low + high) / 2;
-
-		if (check->leaves[mid].from <= position)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low > 0 && position < check->leaves[low - 1].to ? &check->leaves[low - 1] : NULL;
 }
 
 /* ---------------------------------------------------------------- streams */
@@ -312,7 +269,7 @@ check_event(Check *check, Stream *stream, Cursor *log, HeapTuple row)
 	TimestampTz recorded_at = DatumGetTimestampTz(column(log, row, 4));
 	int32		category = DatumGetInt32(column(log, row, 5));
 	int32		type = DatumGetInt32(column(log, row, 6));
-	const EsLeaf *leaf = leaf_of(check, position);
+	const EsLeaf *leaf = es_leaf_among(check->leaves, check->leaf_count, position);
 	int64		expected = stream->any ? stream->version + 1 : 1;
 
 	if (version < expected)
@@ -615,7 +572,7 @@ holes_array(const Check *check, bool ends)
 	Datum	   *values = palloc(sizeof(Datum) * (check->hole_count + 1));
 
 	for (int i = 0; i < check->hole_count; i++)
-		values[i] = Int64GetDatum(ends ? check->holes[i].to : check->holes[i].from);
+		values[i] = Int64GetDatum(ends ? check->holes[i].to + 1 : check->holes[i].from);
 	return PointerGetDatum(construct_array(values, check->hole_count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 

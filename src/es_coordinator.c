@@ -229,6 +229,22 @@ count_tasks(void)
 	return false;
 }
 
+/* Starts a process that does one thing beside us; where there is no slot, *handle is NULL: the next time. */
+static void
+start_helper(const char *function, const char *title, int64 position, BackgroundWorkerHandle **handle)
+{
+	EsProcessTask task;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	memset(&task, 0, sizeof(task));
+	task.database = MyDatabaseId;
+	task.owned = true;
+	task.position = position;
+	if (!es_worker_start(function, title, &task, sizeof(task), handle))
+		*handle = NULL;
+	MemoryContextSwitchTo(old);
+}
+
 static bool
 look_for_due(void)
 {
@@ -244,18 +260,7 @@ look_for_due(void)
 	pg_atomic_write_u64(&entry->snapshot_position, position);
 
 	if (found)
-	{
-		EsProcessTask task;
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-		memset(&task, 0, sizeof(task));
-		task.database = MyDatabaseId;
-		task.owned = true;
-		task.position = position;
-		if (!es_worker_start("es_due_worker", "event_store snapshot taker", &task, sizeof(task), &taker))
-			taker = NULL;		/* later: the position stays */
-		MemoryContextSwitchTo(old);
-	}
+		start_helper("es_due_worker", "event_store snapshot taker", position, &taker);
 	return !found && position < state.mark;
 }
 
@@ -263,8 +268,6 @@ look_for_due(void)
 static TimestampTz
 keep_sealing(void)
 {
-	EsProcessTask task;
-	MemoryContext old;
 	TimestampTz next;
 	pid_t		pid;
 
@@ -277,13 +280,7 @@ keep_sealing(void)
 	if (GetCurrentTimestamp() < next)
 		return next;
 
-	memset(&task, 0, sizeof(task));
-	task.database = MyDatabaseId;
-	task.owned = true;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	if (!es_worker_start("es_seal_worker", "event_store sealer", &task, sizeof(task), &sealer))
-		sealer = NULL;			/* no slot: the next time */
-	MemoryContextSwitchTo(old);
+	start_helper("es_seal_worker", "event_store sealer", 0, &sealer);
 	sealer_started = GetCurrentTimestamp();
 	return TimestampTzPlusMilliseconds(sealer_started, es_seal_interval * INT64CONST(1000));
 }

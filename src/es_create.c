@@ -28,6 +28,7 @@
 #include "es_epoch.h"
 #include "es_grant.h"
 #include "es_guc.h"
+#include "es_lock.h"
 #include "es_partition.h"
 #include "es_position.h"
 #include "es_process.h"

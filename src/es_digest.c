@@ -344,6 +344,17 @@ es_seal_digest(EsHasher *hasher, const pg_uuid_t *store_id, int64 after, int64 t
 	es_hash_end(hasher, root);
 }
 
+/* A digest as a value, in the current memory context. */
+bytea *
+es_digest_bytea(const uint8 *digest)
+{
+	bytea	   *bytes = palloc(VARHDRSZ + ES_DIGEST_LEN);
+
+	SET_VARSIZE(bytes, VARHDRSZ + ES_DIGEST_LEN);
+	memcpy(VARDATA(bytes), digest, ES_DIGEST_LEN);
+	return bytes;
+}
+
 /* 16 strong random bytes. Drawn in blocks: the generator's fixed cost is most of a small request. */
 void
 es_random_uuid(pg_uuid_t *uuid)

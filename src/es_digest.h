@@ -66,6 +66,7 @@ extern void es_tree_root(EsTree *tree, EsHasher *hasher, uint8 *root);
 extern void es_seal_digest(EsHasher *hasher, const pg_uuid_t *store_id, int64 after, int64 to, int64 events,
 						   const uint8 *tree_root, const uint8 *previous, uint8 *root);
 
+extern bytea *es_digest_bytea(const uint8 *digest);
 extern void es_random_uuid(pg_uuid_t *uuid);
 extern void es_event_id(pg_uuid_t *id, TimestampTz at);
 

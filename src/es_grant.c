@@ -23,15 +23,13 @@
 
 #include "es_error.h"
 #include "es_grant.h"
+#include "es_lock.h"
 #include "es_sql.h"
 #include "es_store.h"
 
 PG_FUNCTION_INFO_V1(es_grant);
 PG_FUNCTION_INFO_V1(es_revoke);
 PG_FUNCTION_INFO_V1(es_refuse_change);
-
-/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
-#define ES_LOCK_RIGHTS	0xE9
 
 typedef struct Right
 {

@@ -301,7 +301,8 @@ holder(EsHeads *heads)
  * where there is none. Waits for a concurrent appender, unless the version committed so far is
  * beyond limit already: then it fills in that head and does not wait only to be refused. Who has a limit
  * waits without queueing for the row: when the other one has committed, it need not be locked by all
- * the losers, one after the other. Raises core's 40001 above READ COMMITTED when the head is newer than the transaction's snapshot.
+ * the losers, one after the other. Raises core's 40001 above READ COMMITTED when the head is newer than the
+ * transaction's snapshot.
  */
 EsHeadLock
 es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)

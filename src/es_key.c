@@ -33,10 +33,8 @@
 #include "es_compat.h"
 #include "es_guc.h"
 #include "es_key.h"
+#include "es_lock.h"
 #include "es_store.h"
-
-/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
-#define ES_LOCK_BATCH_KEY	0xE6
 
 #define KEY_PAYLOAD_COLUMNS	5
 #define KEY_MAX_COLUMNS		(2 + KEY_PAYLOAD_COLUMNS)
@@ -130,7 +128,6 @@ store(const KeyTable *t, int64 stream, const text *key, const EsKeyRow *row)
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *rri = makeNode(ResultRelInfo);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bytea	   *request = (bytea *) palloc(VARHDRSZ + ES_DIGEST_LEN);
 	Datum	   *payload = slot->tts_values + t->key_columns;
 	EsKeyRow	old;
 	ItemPointerData tid;
@@ -141,14 +138,12 @@ store(const KeyTable *t, int64 stream, const text *key, const EsKeyRow *row)
 		CommandCounterIncrement();
 	}
 
-	SET_VARSIZE(request, VARHDRSZ + ES_DIGEST_LEN);
-	memcpy(VARDATA(request), row->request, ES_DIGEST_LEN);
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, 0, slot->tts_tupleDescriptor->natts * sizeof(bool));
 	if (t->key_columns == 2)
 		slot->tts_values[0] = Int64GetDatum(stream);
 	slot->tts_values[t->key_columns - 1] = PointerGetDatum(key);
-	payload[0] = PointerGetDatum(request);
+	payload[0] = PointerGetDatum(es_digest_bytea(row->request));
 	payload[1] = Int64GetDatum(row->version);
 	payload[2] = Int64GetDatum(row->first_position);
 	payload[3] = Int64GetDatum(row->last_position);

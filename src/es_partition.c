@@ -36,14 +36,12 @@
 
 #include "es_compat.h"
 #include "es_guc.h"
+#include "es_lock.h"
 #include "es_partition.h"
 #include "es_position.h"
 #include "es_sql.h"
 #include "es_store.h"
 #include "es_worker.h"
-
-/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
-#define ES_LOCK_PARTITION	0xE5
 
 /*
  * Milliseconds that a worker waits for a lock: when there is no room left, and ahead of that, where an
@@ -187,13 +185,65 @@ es_leaves_copy(EsLeaf **leaves, uint64 *serial)
 	return cached_count;
 }
 
+/* The leaf of a position in a list by position: the last one that begins at or before it, if that reaches it; else NULL. */
+const EsLeaf *
+es_leaf_among(const EsLeaf *leaves, int count, int64 position)
+{
+	int			low = 0;
+	int			high = count;
+
+	while (low < high)
+	{
+		int			mid = (low + high) / 2;
+
+		if (leaves[mid].from <= position)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low > 0 && position < leaves[low - 1].to ? &leaves[low - 1] : NULL;
+}
+
 static const EsLeaf *
 find_leaf(int64 position)
 {
-	for (int i = cached_count - 1; i >= 0; i--)
-		if (position >= cached[i].from)
-			return position < cached[i].to ? &cached[i] : NULL;
-	return NULL;
+	return es_leaf_among(cached, cached_count, position);
+}
+
+/* What is in none of the leaves, from the beginning of the log up to a position; in the current memory context. */
+int
+es_leaf_gaps(const EsLeaf *leaves, int count, int64 last, EsLeafGap **gaps)
+{
+	int64		next = ES_NODE_START(es_store()->node);
+	int			found = 0;
+
+	*gaps = palloc(sizeof(EsLeafGap) * (count + 1));
+	for (int i = 0; i < count; i++)
+	{
+		if (leaves[i].from > next)
+			(*gaps)[found++] = (EsLeafGap) {next, leaves[i].from - 1};
+		next = Max(next, leaves[i].to);
+	}
+	if (last >= next)
+		(*gaps)[found++] = (EsLeafGap) {next, last};
+	return found;
+}
+
+/* Whether a part of the positions from..to is in a gap. */
+bool
+es_in_leaf_gap(const EsLeafGap *gaps, int count, int64 from, int64 to)
+{
+	for (int i = 0; i < count; i++)
+		if (gaps[i].from <= to && gaps[i].to >= from)
+			return true;
+	return false;
+}
+
+/* Where the next leaf begins. */
+static int64
+newest_end(void)
+{
+	return cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
 }
 
 /*
@@ -213,7 +263,7 @@ es_check_newest_attached(int64 upto, uint64 serial)
 	refresh();
 	if (cached_serial != serial)
 		return false;
-	from = cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
+	from = newest_end();
 	if (upto < from)
 		return true;
 	relid = get_relname_relid(psprintf("log_%lld", (long long) from), get_namespace_oid(ES_SCHEMA, false));
@@ -234,13 +284,6 @@ es_check_newest_attached(int64 upto, uint64 serial)
 			 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) upto),
 			 errdetail("They are in \"event_store.log_%lld\", which is no partition of event_store.log.", (long long) from),
 			 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
-}
-
-/* Where the next leaf begins. */
-static int64
-newest_end(void)
-{
-	return cached_count > 0 ? cached[cached_count - 1].to : ES_NODE_START(es_store()->node);
 }
 
 static bool

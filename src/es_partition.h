@@ -14,6 +14,16 @@ typedef struct EsLeaf
 	Oid			relid;
 } EsLeaf;
 
+/* Positions from..to that no attached leaf has. */
+typedef struct EsLeafGap
+{
+	int64		from;
+	int64		to;
+} EsLeafGap;
+
+extern const EsLeaf *es_leaf_among(const EsLeaf *leaves, int count, int64 position);
+extern int	es_leaf_gaps(const EsLeaf *leaves, int count, int64 last, EsLeafGap **gaps);
+extern bool es_in_leaf_gap(const EsLeafGap *gaps, int count, int64 from, int64 to);
 extern int	es_leaves_copy(EsLeaf **leaves, uint64 *serial);
 extern bool es_check_newest_attached(int64 upto, uint64 serial);
 extern EsLeaf es_leaf_for(int64 position);

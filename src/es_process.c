@@ -42,6 +42,7 @@
 #include "utils/timestamp.h"
 
 #include "es_compat.h"
+#include "es_lock.h"
 #include "es_process.h"
 #include "es_store.h"
 #include "es_worker.h"

@@ -10,12 +10,6 @@
 #include "es_compat.h"
 #include "es_shared.h"
 
-/*
- * Fourth field of an advisory lock tag that each of these holds: users' own have 1 or 2 there. The third is 0 for the
- * coordinator, which is so the only one of its database, and number + 1 for a pool worker. The view status reads them.
- */
-#define ES_LOCK_PROCESS	0xE7
-
 /* None of these sleeps longer than this: commands that need the database for themselves wait for them. */
 #define ES_MAX_SLEEP	1000
 

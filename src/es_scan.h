@@ -67,7 +67,7 @@ typedef struct EsScan
 	int			leaf;			/* the one being read */
 	Relation	rel;
 	Relation	index;
-	EsScanCursor   *cursors;		/* one, or in index order by category one for each of them */
+	EsScanCursor *cursors;		/* one, or in index order by category one for each of them */
 	int			cursor_count;
 	int			cursor;			/* whose row is the current one; -1: none yet */
 	EsShape		shape;			/* the current event, when it was upcast */

@@ -41,6 +41,7 @@
 #include "es_compat.h"
 #include "es_evidence.h"
 #include "es_guc.h"
+#include "es_lock.h"
 #include "es_mark.h"
 #include "es_process.h"
 #include "es_release.h"
@@ -48,9 +49,6 @@
 #include "es_seal.h"
 #include "es_sql.h"
 #include "es_store.h"
-
-/* Fourth field of an advisory lock tag: users' own have 1 or 2 there. */
-#define ES_LOCK_SEAL	0xE8
 
 PGDLLEXPORT void es_seal_worker(Datum arg);
 
@@ -235,21 +233,14 @@ store_seal(const EsSeal *seal, StringInfo manifest)
 {
 	Oid			types[6] = {INT8OID, INT8OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID};
 	Datum		values[6];
-	bytea	   *digests[2];
 	EsSql		sql;
 
-	for (int i = 0; i < 2; i++)
-	{
-		digests[i] = palloc(VARHDRSZ + ES_DIGEST_LEN);
-		SET_VARSIZE(digests[i], VARHDRSZ + ES_DIGEST_LEN);
-		memcpy(VARDATA(digests[i]), i == 0 ? seal->tree : seal->root, ES_DIGEST_LEN);
-	}
 	SET_VARSIZE(manifest->data, manifest->len);
 	values[0] = Int64GetDatum(seal->after);
 	values[1] = Int64GetDatum(seal->to);
 	values[2] = Int64GetDatum(seal->events);
-	values[3] = PointerGetDatum(digests[0]);
-	values[4] = PointerGetDatum(digests[1]);
+	values[3] = PointerGetDatum(es_digest_bytea(seal->tree));
+	values[4] = PointerGetDatum(es_digest_bytea(seal->root));
 	values[5] = PointerGetDatum(manifest->data);
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run_args("INSERT INTO event_store.seals (after_position, to_position, events, tree, root, sealed_at, manifest)"
@@ -390,13 +381,9 @@ es_log_root(PG_FUNCTION_ARGS)
 	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
 	if (last_seal(snapshot, &seal))
 	{
-		bytea	   *root = palloc(VARHDRSZ + ES_DIGEST_LEN);
-
-		SET_VARSIZE(root, VARHDRSZ + ES_DIGEST_LEN);
-		memcpy(VARDATA(root), seal.root, ES_DIGEST_LEN);
 		memset(nulls, 0, sizeof(nulls));
 		values[0] = Int64GetDatum(seal.to);
-		values[1] = PointerGetDatum(root);
+		values[1] = PointerGetDatum(es_digest_bytea(seal.root));
 		values[2] = TimestampTzGetDatum(seal.sealed_at);
 	}
 	UnregisterSnapshot(snapshot);

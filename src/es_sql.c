@@ -92,27 +92,39 @@ es_sql_run(const char *statement)
 	return es_sql_run_args(statement, 0, NULL, NULL, NULL);
 }
 
-uint64
-es_sql_runf(const char *fmt,...)
+/* psprintf() of a va_list, which core does not have. */
+char *
+es_vpsprintf(const char *fmt, va_list args)
 {
 	StringInfoData buf;
-	uint64		rows;
 
 	initStringInfo(&buf);
 	for (;;)
 	{
-		va_list		args;
+		va_list		again;
 		int			needed;
 
-		va_start(args, fmt);
-		needed = appendStringInfoVA(&buf, fmt, args);
-		va_end(args);
+		va_copy(again, args);
+		needed = appendStringInfoVA(&buf, fmt, again);
+		va_end(again);
 		if (needed == 0)
-			break;
+			return buf.data;
 		enlargeStringInfo(&buf, needed);
 	}
-	rows = es_sql_run(buf.data);
-	pfree(buf.data);
+}
+
+uint64
+es_sql_runf(const char *fmt,...)
+{
+	va_list		args;
+	char	   *statement;
+	uint64		rows;
+
+	va_start(args, fmt);
+	statement = es_vpsprintf(fmt, args);
+	va_end(args);
+	rows = es_sql_run(statement);
+	pfree(statement);
 	return rows;
 }
 

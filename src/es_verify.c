@@ -41,6 +41,7 @@
 #include "es_release.h"
 #include "es_scan.h"
 #include "es_seal.h"
+#include "es_sql.h"
 #include "es_store.h"
 
 /* Of one range, before the others are only counted. */
@@ -55,13 +56,6 @@ typedef struct Finding
 	const char *detail;
 } Finding;
 
-/* Positions from..to that no attached partition has. */
-typedef struct Gap
-{
-	int64		from;
-	int64		to;
-} Gap;
-
 typedef struct Verifier
 {
 	ReturnSetInfo *rsinfo;		/* where findings go */
@@ -69,7 +63,7 @@ typedef struct Verifier
 	EsEvidence *evidence;
 	EsLeaf	   *leaves;
 	int			leaf_count;
-	Gap		   *gaps;
+	EsLeafGap  *gaps;
 	int			gap_count;
 
 	/* the range or stream that is being looked at */
@@ -108,27 +102,16 @@ static void
 report(Verifier *v, const char *kind, const text *stream, int64 version, int64 position, const char *fmt,...)
 {
 	MemoryContext old;
-	StringInfoData detail;
+	va_list		args;
 	Finding		finding = {kind, stream, version, position, NULL};
 
 	v->findings++;
 	if (v->hold && v->findings > MAX_FINDINGS)
 		return;
 	old = MemoryContextSwitchTo(v->context);
-	initStringInfo(&detail);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, fmt);
-		needed = appendStringInfoVA(&detail, fmt, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&detail, needed);
-	}
-	finding.detail = detail.data;
+	va_start(args, fmt);
+	finding.detail = es_vpsprintf(fmt, args);
+	va_end(args);
 	if (!v->hold)
 		put(v, &finding);
 	else
@@ -175,54 +158,31 @@ report_versions(Verifier *v, const text *stream, int64 from, int64 to)
 
 /* ---------------------------------------------------------------- partitions */
 
-static void
-add_gap(Verifier *v, int64 from, int64 to)
-{
-	v->gaps[v->gap_count].from = Max(from, ES_NODE_START(es_store()->node) + 1);
-	v->gaps[v->gap_count].to = to;
-	v->gap_count++;
-}
-
 /* Finds out what positions up to the last one that was drawn are attached. */
 static void
 look_at_leaves(Verifier *v, int64 last)
 {
-	int64		next = ES_NODE_START(es_store()->node);
-
 	v->leaf_count = es_leaves_copy(&v->leaves, NULL);
-	v->gaps = palloc(sizeof(Gap) * (v->leaf_count + 1));
-	v->gap_count = 0;
-	for (int i = 0; i < v->leaf_count; i++)
-	{
-		if (v->leaves[i].from > next)
-			add_gap(v, next, v->leaves[i].from - 1);
-		next = v->leaves[i].to;
-	}
-	if (last >= next)
-		add_gap(v, next, last);
+	v->gap_count = es_leaf_gaps(v->leaves, v->leaf_count, last, &v->gaps);
+	/* Where the log begins is no position. */
+	if (v->gap_count > 0)
+		v->gaps[0].from = Max(v->gaps[0].from, ES_NODE_START(es_store()->node) + 1);
 }
 
 static bool
 in_gap(const Verifier *v, int64 from, int64 to)
 {
-	for (int i = 0; i < v->gap_count; i++)
-		if (v->gaps[i].from <= to && v->gaps[i].to >= from)
-			return true;
-	return false;
+	return es_in_leaf_gap(v->gaps, v->gap_count, from, to);
 }
 
 /* The name of the partition that has a position. */
 static const char *
 leaf_name(const Verifier *v, int64 position)
 {
-	for (int i = 0; i < v->leaf_count; i++)
-		if (v->leaves[i].from <= position && position < v->leaves[i].to)
-		{
-			char	   *name = get_rel_name(v->leaves[i].relid);
+	const EsLeaf *leaf = es_leaf_among(v->leaves, v->leaf_count, position);
+	char	   *name = leaf == NULL ? NULL : get_rel_name(leaf->relid);
 
-			return name != NULL ? name : "?";
-		}
-	return "?";
+	return name != NULL ? name : "?";
 }
 
 /* ---------------------------------------------------------------- by position */

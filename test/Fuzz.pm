@@ -8,7 +8,18 @@ use Exporter 'import';
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(pick chance literal log_is_clean);
+our @EXPORT = qw(begin_with_seed pick chance literal log_is_clean);
+
+# ES_FUZZ_SEED, or one that is always the same, so that what fails fails again; or, as long runs look for what is new, any.
+# To be called after the servers are made, which draw ports.
+sub begin_with_seed
+{
+	my $seed = $ENV{ES_FUZZ_SEED} || ($ENV{ES_LONG} ? int(rand(1e9)) : 1);
+
+	note("ES_FUZZ_SEED=$seed");
+	srand($seed);
+	return;
+}
 
 sub pick { return $_[ int rand @_ ] }
 sub chance { return rand() < $_[0] }

@@ -3,8 +3,8 @@
 # error, nothing left behind, and es_check finds nothing.
 #
 # Functions are those that the extension has, so a new one takes part by itself; an argument of a new type makes the test
-# fail until it is taught here. The seed is printed: ES_FUZZ_SEED repeats a run, ES_LONG=1 gives it minutes, ES_FUZZ_SECONDS
-# any other time.
+# fail until it is taught here. ES_FUZZ_SEED is another seed, ES_LONG=1 draws one and takes minutes,
+# ES_FUZZ_SECONDS says how long. The seed is printed.
 use strict;
 use warnings;
 
@@ -15,12 +15,8 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $seconds = $ENV{ES_FUZZ_SECONDS} || ($ENV{ES_LONG} ? 300 : 25);
-my $seed = $ENV{ES_FUZZ_SEED} || int(rand(1e9));
 my $per_batch = 150;
 my $dir = PostgreSQL::Test::Utils::tempdir();
-
-note("ES_FUZZ_SEED=$seed");
-srand($seed);
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -34,6 +30,7 @@ log_min_error_statement = panic
 log_error_verbosity = terse
 ]);
 $node->start;
+begin_with_seed();
 $node->safe_psql('postgres', 'CREATE ROLE fuzz_app; CREATE ROLE fuzz_none');
 
 # ---- values: SQL expressions

@@ -2,7 +2,7 @@
 # refused, or loads with it end in a state or a clean error. A state is the same whether it comes from a snapshot, from a
 # replay, or from es_history.
 #
-# ES_FUZZ_SEED repeats a run, ES_LONG=1 gives it minutes, ES_FUZZ_SECONDS any other time.
+# ES_FUZZ_SEED is another seed, ES_LONG=1 draws one and takes minutes, ES_FUZZ_SECONDS says how long.
 use strict;
 use warnings;
 
@@ -13,18 +13,15 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $seconds = $ENV{ES_FUZZ_SECONDS} || ($ENV{ES_LONG} ? 150 : 12);
-my $seed = $ENV{ES_FUZZ_SEED} || int(rand(1e9));
 my $per_batch = 50;
 my $streams = 20;
 my $dir = PostgreSQL::Test::Utils::tempdir();
-
-note("ES_FUZZ_SEED=$seed");
-srand($seed);
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', "log_min_error_statement = panic\nlog_error_verbosity = terse");
 $node->start;
+begin_with_seed();
 $node->safe_psql('postgres', 'CREATE EXTENSION event_store; SELECT es_create_store()');
 
 # ---- JSON, as text
@@ -203,7 +200,8 @@ sub batch
 			$registered{$n} = 1 if $what eq 'REGISTER' && $state eq '00000';
 			$states{"$what $state"}++;
 			push @bad, "$state $message: $documents[$n]" if $what eq 'REGISTER' && $state !~ /^(00000|22023|54001|22P02|22003)$/;
-			push @bad, "$state $message: $documents[$n]" if $what eq 'LOAD' && $state !~ /^(00000|YE006|YE008|57014)$/;
+			# 54000: numbers such as 1e131071 are short in a state, but its text is too long for the query to show.
+			push @bad, "$state $message: $documents[$n]" if $what eq 'LOAD' && $state !~ /^(00000|YE006|YE008|54000|57014)$/;
 		}
 		elsif (/^MD5 (\d+) (\w+)/) { $md5{$1}{$2} = 1 }
 		elsif (/^END/) { $ended++ }

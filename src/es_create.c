@@ -81,8 +81,8 @@ static const char *const tables[] = {
 	" position bigint NOT NULL, stream bigint NOT NULL, version bigint NOT NULL,"
 	" occurred_at timestamptz NOT NULL, recorded_at timestamptz NOT NULL, category integer NOT NULL,"
 	" event_type integer NOT NULL, schema_version integer NOT NULL, rest integer NOT NULL,"
-	" event_id uuid NOT NULL, salt uuid, data jsonb, metadata jsonb, PRIMARY KEY (position)"
-	") PARTITION BY RANGE (position)",
+	" event_id uuid NOT NULL, salt uuid, data jsonb, metadata jsonb,"
+	" PRIMARY KEY (position) INCLUDE (category, event_type)) PARTITION BY RANGE (position)",
 	"COMMENT ON TABLE event_store.log IS 'the events; read the views event_store.events and event_store.feed'",
 	"COMMENT ON COLUMN event_store.log.rest IS 'distance to the last position of the same call'",
 	"COMMENT ON COLUMN event_store.log.salt IS 'of the digests of data and metadata; erased together with them'",

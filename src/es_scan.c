@@ -169,7 +169,51 @@ open_cursor(EsScan *scan, EsScanCursor *cursor, bool has_first, RegProcedure equ
 	ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(scan->to));
 	cursor->slot = table_slot_create(scan->rel, NULL);
 	cursor->scan = es_index_beginscan(scan->rel, scan->index, scan->snapshot, nkeys);
+	cursor->scan->xs_want_itup = scan->index_category != 0 || scan->index_type != 0;
 	index_rescan(cursor->scan, keys, nkeys, NULL, 0);
+}
+
+/* Whether an event of this type passes. Upcasters may turn a type into one that is wanted: seen afterwards. */
+static bool
+type_passes(EsScan *scan, int32 type)
+{
+	return bms_is_member(type, scan->types) ||
+		(scan->upcast != NULL && es_upcast_may_become(scan->upcast, type, scan->type_names));
+}
+
+static int32
+index_column(IndexScanDesc scan, int column)
+{
+	bool		isnull;
+
+	return DatumGetInt32(index_getattr(scan->xs_itup, column, scan->xs_itupdesc, &isnull));
+}
+
+/*
+ * As index_getnext_slot(), past what the index alone shows to be unwanted: visiting its row would cost ten times as
+ * much, and whether that is visible does not matter.
+ */
+static bool
+next_that_passes(EsScan *scan, EsScanCursor *cursor, ScanDirection direction)
+{
+	IndexScanDesc index = cursor->scan;
+
+	for (;;)
+	{
+		if (!index->xs_heap_continue)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (index_getnext_tid(index, direction) == NULL)
+				return false;
+			if (scan->index_type != 0 && !type_passes(scan, index_column(index, scan->index_type)))
+				continue;
+			if (scan->index_category != 0 &&
+				!bms_is_member(index_column(index, scan->index_category), scan->categories))
+				continue;
+		}
+		if (index_fetch_heap(index, cursor->slot))
+			return true;
+	}
 }
 
 /* To its next row; false at the end. The index may keep what it allocates on the way until the scan's end. */
@@ -177,8 +221,9 @@ static bool
 advance_cursor(EsScan *scan, EsScanCursor *cursor)
 {
 	MemoryContext old = MemoryContextSwitchTo(scan->context);
-	bool		found = index_getnext_slot(cursor->scan, scan->backward ? BackwardScanDirection : ForwardScanDirection,
-										   cursor->slot);
+	ScanDirection direction = scan->backward ? BackwardScanDirection : ForwardScanDirection;
+	bool		found = cursor->scan->xs_want_itup ? next_that_passes(scan, cursor, direction) :
+		index_getnext_slot(cursor->scan, direction, cursor->slot);
 
 	MemoryContextSwitchTo(old);
 	return found;
@@ -189,6 +234,18 @@ advance_merged(EsScan *scan, EsScanCursor *cursor)
 {
 	cursor->position = advance_cursor(scan, cursor) ?
 		DatumGetInt64(es_row_column(cursor->slot, Anum_log_position)) : 0;
+}
+
+/* The index's column that is this one of the log, 0: none. A leaf whose index a DBA has made may have less than ours. */
+static int
+column_in_index(EsScan *scan, AttrNumber column)
+{
+	Form_pg_index form = scan->index->rd_index;
+
+	for (int i = 0; i < form->indnatts; i++)
+		if (form->indkey.values[i] == column)
+			return i + 1;
+	return 0;
 }
 
 /* Opens the next leaf in scan order; false when there is none left. */
@@ -208,6 +265,8 @@ open_next_leaf(EsScan *scan)
 	es_store_check_leaf(scan->rel);
 	index = choose_index(scan);
 	scan->index = index_open(index, AccessShareLock);
+	scan->index_category = scan->filter_categories ? column_in_index(scan, Anum_log_category) : 0;
+	scan->index_type = scan->filter_types ? column_in_index(scan, Anum_log_event_type) : 0;
 	scan->cursors = palloc0(scan->cursor_count * sizeof(EsScanCursor));
 	scan->cursor = -1;
 	if (scan->by_stream)
@@ -265,18 +324,12 @@ check_dense(EsScan *scan, TupleTableSlot *slot)
 	scan->last_position = position;
 }
 
-/* Filters on what is stored. Upcasters may turn a type into one that is wanted: seen afterwards. */
+/* Filters on what is stored. */
 static bool
 passes(EsScan *scan, TupleTableSlot *slot)
 {
-	if (scan->filter_types)
-	{
-		int32		type = DatumGetInt32(es_row_column(slot, Anum_log_event_type));
-
-		if (!bms_is_member(type, scan->types) &&
-			(scan->upcast == NULL || !es_upcast_may_become(scan->upcast, type, scan->type_names)))
-			return false;
-	}
+	if (scan->filter_types && !type_passes(scan, DatumGetInt32(es_row_column(slot, Anum_log_event_type))))
+		return false;
 	if (scan->filter_categories &&
 		!bms_is_member(DatumGetInt32(es_row_column(slot, Anum_log_category)), scan->categories))
 		return false;

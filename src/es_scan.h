@@ -67,6 +67,8 @@ typedef struct EsScan
 	int			leaf;			/* the one being read */
 	Relation	rel;
 	Relation	index;
+	int			index_category; /* column of the index that has the category, when a filter asks for it; else 0 */
+	int			index_type;		/* the same of the event type */
 	EsScanCursor *cursors;		/* one, or in index order by category one for each of them */
 	int			cursor_count;
 	int			cursor;			/* whose row is the current one; -1: none yet */

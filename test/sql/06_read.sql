@@ -173,6 +173,16 @@ CREATE FUNCTION public.merged(categories int) RETURNS text LANGUAGE sql AS $$
     SELECT count(*) FILTER (WHERE ours = theirs) || ' of ' || count(*) || ', ' || sum(cardinality(theirs)) || ' events' FROM answers
 $$;
 SELECT merged(1), merged(2), merged(32), merged(33);
+-- rows are visited of wanted events only: the index by position has category and type
+CREATE FUNCTION public.visits(after bigint, types text[], categories text[]) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint := pg_stat_get_xact_tuples_fetched('event_store.log_0_pkey'::regclass);
+    got bigint := (SELECT count(*) FROM es_read_all(after, 10000, types, categories));
+BEGIN
+    RETURN got || ' events, ' || pg_stat_get_xact_tuples_fetched('event_store.log_0_pkey'::regclass) - before || ' rows';
+END $$;
+SELECT min(position) - 1 AS mc FROM event_store.events WHERE category LIKE 'mc%' \gset
+SELECT visits(:mc, NULL, NULL), visits(:mc, NULL, '{mc7}'), visits(:mc, '{Merged1}', NULL), visits(:mc, '{Merged1}', '{mc7,mc8}'), visits(:mc, '{unknown}', '{mc7}');
 SELECT es_create_store(by_category => true);
 SELECT merged(1), merged(2), merged(32), merged(33);
 CREATE FUNCTION public.scans(categories int) RETURNS bigint LANGUAGE plpgsql AS $$

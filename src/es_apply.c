@@ -329,8 +329,8 @@ take_parked(Attempt *attempt)
 	}
 	es_sql_end(&sql);
 	CommandCounterIncrement();
-	attempt->batch = es_batch_of_streams(attempt->task->filter, attempt->snapshot, streams, positions, count,
-										 checkpoint->cursor.position, true);
+	attempt->batch = es_batch_of_streams(attempt->task->filter, es_handler_columns(attempt->task->handler), attempt->snapshot,
+										 streams, positions, count, checkpoint->cursor.position, true);
 }
 
 /* One attempt: reads the batch, runs the handler, saves what has come of it. */
@@ -350,8 +350,8 @@ attempt_batch(void *arg)
 		take_parked(attempt);
 	}
 	else
-		attempt->batch = es_batch_read(task->filter, attempt->snapshot, &checkpoint->cursor, attempt->upto,
-									   task->limit, task->max, attempt->careful);
+		attempt->batch = es_batch_read(task->filter, es_handler_columns(task->handler), attempt->snapshot, &checkpoint->cursor,
+									   attempt->upto, task->limit, task->max, attempt->careful);
 	batch = attempt->batch;
 	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle && !batch->more)
 	{

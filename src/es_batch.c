@@ -31,27 +31,38 @@
  */
 #define SCAN_AT_MOST	INT64CONST(1000000)
 
+static const struct
+{
+	const char *name;
+	Oid			type;
+}			columns_of_event[ES_EVENT_COLUMNS] = {
+	{"position", INT8OID}, {"stream", TEXTOID}, {"category", TEXTOID}, {"version", INT8OID},
+	{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"event_id", UUIDOID}, {"data", JSONBOID},
+	{"metadata", JSONBOID}, {"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID},
+};
+
+/* The bit of the column with this name, 0 for none. */
+uint32
+es_event_column(const char *name)
+{
+	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
+		if (strcmp(columns_of_event[i].name, name) == 0)
+			return UINT32_C(1) << i;
+	return 0;
+}
+
 static TupleDesc
 event_desc(void)
 {
-	static const struct
-	{
-		const char *name;
-		Oid			type;
-	}			columns[ES_EVENT_COLUMNS] = {
-		{"position", INT8OID}, {"stream", TEXTOID}, {"category", TEXTOID}, {"version", INT8OID},
-		{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"event_id", UUIDOID}, {"data", JSONBOID},
-		{"metadata", JSONBOID}, {"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID},
-	};
 	TupleDesc	desc = CreateTemplateTupleDesc(ES_EVENT_COLUMNS);
 
 	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
-		TupleDescInitEntry(desc, i + 1, columns[i].name, columns[i].type, -1, 0);
+		TupleDescInitEntry(desc, i + 1, columns_of_event[i].name, columns_of_event[i].type, -1, 0);
 	return desc;
 }
 
 static EsBatch *
-begin_batch(void)
+begin_batch(uint32 columns)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -61,6 +72,7 @@ begin_batch(void)
 	batch->space = 64;
 	batch->events = palloc(sizeof(EsBatchEvent) * batch->space);
 	batch->desc = event_desc();
+	batch->columns = columns;
 	batch->rows = tuplestore_begin_heap(false, false, work_mem);
 	MemoryContextSwitchTo(old);
 	return batch;
@@ -77,7 +89,7 @@ es_batch_free(EsBatch *batch)
 EsBatch *
 es_batch_empty(void)
 {
-	return begin_batch();
+	return begin_batch(ES_ALL_COLUMNS);
 }
 
 /* Ids of names that are stored; none for those that are not. */
@@ -137,7 +149,7 @@ add_event(EsBatch *batch, EsScan *scan, TupleTableSlot *slot, int64 position, in
 	event->stream = DatumGetInt64(es_row_column(slot, Anum_log_stream));
 	event->left_out = false;
 	event->failure = scan->failure;
-	es_scan_event(scan, slot, values, nulls);
+	es_scan_event(scan, slot, batch->columns, values, nulls);
 	tuplestore_putvalues(batch->rows, batch->desc, values, nulls);
 	batch->last_recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
 }
@@ -225,14 +237,14 @@ es_batch_members(EsBatch *batch)
 
 /*
  * The next batch after a cursor, of events up to a position (a mark whose snapshot this is): about `limit` events that
- * pass the filter, up to `max` to keep calls whole. Without any, it only moves the cursor. catch_failures: events that
+ * pass the filter, up to `max` to keep calls whole; of the columns only those are filled in. Without any, it only moves the cursor. catch_failures: events that
  * cannot be upcast are in it, with their errors; else they raise them.
  */
 EsBatch *
-es_batch_read(const EsFilter *filter, Snapshot snapshot, const EsCursor *from, int64 upto, int64 limit, int64 max,
-			  bool catch_failures)
+es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const EsCursor *from, int64 upto,
+			  int64 limit, int64 max, bool catch_failures)
 {
-	EsBatch    *batch = begin_batch();
+	EsBatch    *batch = begin_batch(columns);
 	EsScan	   *scan;
 	TupleTableSlot *slot = NULL;
 	MemoryContext per_row;
@@ -305,9 +317,9 @@ es_batch_read(const EsFilter *filter, Snapshot snapshot, const EsCursor *from, i
 
 /* The events of one call, of the open transaction itself, that pass the filter. */
 EsBatch *
-es_batch_of_call(const EsFilter *filter, Snapshot snapshot, int64 first, int64 last)
+es_batch_of_call(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 first, int64 last)
 {
-	EsBatch    *batch = begin_batch();
+	EsBatch    *batch = begin_batch(columns);
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	bool		possible;
 	EsScan	   *scan = begin_scan(filter, RegisterSnapshot(snapshot), &possible);
@@ -341,10 +353,10 @@ typedef struct StreamFrom
  * are a group: whatever call is among them is whole.
  */
 EsBatch *
-es_batch_of_streams(const EsFilter *filter, Snapshot snapshot, int64 *streams, int64 *positions, int count,
-					int64 upto, bool catch_failures)
+es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 *streams, int64 *positions,
+					int count, int64 upto, bool catch_failures)
 {
-	EsBatch    *batch = begin_batch();
+	EsBatch    *batch = begin_batch(columns);
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	HASHCTL		ctl;
 	HTAB	   *wanted;

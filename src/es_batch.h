@@ -10,6 +10,9 @@
 
 #include "es_scan.h"
 
+/* What a handler calls it. */
+#define ES_NEW_EVENTS	"new_events"
+
 /* What has been delivered: see es_batch.c. */
 typedef struct EsCursor
 {
@@ -37,8 +40,9 @@ typedef struct EsBatchEvent
 typedef struct EsBatch
 {
 	MemoryContext context;
-	Tuplestorestate *rows;		/* es_recorded_event, one for each of events[] */
+	Tuplestorestate *rows;		/* es_recorded_event, one for each of events[]; columns that nobody sees are NULL */
 	TupleDesc	desc;
+	uint32		columns;		/* which are seen */
 	EsBatchEvent *events;		/* in position order */
 	int64		count;
 	int64		space;
@@ -51,12 +55,13 @@ typedef struct EsBatch
 	TimestampTz last_recorded_at;	/* of its last event */
 } EsBatch;
 
-extern EsBatch *es_batch_read(const EsFilter *filter, Snapshot snapshot, const EsCursor *from, int64 upto,
+extern EsBatch *es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const EsCursor *from, int64 upto,
 							  int64 limit, int64 max, bool catch_failures);
-extern EsBatch *es_batch_of_call(const EsFilter *filter, Snapshot snapshot, int64 first, int64 last);
-extern EsBatch *es_batch_of_streams(const EsFilter *filter, Snapshot snapshot, int64 *streams, int64 *positions,
+extern EsBatch *es_batch_of_call(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 first, int64 last);
+extern EsBatch *es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 *streams, int64 *positions,
 									int count, int64 upto, bool catch_failures);
 extern EsBatch *es_batch_empty(void);
+extern uint32 es_event_column(const char *name);
 extern void es_batch_free(EsBatch *batch);
 extern int64 es_batch_call(const EsBatch *batch, int64 key);
 extern void es_batch_members(EsBatch *batch);

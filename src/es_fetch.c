@@ -420,7 +420,7 @@ read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, T
 			break;
 		}
 		ExecClearTuple(row);
-		es_scan_event(scan, slot, row->tts_values, row->tts_isnull);
+		es_scan_event(scan, slot, ES_ALL_COLUMNS, row->tts_values, row->tts_isnull);
 		ExecStoreVirtualTuple(row);
 		tuplesort_puttupleslot(sort, row);
 	}
@@ -566,7 +566,7 @@ meet(Fetch *fetch, EsScan *scan, TupleTableSlot *slot)
 		entry->state = MINE;
 		add_stream(&fetch->fresh, stream, DatumGetInt64(es_row_column(slot, Anum_log_version)), position);
 	}
-	es_scan_event(scan, slot, values, nulls);
+	es_scan_event(scan, slot, ES_ALL_COLUMNS, values, nulls);
 	tuplestore_putvalues(fetch->rsinfo->setResult, fetch->rsinfo->setDesc, values, nulls);
 	return fetch->count < fetch->max_count;
 }

@@ -21,12 +21,11 @@
 #include "utils/snapmgr.h"
 
 #include "es_batch.h"
+#include "es_columns.h"
 #include "es_failure.h"
 #include "es_guard.h"
 #include "es_handler.h"
 #include "es_rights.h"
-
-#define NEW_EVENTS		"new_events"
 
 /* From this many events on a batch is planned as a large one. */
 #define LARGE_BATCH		100
@@ -40,6 +39,7 @@ struct EsHandler
 	bool		may_append;
 	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
 	SPIPlanPtr	plans[2];		/* small, large; NULL until needed */
+	uint32		columns;		/* of new_events, that it can see; all as long as there is no plan */
 };
 
 /* Only what reads and writes rows, and NOTIFY. Everything else has no batch to see, or ends transactions. */
@@ -98,6 +98,7 @@ es_handler_create(const char *text, const char *role, const char *search_path, b
 	handler->search_path = pstrdup(search_path);
 	handler->may_append = may_append;
 	handler->only_schema = only_schema;
+	handler->columns = ES_ALL_COLUMNS;
 	MemoryContextSwitchTo(old);
 	return handler;
 }
@@ -117,7 +118,7 @@ register_events(Tuplestorestate *rows, TupleDesc desc, int64 count)
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 	int			rc;
 
-	enr->md.name = NEW_EVENTS;
+	enr->md.name = ES_NEW_EVENTS;
 	enr->md.reliddesc = InvalidOid;
 	enr->md.tupdesc = desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
@@ -166,6 +167,7 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 
 			SPI_keepplan(made);
 			*plan = made;
+			handler->columns = es_columns_seen(handler->text);
 		}
 		rc = SPI_execute_plan_extended(*plan, &options);
 	}
@@ -178,6 +180,13 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 		elog(ERROR, "SPI failed with %s", SPI_result_code_string(rc));
 	SPI_finish();
 	es_unbecome(&rights);
+}
+
+/* The columns of new_events that it needs a batch to have. */
+uint32
+es_handler_columns(const EsHandler *handler)
+{
+	return handler->columns;
 }
 
 static void

@@ -15,6 +15,7 @@ extern EsHandler *es_handler_create(const char *text, const char *role, const ch
 extern void es_handler_check(const char *text, const char *role, const char *search_path, bool may_append);
 extern void es_handler_try(EsHandler *handler);
 extern void es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 count);
+extern uint32 es_handler_columns(const EsHandler *handler);
 extern void es_handler_free(EsHandler *handler);
 
 #endif							/* ES_HANDLER_H */

@@ -35,6 +35,7 @@ static void
 run_one(EsProjection *projection, int64 first, int64 last)
 {
 	Snapshot	snapshot;
+	EsHandler  *handler;
 	EsBatch    *batch;
 	ErrorContextCallback context;
 
@@ -43,14 +44,15 @@ run_one(EsProjection *projection, int64 first, int64 last)
 	if (first > last)
 		return;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	batch = es_batch_of_call(&projection->filter, snapshot, first, last);
+	handler = es_projection_handler(projection);
+	batch = es_batch_of_call(&projection->filter, es_handler_columns(handler), snapshot, first, last);
 	UnregisterSnapshot(snapshot);
 	context.callback = say_which;
 	context.arg = projection->name;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 	if (batch->count > 0)
-		es_handler_run(es_projection_handler(projection), batch->rows, batch->desc, batch->count);
+		es_handler_run(handler, batch->rows, batch->desc, batch->count);
 	error_context_stack = context.previous;
 	es_batch_free(batch);
 }

@@ -88,7 +88,7 @@ stream_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo))
 		Datum		values[ES_EVENT_COLUMNS];
 		bool		nulls[ES_EVENT_COLUMNS];
 
-		es_scan_event(rows->scan, slot, values, nulls);
+		es_scan_event(rows->scan, slot, ES_ALL_COLUMNS, values, nulls);
 		SRF_RETURN_NEXT(funcctx, HeapTupleGetDatum(heap_form_tuple(funcctx->tuple_desc, values, nulls)));
 	}
 	if (rows->scan != NULL)
@@ -122,7 +122,7 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 		Datum		values[ES_EVENT_COLUMNS];
 		bool		nulls[ES_EVENT_COLUMNS];
 
-		es_scan_event(scan, slot, values, nulls);
+		es_scan_event(scan, slot, ES_ALL_COLUMNS, values, nulls);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(per_row);
 	}

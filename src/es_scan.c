@@ -564,24 +564,37 @@ es_scan_stream_name(EsScan *scan, int64 stream)
 	return entry->name;
 }
 
-/* An es_recorded_event of the current row; pointers are good until the next row. */
+/*
+ * An es_recorded_event of the current row; pointers are good until the next row. Columns whose bit is not in `columns`
+ * are NULL: names cost a search, and data and metadata are most of a row.
+ */
 void
-es_scan_event(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls)
+es_scan_event(EsScan *scan, TupleTableSlot *slot, uint32 columns, Datum *values, bool *nulls)
 {
+#define WANTED(number) ((columns & (1 << (number))) != 0)
 	slot_getallattrs(slot);
-	memset(nulls, 0, ES_EVENT_COLUMNS * sizeof(bool));
+	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
+		nulls[i] = !WANTED(i);
 	values[0] = slot->tts_values[Anum_log_position - 1];
-	values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
-	values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
+	if (WANTED(1))
+		values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
+	if (WANTED(2))
+		values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
 	values[3] = slot->tts_values[Anum_log_version - 1];
-	values[4] = PointerGetDatum(es_scan_type(scan, slot));
+	if (WANTED(4))
+		values[4] = PointerGetDatum(es_scan_type(scan, slot));
 	values[5] = Int32GetDatum(es_scan_schema_version(scan, slot));
 	values[6] = slot->tts_values[Anum_log_event_id - 1];
-	values[7] = es_scan_data(scan, slot, &nulls[7]);
-	values[8] = slot->tts_values[Anum_log_metadata - 1];
-	nulls[8] = slot->tts_isnull[Anum_log_metadata - 1];
+	if (WANTED(7))
+		values[7] = es_scan_data(scan, slot, &nulls[7]);
+	if (WANTED(8))
+	{
+		values[8] = slot->tts_values[Anum_log_metadata - 1];
+		nulls[8] = slot->tts_isnull[Anum_log_metadata - 1];
+	}
 	values[9] = slot->tts_values[Anum_log_occurred_at - 1];
 	values[10] = slot->tts_values[Anum_log_recorded_at - 1];
+#undef WANTED
 }
 
 /* Releases everything but the table locks, which are the transaction's. */

@@ -19,6 +19,7 @@
 
 /* Columns of the type es_recorded_event. */
 #define ES_EVENT_COLUMNS	11
+#define ES_ALL_COLUMNS	((UINT32_C(1) << ES_EVENT_COLUMNS) - 1)
 
 /* Where a leaf's index is being read. */
 typedef struct EsScanCursor
@@ -84,7 +85,7 @@ extern void es_scan_positions(EsScan *scan, int64 after, int64 upto);
 extern int64 es_scan_step(Snapshot snapshot, int64 after, int64 step, int64 upto);
 extern TupleTableSlot *es_scan_next(EsScan *scan);
 extern text *es_scan_stream_name(EsScan *scan, int64 stream);
-extern void es_scan_event(EsScan *scan, TupleTableSlot *slot, Datum *values, bool *nulls);
+extern void es_scan_event(EsScan *scan, TupleTableSlot *slot, uint32 columns, Datum *values, bool *nulls);
 extern void es_scan_end(EsScan *scan);
 extern text *es_scan_type(EsScan *scan, TupleTableSlot *slot);
 extern void es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape);

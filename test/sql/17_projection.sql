@@ -434,6 +434,44 @@ SELECT es_drop_projection('mine');
 DROP OWNED BY es_projector;
 DROP ROLE es_projector;
 
+-- ---------------------------------------------------------------- columns
+
+SET datestyle = ISO;
+-- a batch has the columns that the handler can see, in whatever way it does; known from its first batch on
+CREATE TABLE shown (form int, row text);
+CREATE TABLE wanted (stream text, data jsonb);
+CREATE FUNCTION describe(anyelement) RETURNS text LANGUAGE sql STABLE AS $$ SELECT to_jsonb($1)::text $$;
+CREATE TABLE forms (form int GENERATED ALWAYS AS IDENTITY, query text);
+INSERT INTO forms (query) VALUES ('SELECT to_jsonb(e)::text FROM %s e'), ('SELECT describe(e) FROM %s e'), ('SELECT to_jsonb(%1$s)::text FROM %1$s'), ('SELECT e::text FROM %s AS e'), ('SELECT (e).data::text FROM %s e'),
+    ('SELECT e.describe FROM %1$s e'), ('SELECT (SELECT e::text) FROM %s e, wanted w WHERE w.stream = e.stream'), ('SELECT r::text FROM (SELECT * FROM %s) r'),
+    ('WITH e AS (TABLE %s) SELECT e::text FROM e'), ('SELECT to_jsonb(r)::text FROM (SELECT e.* FROM %s e) r'), ('SELECT k::text || i FROM %s AS e (p, s, c, v, t, w, i, k)'),
+    ('SELECT k::text FROM (%s e JOIN wanted w ON w.stream = e.stream) AS j (p, s, c, v, t, x, i, k)'), ('SELECT to_jsonb(j)::text FROM (%s e CROSS JOIN (SELECT 1 AS one) o) j'),
+    ('SELECT version::text FROM %s NATURAL JOIN wanted'), ('SELECT version::text FROM %s e JOIN wanted w USING (stream, data)'), ('SELECT data::text FROM %s data'),
+    ('SELECT to_jsonb(data)::text FROM %s data'), ('SELECT (SELECT w.data FROM wanted w WHERE w.stream = e.stream)::text FROM %s e'), ('SELECT (SELECT max(data::text) FROM wanted w WHERE w.stream = %1$s.stream) FROM %1$s'),
+    ('SELECT count(*)::text FROM %s'), ('SELECT max(category) || max(event_type) FROM %s'), ('SELECT (metadata->>''a'') || schema_version || event_id FROM %s'), ('SELECT (occurred_at, recorded_at)::text FROM %s'),
+    ('SELECT string_agg(event_type, '','' ORDER BY version) FROM %s GROUP BY stream'), ('SELECT x.name || x.version FROM %1$s e, LATERAL (SELECT e.stream AS name, e.version) x'),
+    ('SELECT data::text FROM %s ORDER BY metadata'), ('SELECT rank() OVER (PARTITION BY stream ORDER BY position) || event_type FROM %s'), ('SELECT m.event_type FROM %s e, jsonb_to_recordset(e.data) AS m (event_type text)'),
+    ('SELECT one.data::text || two.stream FROM %1$s one JOIN %1$s two USING (position)'), ('SELECT category FROM %s GROUP BY ROLLUP (category)'), ('SELECT event_type FROM %1$s INTERSECT SELECT stream FROM %1$s UNION SELECT data::text FROM %1$s');
+INSERT INTO wanted VALUES ('form-1', '[{"event_type": "inside"}]'), ('form-2', '[{"n": 2}]');
+SELECT es_create_projection('form-' || form, format('INSERT INTO shown SELECT ' || form || ', (' || query || ' LIMIT 1)', 'new_events'), categories => '{form}', batch_size => 1) FROM forms;
+SELECT version FROM es_append('form-3', 0, 'First', '[]');
+SELECT sum(es_run_projection('form-' || form)) FROM forms;
+TRUNCATE shown;
+SELECT version FROM es_append('form-1', 0, 'Shown', '[{"event_type": "inside"}]', '{"a": 1}');
+SELECT sum(es_run_projection('form-' || form)) FROM forms;
+SELECT version FROM es_append('form-2', 0, 'Shown', '[{"n": 2}]', '{"a": 2}');
+SELECT sum(es_run_projection('form-' || form)) FROM forms;
+-- the same queries over the events as they are read
+CREATE VIEW form_1 AS SELECT * FROM es_read('form-1');
+CREATE VIEW form_2 AS SELECT * FROM es_read('form-2');
+CREATE TABLE expected (LIKE shown);
+SELECT t, count(*) FROM forms, (VALUES ('form_1'), ('form_2')) f (name), try(format('INSERT INTO expected SELECT ' || form || ', (' || query || ' LIMIT 1)', f.name)) t GROUP BY 1;
+SELECT count(*), count(row), count(DISTINCT form) FROM shown;
+SELECT 'missing', * FROM (TABLE expected EXCEPT ALL TABLE shown) x UNION ALL SELECT 'wrong', * FROM (TABLE shown EXCEPT ALL TABLE expected) x ORDER BY 2, 1;
+SELECT count(es_drop_projection('form-' || form)) FROM forms;
+DROP VIEW form_1, form_2;
+DROP TABLE shown, wanted, forms, expected;
+
 DROP SCHEMA read_model CASCADE;
 DROP SCHEMA event_store CASCADE;
 SELECT es_create_store();

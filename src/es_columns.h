@@ -1,0 +1,10 @@
+/*
+ * es_columns.h
+ *	  Which columns of new_events a handler can see.
+ */
+#ifndef ES_COLUMNS_H
+#define ES_COLUMNS_H
+
+extern uint32 es_columns_seen(const char *text);
+
+#endif							/* ES_COLUMNS_H */

@@ -85,7 +85,7 @@ static const char *const tables[] = {
 	" PRIMARY KEY (position) INCLUDE (category, event_type)) PARTITION BY RANGE (position)",
 	"COMMENT ON TABLE event_store.log IS 'the events; read the views event_store.events and event_store.feed'",
 	"COMMENT ON COLUMN event_store.log.rest IS 'distance to the last position of the same call'",
-	"COMMENT ON COLUMN event_store.log.salt IS 'of the digests of data and metadata; erased together with them'",
+	"COMMENT ON COLUMN event_store.log.salt IS 'of the digest of data and metadata; erased together with them'",
 
 	"CREATE TABLE event_store.append_keys ("
 	" stream bigint NOT NULL, key text COLLATE \"C\" NOT NULL, request bytea NOT NULL,"
@@ -200,8 +200,8 @@ static const char *const tables[] = {
 	"COMMENT ON COLUMN event_store.seals.manifest IS 'place and four bytes of the digest of each event, to name one that was changed'",
 
 	"CREATE TABLE event_store.erased ("
-	" position bigint PRIMARY KEY, data_digest bytea NOT NULL, metadata_digest bytea NOT NULL)",
-	"COMMENT ON TABLE event_store.erased IS 'salted digests of data and metadata of events that were erased, kept so that they still verify'",
+	" position bigint PRIMARY KEY, digest bytea NOT NULL)",
+	"COMMENT ON TABLE event_store.erased IS 'salted digests, of data and metadata together, of events that were erased, kept so that they still verify'",
 
 	"CREATE SEQUENCE event_store.stream_seq",
 	"COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams'",

@@ -6,12 +6,12 @@
  * string as its length in 8 bytes and its bytes:
  *
  *	  1 (format), store id, stream, version, position, event type, schema version, occurred_at,
- *	  recorded_at (microseconds since 2000-01-01 UTC), event id, inner digest of data, inner digest
- *	  of metadata, digest of the event before it in the stream (32 zero bytes for the first)
+ *	  recorded_at (microseconds since 2000-01-01 UTC), event id, inner digest,
+ *	  digest of the event before it in the stream (32 zero bytes for the first)
  *
- * An inner digest is SHA-256 over salt, 'd' or 'm' and the value in canonical form (or nothing when
- * it is absent): it can be kept when value and salt are erased, and without the salt the value
- * cannot be guessed from it.
+ * The inner digest is SHA-256 over salt, 'd', data in canonical form, 'm' and metadata (nothing where one is absent):
+ * it can be kept when all three are erased, and without the salt nothing can be guessed from it. One, not two:
+ * they are only erased together, as they have one salt, and beginning a digest is most of its cost.
  *
  * Canonical form of a JSON value, independent of how jsonb is stored: z null, t true, f false,
  * n and the number as jsonb prints it, s and a string, [ count and elements, { count and key, value
@@ -19,7 +19,7 @@
  *
  * A seal (es_seal.c) has a Merkle tree of the events of a range of positions, that of RFC 9162 section 2.1.1:
  *
- *	  leaf: 0, the bytes above up to the inner digests, category, rest (distance to the last position of its call)
+ *	  leaf: 0, the bytes above up to the inner digest, category, rest (distance to the last position of its call)
  *	  node: 1, the two nodes below
  *	  seal: 2, 1 (format), store id, position that the range begins after, its last position, number of events,
  *	  root of the tree, digest of the seal before (32 zero bytes for the first)
@@ -206,28 +206,24 @@ es_hash_end(EsHasher *hasher, uint8 *digest)
 		hash_failed(hasher);
 }
 
-static void
-inner_digest(EsHasher *hasher, const pg_uuid_t *salt, char which, Jsonb *json, uint8 *digest)
+/* The inner digest of an event: of its salt, data and metadata. */
+void
+es_event_inner(EsHasher *hasher, const EsDigestInput *event, uint8 *inner)
 {
 	es_hash_begin(hasher);
-	hash_bytes_raw(hasher, salt->data, UUID_LEN);
-	hash_tag(hasher, which);
-	if (json != NULL)
-		es_hash_json(hasher, json);
-	es_hash_end(hasher, digest);
-}
-
-/* The inner digests of an event's data and metadata. */
-void
-es_event_inner(EsHasher *hasher, const EsDigestInput *event, EsInnerDigests *inner)
-{
-	inner_digest(hasher, event->salt, 'd', event->data, inner->data);
-	inner_digest(hasher, event->salt, 'm', event->metadata, inner->metadata);
+	hash_bytes_raw(hasher, event->salt->data, UUID_LEN);
+	hash_tag(hasher, 'd');
+	if (event->data != NULL)
+		es_hash_json(hasher, event->data);
+	hash_tag(hasher, 'm');
+	if (event->metadata != NULL)
+		es_hash_json(hasher, event->metadata);
+	es_hash_end(hasher, inner);
 }
 
 /* What the digest of an event and its leaf in a seal have in common. */
 static void
-hash_event(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner)
+hash_event(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner)
 {
 	hash_tag(hasher, ES_DIGEST_FORMAT);
 	hash_bytes_raw(hasher, event->store_id->data, UUID_LEN);
@@ -239,16 +235,15 @@ hash_event(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *i
 	es_hash_int64(hasher, event->occurred_at);
 	es_hash_int64(hasher, event->recorded_at);
 	hash_bytes_raw(hasher, event->event_id->data, UUID_LEN);
-	hash_bytes_raw(hasher, inner->data, ES_DIGEST_LEN);
-	hash_bytes_raw(hasher, inner->metadata, ES_DIGEST_LEN);
+	hash_bytes_raw(hasher, inner, ES_DIGEST_LEN);
 }
 
 /*
  * Replaces chain, the digest of the event before (zeros before the first), by this event's. Salt, data and metadata
- * are not looked at: they are in the inner digests.
+ * are not looked at: they are in the inner digest.
  */
 void
-es_event_chain(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner, uint8 *chain)
+es_event_chain(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner, uint8 *chain)
 {
 	es_hash_begin(hasher);
 	hash_event(hasher, event, inner);
@@ -259,15 +254,15 @@ es_event_chain(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigest
 void
 es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain)
 {
-	EsInnerDigests inner;
+	uint8		inner[ES_DIGEST_LEN];
 
-	es_event_inner(hasher, event, &inner);
-	es_event_chain(hasher, event, &inner, chain);
+	es_event_inner(hasher, event, inner);
+	es_event_chain(hasher, event, inner, chain);
 }
 
 /* An event's leaf in the tree of a seal, by what its row alone says. */
 void
-es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner,
+es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner,
 			  const char *category, int category_len, int32 rest, uint8 *leaf)
 {
 	es_hash_begin(hasher);

@@ -13,7 +13,7 @@
 
 typedef struct EsHasher EsHasher;
 
-/* What an event's digest covers; data and metadata through their salted inner digests. */
+/* What an event's digest covers; data and metadata through their salted digest, the inner one. */
 typedef struct EsDigestInput
 {
 	const pg_uuid_t *store_id;
@@ -32,13 +32,6 @@ typedef struct EsDigestInput
 	Jsonb	   *metadata;		/* may be NULL */
 } EsDigestInput;
 
-/* They stay when data, metadata and salt are erased. */
-typedef struct EsInnerDigests
-{
-	uint8		data[ES_DIGEST_LEN];
-	uint8		metadata[ES_DIGEST_LEN];
-} EsInnerDigests;
-
 /* A Merkle tree that leaves are added to, in constant memory. */
 typedef struct EsTree
 {
@@ -55,9 +48,9 @@ extern void es_hash_string(EsHasher *hasher, const char *bytes, int len);
 extern void es_hash_json(EsHasher *hasher, Jsonb *json);
 extern void es_hash_end(EsHasher *hasher, uint8 *digest);
 extern void es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain);
-extern void es_event_inner(EsHasher *hasher, const EsDigestInput *event, EsInnerDigests *inner);
-extern void es_event_chain(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner, uint8 *chain);
-extern void es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const EsInnerDigests *inner,
+extern void es_event_inner(EsHasher *hasher, const EsDigestInput *event, uint8 *inner);
+extern void es_event_chain(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner, uint8 *chain);
+extern void es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner,
 						  const char *category, int category_len, int32 rest, uint8 *leaf);
 
 extern void es_tree_begin(EsTree *tree);

@@ -6,7 +6,7 @@
  * session has: a row of heads, event_types or categories may have been changed too. What is looked up here is
  * remembered for one call, under its snapshot, in a few megabytes.
  *
- * An event that was erased has no salt, data or metadata; its inner digests are in event_store.erased.
+ * An event that was erased has no salt, data or metadata; its inner digest is in event_store.erased.
  */
 #include "postgres.h"
 
@@ -168,17 +168,12 @@ read_erased(EsEvidence *evidence, int64 position)
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
-		TupleDesc	desc = RelationGetDescr(rel);
 		bool		isnull;
-		bytea	   *data = DatumGetByteaPP(heap_getattr(tuple, Anum_erased_data_digest, desc, &isnull));
-		bytea	   *metadata = DatumGetByteaPP(heap_getattr(tuple, Anum_erased_metadata_digest, desc, &isnull));
+		bytea	   *digest = DatumGetByteaPP(heap_getattr(tuple, Anum_erased_digest, RelationGetDescr(rel), &isnull));
 
-		found = VARSIZE_ANY_EXHDR(data) == ES_DIGEST_LEN && VARSIZE_ANY_EXHDR(metadata) == ES_DIGEST_LEN;
+		found = VARSIZE_ANY_EXHDR(digest) == ES_DIGEST_LEN;
 		if (found)
-		{
-			memcpy(evidence->inner.data, VARDATA_ANY(data), ES_DIGEST_LEN);
-			memcpy(evidence->inner.metadata, VARDATA_ANY(metadata), ES_DIGEST_LEN);
-		}
+			memcpy(evidence->inner, VARDATA_ANY(digest), ES_DIGEST_LEN);
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -232,14 +227,14 @@ es_evidence_row(EsEvidence *evidence, TupleTableSlot *slot)
 		if (!nulls[Anum_log_data - 1] || !nulls[Anum_log_metadata - 1])
 			return flawed(evidence, "erased", "it has data or metadata, but no salt: only both are erased together");
 		if (!read_erased(evidence, input->position))
-			return flawed(evidence, "erased", "it was erased, and event_store.erased does not have its digests");
+			return flawed(evidence, "erased", "it was erased, and event_store.erased does not have its digest");
 		return true;
 	}
 	input->salt = DatumGetUUIDP(values[Anum_log_salt - 1]);
 	old = MemoryContextSwitchTo(evidence->row);
 	input->data = nulls[Anum_log_data - 1] ? NULL : DatumGetJsonbP(values[Anum_log_data - 1]);
 	input->metadata = nulls[Anum_log_metadata - 1] ? NULL : DatumGetJsonbP(values[Anum_log_metadata - 1]);
-	es_event_inner(evidence->hasher, input, &evidence->inner);
+	es_event_inner(evidence->hasher, input, evidence->inner);
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -249,7 +244,7 @@ void
 es_evidence_leaf(EsEvidence *evidence, uint8 *leaf)
 {
 	Assert(evidence->flaw == NULL);
-	es_event_leaf(evidence->hasher, &evidence->input, &evidence->inner, VARDATA_ANY(evidence->category),
+	es_event_leaf(evidence->hasher, &evidence->input, evidence->inner, VARDATA_ANY(evidence->category),
 				  VARSIZE_ANY_EXHDR(evidence->category), evidence->rest, leaf);
 }
 
@@ -258,5 +253,5 @@ void
 es_evidence_chain(EsEvidence *evidence, uint8 *chain)
 {
 	Assert(evidence->flaw == NULL);
-	es_event_chain(evidence->hasher, &evidence->input, &evidence->inner, chain);
+	es_event_chain(evidence->hasher, &evidence->input, evidence->inner, chain);
 }

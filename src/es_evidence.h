@@ -29,7 +29,7 @@ typedef struct EsEvidence
 
 	/* of the current row */
 	EsDigestInput input;
-	EsInnerDigests inner;
+	uint8		inner[ES_DIGEST_LEN];
 	const EsEvidenceStream *stream;
 	const text *category;
 	int64		stream_id;

@@ -133,7 +133,7 @@ static const struct TableDef
 	{"reason", TEXTOID, true}}},
 	{"seals", Natts_seal, {{"after_position", INT8OID}, {"to_position", INT8OID}, {"events", INT8OID},
 	{"tree", BYTEAOID}, {"root", BYTEAOID}, {"sealed_at", TIMESTAMPTZOID}, {"manifest", BYTEAOID}}},
-	{"erased", Natts_erased, {{"position", INT8OID}, {"data_digest", BYTEAOID}, {"metadata_digest", BYTEAOID}}},
+	{"erased", Natts_erased, {{"position", INT8OID}, {"digest", BYTEAOID}}},
 };
 
 static void

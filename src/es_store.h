@@ -31,7 +31,7 @@ enum EsLogColumn
 	Anum_log_schema_version,
 	Anum_log_rest,				/* distance to the last position of the same call */
 	Anum_log_event_id,
-	Anum_log_salt,				/* of the inner digests; erased together with data */
+	Anum_log_salt,				/* of the inner digest; erased together with data */
 	Anum_log_data,
 	Anum_log_metadata,
 	Natts_log = Anum_log_metadata
@@ -83,9 +83,8 @@ enum EsSealColumn
 enum EsErasedColumn
 {
 	Anum_erased_position = 1,
-	Anum_erased_data_digest,
-	Anum_erased_metadata_digest,
-	Natts_erased = Anum_erased_metadata_digest
+	Anum_erased_digest,
+	Natts_erased = Anum_erased_digest
 };
 
 typedef struct EsStore

@@ -34,8 +34,7 @@ BEGIN
         chain := sha256('\x01'::bytea || uuid_send(store) || pg_temp.str(e.name) || pg_temp.be64(e.version) || pg_temp.be64(e.position)
             || pg_temp.str(e.type) || pg_temp.be64(e.schema_version) || pg_temp.us(e.occurred_at) || pg_temp.us(e.recorded_at)
             || uuid_send(e.event_id)
-            || sha256(uuid_send(e.salt) || 'd'::bytea || pg_temp.canon(e.data))
-            || sha256(uuid_send(e.salt) || 'm'::bytea || coalesce(pg_temp.canon(e.metadata), ''::bytea))
+            || sha256(uuid_send(e.salt) || 'd'::bytea || pg_temp.canon(e.data) || 'm'::bytea || coalesce(pg_temp.canon(e.metadata), ''::bytea))
             || chain);
     END LOOP;
     RETURN chain;

@@ -96,8 +96,8 @@ WITH leaves AS (
     SELECT row_number() OVER (ORDER BY e.position) AS n, sha256('\x00'::bytea || '\x01'::bytea || uuid_send(s.id) || pg_temp.str(h.name)
         || pg_temp.be64(e.version) || pg_temp.be64(e.position) || pg_temp.str(t.name) || pg_temp.be64(e.schema_version)
         || timestamptz_send(e.occurred_at) || timestamptz_send(e.recorded_at) || uuid_send(e.event_id)
-        || sha256(uuid_send(e.salt) || 'd'::bytea || '{'::bytea || pg_temp.be64(1) || pg_temp.str('i') || 'n'::bytea || pg_temp.str(e.data ->> 'i'))
-        || sha256(uuid_send(e.salt) || 'm'::bytea) || pg_temp.str(c.name) || pg_temp.be64(e.rest)) AS leaf
+        || sha256(uuid_send(e.salt) || 'd'::bytea || '{'::bytea || pg_temp.be64(1) || pg_temp.str('i') || 'n'::bytea || pg_temp.str(e.data ->> 'i') || 'm'::bytea)
+        || pg_temp.str(c.name) || pg_temp.be64(e.rest)) AS leaf
     FROM event_store.log e JOIN event_store.heads h ON h.id = e.stream JOIN event_store.event_types t ON t.id = e.event_type
     JOIN event_store.categories c ON c.id = e.category CROSS JOIN event_store.store s WHERE e.position BETWEEN 116 AND 118),
 tree AS (
@@ -241,11 +241,11 @@ ROLLBACK;
 SELECT count(*) FROM es_verify_log(0, NULL, :root_position, :'root');
 SELECT kind, position, detail FROM es_verify_log(0, NULL, :root_position, '\x00');
 
--- ---- what was erased verifies by the digests that were kept
+-- ---- what was erased verifies by the digest that was kept
 CREATE FUNCTION erase(at bigint) RETURNS void LANGUAGE sql AS $$
     INSERT INTO event_store.erased SELECT position,
-        sha256(uuid_send(salt) || 'd'::bytea || '{'::bytea || int8send(1) || int8send(1) || 'i'::bytea || 'n'::bytea || int8send(1) || (data ->> 'i')::bytea),
-        sha256(uuid_send(salt) || 'm'::bytea || CASE WHEN metadata IS NULL THEN ''::bytea ELSE '{'::bytea || int8send(1) || int8send(4) || 'user'::bytea
+        sha256(uuid_send(salt) || 'd'::bytea || '{'::bytea || int8send(1) || int8send(1) || 'i'::bytea || 'n'::bytea || int8send(1) || (data ->> 'i')::bytea
+            || 'm'::bytea || CASE WHEN metadata IS NULL THEN ''::bytea ELSE '{'::bytea || int8send(1) || int8send(4) || 'user'::bytea
             || 's'::bytea || int8send(1) || (metadata ->> 'user')::bytea END)
         FROM event_store.log WHERE position = at;
     UPDATE event_store.log SET salt = NULL, data = NULL, metadata = NULL WHERE position = at;
@@ -255,8 +255,8 @@ SELECT tamper('SELECT erase(71), erase(72), erase(117)', 'a-1');
 SELECT tamper('UPDATE event_store.log SET salt = NULL, data = NULL, metadata = NULL WHERE position = 72');
 SELECT tamper('UPDATE event_store.log SET salt = NULL, data = NULL, metadata = NULL WHERE position = 72', 'a-1');
 SELECT tamper($$SELECT erase(72); UPDATE event_store.log SET data = '{"i": 20}' WHERE position = 72$$);
-SELECT tamper($$SELECT erase(72); UPDATE event_store.erased SET data_digest = sha256('x')$$);
-SELECT tamper($$SELECT erase(72); UPDATE event_store.erased SET data_digest = 'x'$$);
+SELECT tamper($$SELECT erase(72); UPDATE event_store.erased SET digest = sha256('x')$$);
+SELECT tamper($$SELECT erase(72); UPDATE event_store.erased SET digest = 'x'$$);
 SELECT tamper($$SELECT erase(72); UPDATE event_store.log SET occurred_at = '2001-01-01' WHERE position = 72$$);
 
 -- ---- a log that is not sound is not sealed over

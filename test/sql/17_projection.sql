@@ -471,6 +471,26 @@ SELECT 'missing', * FROM (TABLE expected EXCEPT ALL TABLE shown) x UNION ALL SEL
 SELECT count(es_drop_projection('form-' || form)) FROM forms;
 DROP VIEW form_1, form_2;
 DROP TABLE shown, wanted, forms, expected;
+-- and in statements of every kind
+CREATE TABLE kinds (k text PRIMARY KEY, n bigint, d jsonb);
+SELECT es_create_projection('kind-1', $$MERGE INTO kinds USING (SELECT stream, count(*) AS n FROM new_events GROUP BY 1) e ON kinds.k = e.stream
+    WHEN MATCHED AND e.n > 0 THEN UPDATE SET n = kinds.n + e.n WHEN NOT MATCHED THEN INSERT VALUES (e.stream, e.n)$$, categories => '{kind}');
+SELECT es_create_projection('kind-2', $$WITH i AS (INSERT INTO kinds SELECT 'with ' || stream || position, 1, data FROM new_events RETURNING k, d)
+    UPDATE kinds SET n = n + 1 FROM i WHERE kinds.k = i.k RETURNING kinds.*;
+    DELETE FROM kinds USING new_events e WHERE kinds.k = 'with ' || e.event_type RETURNING e.data, kinds.k; NOTIFY es_test$$, categories => '{kind}');
+SELECT es_create_projection('kind-3', $$INSERT INTO kinds SELECT 'deep ' || v, count(*) FROM (
+    WITH RECURSIVE r AS (SELECT version AS v, data, 1 AS d FROM new_events UNION ALL SELECT v, data, d + 1 FROM r WHERE d < 3) SEARCH DEPTH FIRST BY d SET o CYCLE v, d SET c USING p
+    SELECT v FROM r WHERE data ? 'a' GROUP BY GROUPING SETS ((v), (d), (v, d))) q WHERE v IS NOT NULL GROUP BY v
+    ON CONFLICT (k) WHERE true DO UPDATE SET n = EXCLUDED.n + kinds.n WHERE kinds.n > 0$$, categories => '{kind}');
+SELECT es_create_projection('kind-4', $$INSERT INTO kinds SELECT 'window ' || version, sum(schema_version) OVER w, metadata FROM new_events WHERE data @? '$.a'
+    WINDOW w AS (PARTITION BY stream ORDER BY position ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) ORDER BY 1 LIMIT (SELECT max(version) FROM new_events)$$, categories => '{kind}');
+SELECT count(es_append('kind-1', NULL, 'T', '{"a": 1}', '{"b": 2}')) FROM generate_series(1, 2) i;
+SELECT sum(es_run_projection('kind-' || i)) FROM generate_series(1, 4) i;
+SELECT count(es_append('kind-1', NULL, 'T', '{"a": 1}', '{"b": 3}')) FROM generate_series(1, 2) i;
+SELECT sum(es_run_projection('kind-' || i)) FROM generate_series(1, 4) i;
+SELECT regexp_replace(k, 'kind-1\d+', 'kind-1 and position') AS k, n, d FROM kinds ORDER BY kinds.k;
+SELECT count(es_drop_projection('kind-' || i)) FROM generate_series(1, 4) i;
+DROP TABLE kinds;
 
 DROP SCHEMA read_model CASCADE;
 DROP SCHEMA event_store CASCADE;

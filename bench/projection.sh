@@ -48,6 +48,27 @@ measure_cost() {
     done
 }
 
+# The same without sealing, and with what was appended sealed every second.
+seal_every() {
+    sql -c "ALTER SYSTEM SET event_store.seal_interval = $1" -c 'SELECT pg_reload_conf()' >/dev/null
+}
+
+measure_seals() {
+    local i without with before events
+    for ((i = 0; i < ROUNDS; i++)); do
+        seal_every 0
+        without=$(appends "$SLICE")
+        # Of the slice with seals only its own events are to be sealed in it.
+        sql -c 'SELECT es_seal_log()' >/dev/null
+        events=$(sql -c "SELECT max(to_position) FROM event_store.seals")
+        seal_every 1
+        before=$(worker_cpu)
+        with=$(appends "$SLICE")
+        echo "seals $without $with $(($(worker_cpu) - before)) $(sql -c "SELECT max(to_position) - $events FROM event_store.seals")" >>"$ES_TMP/cost"
+    done
+    seal_every 60
+}
+
 measure_lag() {
     appends $((SLICE * 3)) -R "$RATE" >"$ES_TMP/rate"
     wait_for each
@@ -132,10 +153,11 @@ projection's, for $(sql -c 'SELECT count(*) FROM each') events:
 16 clients, as fast as they can, slices of $SLICE s without and with workers in turn, $ROUNDS pairs. The clients leave no CPU
 over, so whatever the workers run is taken from them.
 
-| projection | appends/s without | with | ratio (least to greatest) | CPU of the workers, µs an event |
+| workers | appends/s without | with | ratio (least to greatest) | CPU of the workers, µs an event |
 |---|---|---|---|---|
-$(cost_row nothing 'one that passes everything by')
-$(cost_row totals 'totals of 10,000 streams, upserts')
+$(cost_row nothing 'a projection that passes everything by')
+$(cost_row totals 'a projection: totals of 10,000 streams, upserts')
+$(cost_row seals 'seals, every second')
 
 ## Rebuild
 
@@ -176,6 +198,7 @@ sql -f "$BENCH/projection/totals.sql" >/dev/null
 wait_for totals
 es_step 'cost of workers and a projection' measure_cost totals
 sql -c "SELECT es_drop_projection('totals')" >/dev/null
+es_step 'cost of seals' measure_seals
 es_step 'importing' fill_retail
 sql -f "$BENCH/projection/sales.sql" >/dev/null
 wait_for sales

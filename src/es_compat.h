@@ -145,6 +145,17 @@ typedef RelFileLocator EsRelFile;
 typedef RelFileNode EsRelFile;
 #endif
 
+/* 17 put a process's virtual transaction into one field. */
+static inline LocalTransactionId
+es_proc_lxid(const PGPROC *proc)
+{
+#if PG_VERSION_NUM >= 170000
+	return proc->vxid.lxid;
+#else
+	return proc->lxid;
+#endif
+}
+
 /* 17 lets an extension name its wait events. (The server remembers names; the same one gives the same number.) */
 static inline uint32
 es_wait_event(const char *name)

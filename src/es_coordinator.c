@@ -2,8 +2,8 @@
  * es_coordinator.c
  *	  The process that works for one database's store, and its pool of workers.
  *
- * One per database, by an advisory lock that it keeps. It publishes the mark, tells about it, keeps partitions ahead,
- * purges keys, has due snapshots taken and keeps up the pool. Each of these is a *duty*, done in a transaction of
+ * One per database, by an advisory lock that it keeps. It publishes the mark, tells about it, ends idle sessions that
+ * hold it back, keeps partitions ahead, purges keys, has due snapshots taken and keeps up the pool. Each of these is a *duty*, done in a transaction of
  * its own; an error in one, a lock that is not to be had for instance, is logged once and the duty tried again
  * later, so that none of them holds up the publishing.
  *
@@ -32,10 +32,12 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "es_ask.h"
 #include "es_coordinator.h"
 #include "es_due.h"
 #include "es_epoch.h"
 #include "es_guc.h"
+#include "es_holder.h"
 #include "es_key.h"
 #include "es_mark.h"
 #include "es_partition.h"
@@ -62,6 +64,7 @@ PGDLLEXPORT void es_pool_worker(Datum arg);
 #define PURGE_INTERVAL		1000
 #define DUE_INTERVAL		1000
 #define PARTITION_INTERVAL	200
+#define HOLDER_INTERVAL		1000
 
 /* Seconds after which the postmaster restarts a coordinator that no launcher looks after. */
 #define RESTART_TIME		5
@@ -98,6 +101,7 @@ static int64 notified;			/* the mark that listeners know */
 static bool listens = false;	/* to the channel */
 static int	tasks = 0;			/* what the pool has to do */
 static bool count_soon = true;	/* that may have changed */
+static int	uncounted = 0;		/* sessions that were ended, which no commit has counted */
 static BackgroundWorkerHandle *taker = NULL;	/* of due snapshots */
 static BackgroundWorkerHandle *sealer = NULL;
 static TimestampTz sealer_started = 0;
@@ -207,6 +211,18 @@ make_partition(void)
 }
 
 static bool
+end_holders(void)
+{
+	if (!es_process_begin("looking for idle sessions that hold the high-water mark back"))
+		return false;
+	uncounted += es_holder_end_idle();
+	es_count("sessions_ended", uncounted);
+	es_process_end();
+	uncounted = 0;
+	return false;
+}
+
+static bool
 purge_keys(void)
 {
 	bool		more;
@@ -312,6 +328,7 @@ static Duty looking = {"look for events", look};
 static Duty listening = {"listen for notifications", start_listening};
 static Duty notifying = {"send a notification", notify};
 static Duty partitions = {"make a partition of the event log ahead", make_partition};
+static Duty holders = {"end sessions that hold the high-water mark back", end_holders};
 static Duty keys = {"purge idempotency keys", purge_keys};
 static Duty counting = {"count the tasks of the pool", count_tasks};
 static Duty due = {"look for snapshots that are due", look_for_due};
@@ -615,6 +632,12 @@ run_others(void)
 		(void) perform(&notifying, 0);
 		if (state.mark > notified)
 			next = earlier(next, notifying.next);
+	}
+	/* Whoever has drawn and is open keeps the mark below the newest position. */
+	if (es_idle_append_timeout > 0 && state.mark < state.last)
+	{
+		(void) perform(&holders, Min(es_idle_append_timeout, HOLDER_INTERVAL));
+		next = earlier(next, holders.next);
 	}
 	if (perform(&partitions, PARTITION_INTERVAL))
 		next = 0;

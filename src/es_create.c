@@ -159,7 +159,8 @@ static const char *const tables[] = {
 
 	"CREATE TABLE event_store.counters (name text COLLATE \"C\" PRIMARY KEY, value bigint NOT NULL)",
 	"COMMENT ON TABLE event_store.counters IS 'what the status view counts'",
-	"INSERT INTO event_store.counters VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('snapshots_outdated', 0)",
+	"INSERT INTO event_store.counters VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('snapshots_outdated', 0),"
+	" ('sessions_ended', 0)",
 
 	"CREATE TABLE event_store.subscriptions ("
 	" id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE \"C\" NOT NULL UNIQUE,"
@@ -401,6 +402,7 @@ make_tables(int node, bool has_schema)
 				" (SELECT value FROM event_store.counters WHERE name = 'snapshots_taken') AS snapshots_taken,"
 				" (SELECT value FROM event_store.counters WHERE name = 'snapshots_damaged') AS snapshots_damaged,"
 				" (SELECT value FROM event_store.counters WHERE name = 'snapshots_outdated') AS snapshots_outdated,"
+				" (SELECT value FROM event_store.counters WHERE name = 'sessions_ended') AS sessions_ended,"
 				" w.coordinator_pid, w.workers"
 				" FROM event_store.mark m CROSS JOIN event_store.position_seq q LEFT JOIN LATERAL ("
 				"SELECT l.pid, p.gid, coalesce(a.xact_start, p.prepared) AS since, a.query FROM pg_locks l"

@@ -26,6 +26,7 @@
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
+int			es_idle_append_timeout = 0;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
 int			es_max_batch = ES_DEFAULT_MAX_BATCH;
@@ -60,6 +61,12 @@ es_guc_init(void)
 							&es_idempotency_retention,
 							0, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.idle_append_timeout",
+							"Sets how long a session may be idle in a transaction that has appended; 0 means for ever.",
+							"The coordinator ends longer ones: they hold the high-water mark back.",
+							&es_idle_append_timeout,
+							0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.mark_interval",
 							"Sets how often the coordinator publishes the high-water mark at most.",
 							NULL,

@@ -8,6 +8,7 @@
 extern int	es_as_of_wait;				/* milliseconds */
 extern bool es_early_lock_release;
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
+extern int	es_idle_append_timeout;		/* milliseconds; 0: for ever */
 extern int	es_mark_interval;		/* milliseconds */
 extern int	es_mark_wait;				/* milliseconds */
 extern int	es_max_batch;			/* events */

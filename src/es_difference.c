@@ -64,9 +64,7 @@ equality_of(Oid type)
 	const char *name;
 
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("type %s has no equality operator", format_type_be(type))));
+		elog(ERROR, "type %s of a primary key has no equality operator", format_type_be(type));
 	form = (Form_pg_operator) GETSTRUCT(tuple);
 	name = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
 					NameStr(form->oprname));

@@ -148,10 +148,10 @@ SELECT state FROM es_load('asked-1');
 SELECT es_replayed_events() - :before AS replayed;
 UPDATE event_store.snapshots SET state = '{}' WHERE version = 30;
 SELECT state FROM es_load('asked-1');
-SELECT pg_temp.wait_for($$(SELECT snapshots_taken >= 2 AND snapshots_damaged >= 1 FROM event_store.status)$$);
+SELECT pg_temp.wait_for($$EXISTS (SELECT FROM event_store.snapshots WHERE state = '{"n": 30}') AND (SELECT snapshots_taken >= 2 AND snapshots_damaged >= 1 FROM event_store.status)$$);
 SELECT es_register_aggregate('asked', $$state || jsonb_build_object('m', version)$$, snapshot_every => 10);
 SELECT state FROM es_load('asked-1');
-SELECT pg_temp.wait_for($$(SELECT snapshots_taken >= 3 AND snapshots_outdated >= 1 FROM event_store.status)$$);
+SELECT pg_temp.wait_for($$EXISTS (SELECT FROM event_store.snapshots WHERE state = '{"m": 30}') AND (SELECT snapshots_taken >= 3 AND snapshots_outdated >= 1 FROM event_store.status)$$);
 SELECT es_replayed_events() AS before \gset
 SELECT state FROM es_load('asked-1');
 SELECT es_replayed_events() - :before AS replayed;

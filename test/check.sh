@@ -7,7 +7,7 @@
 #
 # ONLY=regress,tap runs some of the suites, TESTS='a b' some tests of them; ES_LONG=1 (make check-long)
 # tells the tests that take as long as they are given to take minutes; KEEP=1 leaves the results; ES_TAP_JOBS
-# TAP tests run at a time (2).
+# TAP tests run at a time (2). ES_COVERAGE, ES_UBSAN, ES_ASAN, ES_VALGRIND: see README.md.
 # See lib.sh for the choice of a PostgreSQL. The last line is "N passed, N failed".
 set -euo pipefail
 # shellcheck source=test/lib.sh
@@ -97,7 +97,7 @@ run_pg_regress() {
         else
             report "$suite" "$name" FAILED
         fi
-    done < <(as_user_within 900 env PATH="$ES_BIN:$PATH" "${ES_MAKE[@]}" installcheck "$variable=$*" "$other=" 2>&1)
+    done < <(as_user_within "$limit" env PATH="$ES_BIN:$PATH" "${ES_MAKE[@]}" installcheck "$variable=$*" "$other=" 2>&1)
     for name in "$@"; do
         if [[ -z ${seen[$name]:-} ]]; then
             report "$suite" "$name" FAILED 'no result'
@@ -114,11 +114,11 @@ run_pg_regress() {
 one_tap() {
     local name=$1 dir=$2 start=$SECONDS rc=0
     # TESTDIR for PostgreSQL 15, the other two for later ones.
-    as_user_within 900 env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
+    as_user_within "$limit" env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
         TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" TMPDIR="$ES_TMP" \
         ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" ES_COVERAGE="${ES_COVERAGE:-}" \
         prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$dir/output" 2>&1 || rc=$?
-    if grep -rah 'runtime error:' "$dir/tmp_check/log" >>"$dir/output" 2>/dev/null; then rc=1; fi
+    if grep -rahE "$finding" "$dir/tmp_check/log" >>"$dir/output" 2>/dev/null; then rc=1; fi
     echo $((SECONDS - start)) >"$dir/seconds"
     echo "$rc" >"$dir/rc"
 }
@@ -168,12 +168,42 @@ run_tap() {
 
 # A crash or a leak that no test looked for is a failure of its own.
 check_server_log() {
-    if grep -E 'was terminated by signal|PANIC:|TRAP:|runtime error:|WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)' \
+    if grep -E 'was terminated by signal|PANIC:|TRAP:|WARNING: .*(leak|not closed|left non-empty|problem in alloc set|write past chunk end)|'"$finding" \
         "$ES_SERVER_LOG" >"$ES_TMP/bad"; then
         report server log FAILED
         show 'server log' "$ES_TMP/bad" 50
         tail -n 60 "$ES_SERVER_LOG" >"$ES_TMP/tail"
         show 'the end of the server log' "$ES_TMP/tail" 60
+    fi
+}
+
+# Has what starts a server start it by a command of ours: initdb and pg_ctl -V get the program itself.
+wrap_postgres() {
+    mv "$ES_BIN/postgres" "$ES_BIN/postgres.bin"
+    # shellcheck disable=SC2016 # for the wrapper
+    printf '#!/bin/sh\n[ "$1" = -D ] || exec %q "$@"\nexec %s %q "$@"\n' "$ES_BIN/postgres.bin" "$*" "$ES_BIN/postgres.bin" \
+        >"$ES_BIN/postgres"
+    chmod 755 "$ES_BIN/postgres"
+}
+
+# A file for each process; one that only complains of what is suppressed is empty.
+under_valgrind() {
+    mkdir "$ES_TMP/valgrind"
+    chmod 1777 "$ES_TMP/valgrind"
+    cp "$ES_VALGRIND" "$ES_TMP/valgrind.supp" || es_fail "ES_VALGRIND=$ES_VALGRIND: there is no such file"
+    wrap_postgres valgrind --quiet --leak-check=no --gen-suppressions=all --time-stamp=yes --trace-children=yes \
+        --error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END --num-callers=30 \
+        "--suppressions=$ES_TMP/valgrind.supp" "--log-file=$ES_TMP/valgrind/%p.log"
+}
+
+check_valgrind() {
+    [[ -n ${ES_VALGRIND:-} ]] || return 0
+    find "$ES_TMP/valgrind" -name '*.log' -size +0 -exec cat {} + >"$ES_TMP/bad"
+    if grep -q VALGRINDERROR-BEGIN "$ES_TMP/bad"; then
+        report server valgrind FAILED "$(grep -c VALGRINDERROR-BEGIN "$ES_TMP/bad") errors"
+        show valgrind "$ES_TMP/bad" 300
+    else
+        report server valgrind ok "$(find "$ES_TMP/valgrind" -name '*.log' | wc -l) processes"
     fi
 }
 
@@ -198,14 +228,26 @@ for suite in ${ONLY//,/ }; do
 done
 
 if wanted tap; then es_need tap; else es_need; fi
-# Instrumented: for gcov, or so that undefined behaviour is a line "runtime error:" in the server's log.
+# Instrumented: for gcov, or so that what is undefined or out of bounds is a line in the server's log.
 instruments=()
+limit=900 finding='runtime error:|AddressSanitizer'
 if [[ -n ${ES_COVERAGE:-} ]]; then
     instruments=('ES_CFLAGS=--coverage -fprofile-update=atomic' SHLIB_LINK=--coverage)
 elif [[ -n ${ES_UBSAN:-} ]]; then
     instruments=(ES_CFLAGS=-fsanitize=undefined SHLIB_LINK=-lubsan)
+elif [[ -n ${ES_ASAN:-} ]]; then
+    instruments=(ES_CFLAGS=-fsanitize=address SHLIB_LINK=-lasan)
 fi
 es_build "${instruments[@]}"
+if [[ -n ${ES_ASAN:-} ]]; then
+    # Its part must be there before the library is loaded. A backend that ends with 1 is no crash to the postmaster.
+    wrap_postgres env "LD_PRELOAD=$(gcc -print-file-name=libasan.so)" \
+        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:detect_stack_use_after_return=0
+elif [[ -n ${ES_VALGRIND:-} ]]; then
+    under_valgrind
+    limit=14400
+    export PGCTLTIMEOUT=600 PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-3600}"
+fi
 mapfile -t regress < <(names test/sql .sql)
 mapfile -t isolation < <(names test/isolation/specs .spec)
 mapfile -t tap < <(names test/t .pl)
@@ -229,6 +271,7 @@ if wanted tap && ((${#tap[@]} > 0)); then
 fi
 
 show_coverage
+check_valgrind
 if ((passed + failed == 0)); then
     echo 'no test was run'
 fi

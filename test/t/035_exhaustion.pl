@@ -29,6 +29,7 @@ max_wal_senders = 0
 jit = off
 event_store.partition_size = 100
 event_store.poll_interval = 100ms
+event_store.seal_interval = 0
 ]);
 $node->start;
 
@@ -49,7 +50,8 @@ my $caught_up = q[SELECT m.mark = q.last_value AND c.position >= m.mark FROM eve
 
 # ---- locks: 200 partitions, and a table of locks that does not hold two for each
 
-ask(q[CREATE EXTENSION event_store; SELECT es_create_store();
+# (No worker reads them all meanwhile, or takes the locks of the others: nothing is sealed or rebuilt.)
+ask(q[CREATE ROLE client LOGIN; CREATE EXTENSION event_store; SELECT es_create_store();
 	CREATE TABLE counted (position bigint PRIMARY KEY);
 	SELECT es_create_projection('counting', 'INSERT INTO counted SELECT position FROM new_events', tables => '{counted}');
 	SELECT es_register_aggregate('wide', fold => 'to_jsonb(coalesce(state::int, 0) + 1)', initial_state => '0', snapshot_every => 1000000000)]);
@@ -74,7 +76,7 @@ for my $call (
 	q[SELECT count(*) FROM es_check('all')],
 	'SELECT es_seal_log()',
 	'SELECT count(*) FROM es_verify_log()',
-	q[SELECT es_rebuild_projection('counting')],
+	q[SELECT es_rebuild_projection('counting'); SELECT es_cancel_rebuild('counting')],
 	q[SELECT es_create_subscription('wide'); SELECT count(*) FROM es_fetch('wide', max_count => 10000)],
 	sprintf($batch, 20_000, 20_000),
 	sprintf(q[SET event_store.partition_size = 100; BEGIN; ] . $batch . '; ROLLBACK', 5000, 40_000),
@@ -112,7 +114,6 @@ ok(poll($caught_up), 'and the workers');
 
 # ---- connections
 
-ask('CREATE ROLE client LOGIN');
 my @clients;
 my $said = '';
 while (@clients < 20)
@@ -133,9 +134,26 @@ ok(poll($caught_up), 'and works');
 $_->quit for @clients;
 is(sqlstate(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]), '00000', 'when they are gone appends go on');
 
+# ---- slots of background workers: the launcher's, and one for each of two databases
+
+$node->append_conf('postgresql.conf', "max_locks_per_transaction = 200\nmax_connections = 40\nmax_logical_replication_workers = 0\nmax_worker_processes = 3\nevent_store.partition_size = 10000000");
+ask('CREATE DATABASE second');
+$node->restart;
+$node->safe_psql('second', 'CREATE EXTENSION event_store; SELECT es_create_store()');
+ok(poll(q[SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'event_store coordinator']), 'two coordinators');
+my $from = -s $node->logfile;
+ask(q[SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'event_store worker']);
+ask(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]);
+$node->wait_for_log(qr/event_store coordinator found no free slot for a background worker/);
+ok(1, 'the log says that there is no slot for a worker');
+ok(poll('SELECT mark = newest_position FROM event_store.status'), 'the mark goes on');
+$node->safe_psql($db, 'DROP DATABASE second');
+$node->wait_for_log(qr/event_store coordinator could start workers again/, $from);
+ok(poll($caught_up), 'when there is one, projections go on');
+
 # ---- with enough of everything, the store is whole
 
-$node->append_conf('postgresql.conf', "max_locks_per_transaction = 200\nmax_connections = 40\nmax_worker_processes = 12\nevent_store.partition_size = 10000000");
+$node->append_conf('postgresql.conf', "max_worker_processes = 12");
 $node->restart;
 ok(poll($caught_up) && ask('SELECT (SELECT count(*) FROM counted) = (SELECT count(*) FROM event_store.log)') eq 't', 'the projection has every event once');
 is(ask(q[SELECT * FROM es_check('all'); SELECT count(*) FROM es_verify_log()]), '0', 'es_check and es_verify_log find nothing');

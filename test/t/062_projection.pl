@@ -248,6 +248,15 @@ is(q1(q[SELECT es_retry_quarantined('upcast')]), 3, 'what was parked is applied'
 is(q1(q[SELECT count(*), count(DISTINCT position) FROM upcast]), '7|7', 'every event once');
 is(q1($workers), $before, 'no worker was lost');
 
+# ---- a handler that can only do one event at a time
+
+q1('CREATE TABLE single (position bigint PRIMARY KEY)');
+append('single-1', 1 .. 50);
+create('single', q[INSERT INTO single SELECT max(position) / (CASE WHEN count(*) > 1 THEN 0 ELSE 1 END) FROM new_events]);
+ok(caught_up('single'), 'a handler that fails for two events at once, and for none alone');
+is(q1('SELECT count(*) FROM single') . '|' . status('single', 'quarantined_streams'), '50|0', 'applies every event');
+is(logged(qr/handler of projection "single" fails on several calls at once, and not on each of them/), 1, 'and the log says once that this is slow');
+
 # ---- a filter that nothing passes
 
 create('nothing', 'INSERT INTO turns SELECT -position FROM new_events');

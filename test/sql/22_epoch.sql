@@ -91,7 +91,7 @@ SELECT es_begin_epoch(0) IS NOT NULL AS begun;
 SELECT setval('event_store.position_seq', 3);
 SELECT position > 540000000000 AS above FROM es_append('epoch-1', 10, 'Counted', '{"n": 11}');
 -- By itself it takes the clock, too: 50,000 positions for each second since 2026 began.
-SELECT start_position >= floor(extract(epoch FROM now() - '2026-01-01 00:00+00') - 1) * 50000 AS at_least,
+SELECT start_position >= floor(extract(epoch FROM began_at - '2026-01-01 00:00+00') - 1) * 50000 AS at_least,
     start_position <= ceil(extract(epoch FROM clock_timestamp() - '2026-01-01 00:00+00') + 1) * 50000 OR
     start_position = last_position + 10000000000 AS at_most
     FROM event_store.epochs ORDER BY epochs.epoch DESC LIMIT 1;

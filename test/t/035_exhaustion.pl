@@ -136,15 +136,16 @@ is(sqlstate(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]), '00000'
 
 # ---- slots of background workers: the launcher's, and one for each of two databases
 
-$node->append_conf('postgresql.conf', "max_locks_per_transaction = 200\nmax_connections = 40\nmax_logical_replication_workers = 0\nmax_worker_processes = 3\nevent_store.partition_size = 10000000");
+$node->append_conf('postgresql.conf', "max_locks_per_transaction = 200\nmax_connections = 40\nmax_logical_replication_workers = 0\nmax_worker_processes = 3\nevent_store.max_workers = 0\nevent_store.partition_size = 10000000");
 ask('CREATE DATABASE second');
 $node->restart;
 $node->safe_psql('second', 'CREATE EXTENSION event_store; SELECT es_create_store()');
 ok(poll(q[SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'event_store coordinator']), 'two coordinators');
 my $from = -s $node->logfile;
-ask(q[SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'event_store worker']);
+$node->append_conf('postgresql.conf', 'event_store.max_workers = 2');
+$node->reload;
 ask(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]);
-$node->wait_for_log(qr/event_store coordinator found no free slot for a background worker/);
+$node->wait_for_log(qr/event_store coordinator found no free slot for a background worker/, $from);
 ok(1, 'the log says that there is no slot for a worker');
 ok(poll('SELECT mark = newest_position FROM event_store.status'), 'the mark goes on');
 $node->safe_psql($db, 'DROP DATABASE second');

@@ -189,7 +189,10 @@ es_call_element(EsCall *call, text *stream, int64 expected, text *key)
 						   call->streams[s].first_element + 1, number + 1),
 				 errhint("Give the expected version at the first one only.")));
 	if (key != NULL)
+	{
 		es_check_key(key);
+		call->key_count++;
+	}
 
 	if (call->element_count == call->element_space)
 		call->elements = grow(call, call->elements, &call->element_space, sizeof(EsElement));

@@ -87,6 +87,7 @@ typedef struct EsCall
 	int			event_count;
 	int			event_space;
 	int			id_count;		/* events that came with an id */
+	int			key_count;		/* elements that came with a key */
 	EsElement  *elements;
 	int			element_count;
 	int			element_space;

@@ -384,14 +384,14 @@ wrong_version(const EsCallStream *stream, const EsElement *element)
 
 /*
  * A head beyond which the call's expectation is hopeless, whatever others in flight do: versions only
- * grow. Not where the request may turn out to be a retry.
+ * grow. Not where the request may turn out to be a retry, of any of its elements: then nothing is compared.
  */
 static int64
 hopeless_above(const EsCall *call, const EsCallStream *stream)
 {
 	const EsElement *element = &call->elements[stream->first_element];
 
-	if (element->expected < 0 || element->key != NULL || call->batch_key != NULL || call->id_count > 0)
+	if (element->expected < 0 || call->key_count > 0 || call->batch_key != NULL || call->id_count > 0)
 		return PG_INT64_MAX;
 	return element->expected;
 }

@@ -62,6 +62,12 @@ SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "even
 SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "events": {"type": "D"}, "idempotency_key": "new"}]')$$);
 SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-9", "events": {"type": "D"}, "idempotency_key": "new"}]')$$);
 SELECT es_stream_version('im-1'), es_stream_version('im-2'), es_stream_version('im-9');
+-- also when a stream whose version was only checked has gone on; what is new is still refused
+SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]');
+SELECT version FROM es_append('im-3', 1, 'Y', '{}');
+SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]');
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "B"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "o"}, {"stream": "im-3", "expected_version": 1}]')$$);
 
 -- batches have keys of their own
 SELECT events, replayed, first_position AS f, last_position AS l FROM es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,C}', NULL, idempotency_key => 'b1') \gset

@@ -149,8 +149,16 @@ park_call(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
 			entry->position = event->position;
 			entry->together = together;
 		}
-		else if (entry->together != together)
-			tie(parked, entry->together, together);
+		else
+		{
+			/*
+			 * It may have been parked behind another stream by a later call of the batch, before this one was
+			 * found to fail: what is between the two waits as well.
+			 */
+			entry->position = Min(entry->position, event->position);
+			if (entry->together != together)
+				tie(parked, entry->together, together);
+		}
 		if (error != NULL && entry->error == NULL)
 		{
 			entry->error = MemoryContextStrdup(parked->context, error->message);

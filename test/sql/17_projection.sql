@@ -434,6 +434,25 @@ SELECT es_drop_projection('mine');
 DROP OWNED BY es_projector;
 DROP ROLE es_projector;
 
+-- ---------------------------------------------------------------- a stream that is parked behind another, and then found to fail earlier
+
+CREATE TABLE tied (line bigserial, stream text, version bigint, n int);
+SELECT es_create_projection('tied', 'INSERT INTO tied (stream, version, n) SELECT stream, version, (data->>''n'')::int FROM new_events ORDER BY position',
+    categories => '{tie}', tables => '{tied}');
+SELECT version FROM es_append('tie-1', 0, 'N', '{"n": "bad"}');
+SELECT version FROM es_append('tie-2', 0, 'N', '{"n": "bad"}');
+SELECT version FROM es_append('tie-2', 1, 'N', '{"n": 2}');
+SELECT version FROM es_append_multi('[{"stream": "tie-1", "events": {"type": "N", "data": {"n": 3}}}, {"stream": "tie-2", "events": {"type": "N", "data": {"n": 3}}}]');
+SELECT version FROM es_append('tie-3', 0, 'N', '{"n": 4}');
+SELECT es_run_projection('tied');
+-- all of tie-2, although the call behind tie-1 was parked first
+SELECT stream, version FROM tied ORDER BY line;
+SELECT stream, events, error_code, position = error_position AS from_there, together = min(together) OVER () AS together FROM event_store.projection_quarantine WHERE name = 'tied' ORDER BY 1;
+SELECT es_register_upcaster('N', 1, $$CASE WHEN data->>'n' = 'bad' THEN '{"n": 1}' ELSE data END$$);
+SELECT es_retry_quarantined('tied', 'tie-2');
+SELECT stream, version, n FROM tied ORDER BY line;
+SELECT es_unregister_upcaster('N', 1);
+SELECT es_drop_projection('tied');
 -- ---------------------------------------------------------------- columns
 
 SET datestyle = ISO;

@@ -18,7 +18,7 @@ sub begin_with_seed
 
 	note("ES_FUZZ_SEED=$seed");
 	srand($seed);
-	return;
+	return $seed;
 }
 
 sub pick { return $_[ int rand @_ ] }

@@ -1,0 +1,1306 @@
+# Random operations on a store and on a model of it in plain Perl data (Model.pm): appends of every form, conflicts, retries,
+# loads as of versions and times, snapshots, upcasters, folds, projections, rebuilds, subscriptions, transactions and
+# savepoints rolled back, crashes. After each operation both say the same of what it touched, and now and then of everything.
+#
+# There are no background workers, so that what happens is what was asked for, in that order. Two sessions take turns, each
+# with caches of its own; one of them may have a transaction open.
+#
+# Stops at the first difference, with the seed, the last operations and both answers. ES_FUZZ_SEED is another seed,
+# ES_LONG=1 draws one and takes 3 minutes, ES_FUZZ_SECONDS says how long.
+use strict;
+use warnings;
+
+use Fuzz;
+use IPC::Open3;
+use Model qw(jsonb row caught %upcasters %folds);
+use ModelProjection;
+use ModelSubscription;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Storable qw(dclone);
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $seconds = $ENV{ES_FUZZ_SECONDS} || ($ENV{ES_LONG} ? 180 : 20);
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', q[
+max_worker_processes = 0
+event_store.as_of_wait = 0
+event_store.mark_wait = 5s
+event_store.partition_size = 1000
+statement_timeout = 60s
+autovacuum = off
+TimeZone = UTC
+]);
+$node->start;
+my $seed = begin_with_seed();
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''\nevent_store.early_lock_release = " . pick('on', 'off'));
+$node->restart;
+
+my @categories = ('acct', 'item');
+my @streams = ((map { "acct-$_" } 1 .. 6), 'acct', 'item-a', 'item-b', 'item-c-d');
+my @unfolded = ('log-1');			# of a category without a fold
+my @projections = map { "p$_" } 1 .. 4;
+my @subscriptions = ('s1', 's2');
+my @consumers = ('', 'one', 'two');
+
+# Times as microseconds, events as lines, and calls of which many are made in one statement.
+$node->safe_psql('postgres', q[
+	CREATE EXTENSION event_store;
+	CREATE SCHEMA m;
+	CREATE FUNCTION m.us(timestamptz) RETURNS bigint IMMUTABLE LANGUAGE sql AS $$SELECT (extract(epoch FROM $1) * 1000000)::bigint$$;
+	CREATE FUNCTION m.t(bigint) RETURNS timestamptz IMMUTABLE LANGUAGE sql AS $$SELECT '1970-01-01 00:00+00'::timestamptz + $1 * interval '1 us'$$;
+	CREATE FUNCTION m.e(e es_recorded_event) RETURNS text STABLE LANGUAGE sql AS $$SELECT array_to_string(ARRAY[e.position::text, e.stream, e.category,
+		e.version::text, e.event_type, e.schema_version::text, e.event_id::text, e.data::text, e.metadata::text, m.us(e.occurred_at)::text, m.us(e.recorded_at)::text], '|', '')$$;
+	CREATE FUNCTION m.state(s text, v bigint) RETURNS text LANGUAGE plpgsql AS $$
+		BEGIN
+			RETURN (SELECT array_to_string(ARRAY[s, v::text, l.state::text, l.version::text, l.position::text, m.us(l.recorded_at)::text], '|', '') FROM es_load_version(s, v) l);
+		EXCEPTION WHEN OTHERS THEN RETURN concat_ws('|', s, v, SQLSTATE);
+		END $$;
+	CREATE FUNCTION m.events() RETURNS SETOF text LANGUAGE plpgsql AS $$
+		BEGIN RETURN QUERY SELECT m.e(e) FROM es_read_all(0, NULL) e;
+		EXCEPTION WHEN OTHERS THEN RETURN QUERY SELECT SQLSTATE;
+		END $$;
+	] . join ';', map { "CREATE TABLE proj_$_ (k text COLLATE \"C\" PRIMARY KEY, n bigint NOT NULL, total bigint, info text)" } @projections);
+
+# ---- sessions
+
+my (@sessions, $session);
+my @journal;		# the last of what was done; all of it is in a file
+open my $record, '>', ($ENV{TESTLOGDIR} // PostgreSQL::Test::Utils::tempdir()) . '/082_model_statements.log' or die $!;
+
+sub record
+{
+	print $record "$_[0]\n";
+	push @journal, $_[0];
+	shift @journal if @journal > 25;
+	return;
+}
+
+sub open_session
+{
+	my %psql = (tx => 0);
+
+	$psql{pid} = open3($psql{in}, $psql{out}, undef, 'psql', '-XAtq', '-v', 'VERBOSITY=sqlstate', '-d', $node->connstr('postgres'));
+	$psql{in}->autoflush(1);
+	ask(\%psql, 'SET client_min_messages = error');
+	$psql{backend} = ask(\%psql, 'SELECT pg_backend_pid()');
+	return \%psql;
+}
+
+sub close_session
+{
+	my ($psql) = @_;
+
+	close $psql->{in};
+	close $psql->{out};
+	waitpid $psql->{pid}, 0;
+	return;
+}
+
+# What a session answers to statements: their rows, or "ERROR" and a SQLSTATE.
+sub ask
+{
+	my ($psql, $sql) = @_;
+	my ($answer, $error) = ('', undef);
+	local $SIG{ALRM} = sub { BAIL_OUT("no answer to: $sql") };
+
+	alarm 120;
+	print { $psql->{in} } "$sql;\n\\echo end of answer\n";
+	while (defined(my $line = readline $psql->{out}))
+	{
+		last if $line eq "end of answer\n";
+		if ($line =~ /^(?:ERROR|FATAL):\s+(\w+)/) { $error //= $1 }
+		else { $answer .= $line }
+	}
+	alarm 0;
+	record(($psql == ($sessions[0] // 0) ? '1> ' : '2> ') . $sql =~ s/\n\s*/ /gr . "\n      " . (defined $error ? "ERROR $error" : substr($answer, 0, 300)));
+	return defined $error ? "ERROR $error" : $answer =~ s/\n\z//r;
+}
+
+# ---- agreement
+
+my $model = Model->new;
+my @saved;				# of the open transaction: the model at BEGIN, and at each savepoint
+my ($operations, $compared, $failed) = (0, 0, 0);
+my %done;
+
+sub differ
+{
+	my ($what, $got, $expected) = @_;
+
+	$failed++;
+	fail($what);
+	diag(ask($session, $ENV{ES_MODEL_ASK})) if $ENV{ES_MODEL_ASK};
+	diag("seed $seed, operation $operations\nthe store says\n$got\nthe model says\n$expected\nwhat was done last:\n" . join("\n", @journal));
+	die "differ\n";
+}
+
+sub same
+{
+	my ($what, $got, $expected) = @_;
+
+	$compared++;
+	differ($what, $got, $expected) if $got ne $expected;
+	return;
+}
+
+# Asks the store, and the model by a piece of code that may change it; an error changes nothing in either.
+sub agree
+{
+	my ($what, $sql, $code) = @_;
+	my $before = $model->copy;
+	my ($result, $sqlstate) = caught($code);
+	$model = $before if $sqlstate;
+	my $expected = defined $sqlstate ? "ERROR $sqlstate" : $result // '';
+	my $answer = ask($session, $sql);
+
+	$done{$what}++;
+	$done{"$what: $sqlstate"}++ if $sqlstate;
+	same($what, $answer, $expected);
+	aborted() if $sqlstate;
+	return $sqlstate;
+}
+
+# The same for what changes nothing, where the store may also refuse with one of these codes. Whether it has refused.
+sub look
+{
+	my ($what, $sql, $code, @or) = @_;
+	my ($result, $sqlstate) = caught($code);
+	my $expected = defined $sqlstate ? "ERROR $sqlstate" : $result // '';
+	my $answer = ask($session, $sql);
+
+	$done{$what}++;
+	$done{"$what: $sqlstate"}++ if $sqlstate;
+	same($what, $answer, $expected) unless grep { $answer eq "ERROR $_" } @or;
+	aborted() if $answer =~ /^ERROR/;
+	return $answer =~ /^ERROR/;
+}
+
+# ---- transactions
+
+# Drawing positions hides what was drawn from readers by position, to the end of the transaction, savepoints or not.
+sub drew
+{
+	my ($before) = @_;
+
+	return unless @saved;
+	$model->{drawn} = 1;
+	$model->{limit} //= $before;
+	return;
+}
+
+sub restore
+{
+	my ($to) = @_;
+	my ($drawn, $limit) = @{$model}{qw(drawn limit)};
+
+	$model = $to->copy;
+	@{$model}{qw(drawn limit)} = ($drawn, $limit);
+	return;
+}
+
+sub end_transaction
+{
+	my ($commit) = @_;
+
+	$model = $saved[0] unless $commit;
+	delete @{$model}{qw(drawn limit)};
+	@saved = ();
+	return;
+}
+
+# After an error in a transaction: psql has gone back to before the statement, or the whole is lost.
+sub aborted
+{
+	return unless @saved && !$session->{rollback};
+	same('the end of a failed transaction', ask($session, 'ROLLBACK'), '');
+	end_transaction(0);
+	$done{'failed transaction'}++;
+	return;
+}
+
+sub begin
+{
+	$session = pick(@sessions);
+	$session->{rollback} = chance(.7);
+	ask($session, '\set ON_ERROR_ROLLBACK ' . ($session->{rollback} ? 'on' : 'off') . "\nBEGIN");
+	@saved = ($model->copy);
+	$done{begin}++;
+	return;
+}
+
+sub end
+{
+	my $commit = chance(.6);
+
+	ask($session, $commit ? 'COMMIT' : 'ROLLBACK');
+	end_transaction($commit);
+	$done{ $commit ? 'commit' : 'rollback' }++;
+	return;
+}
+
+sub savepoint
+{
+	if (@saved == 1 || chance(.4))
+	{
+		return if @saved > 3;
+		ask($session, 'SAVEPOINT s' . @saved);
+		push @saved, $model->copy;
+	}
+	elsif (chance(.3))
+	{
+		ask($session, 'RELEASE s' . $#saved);
+		pop @saved;
+	}
+	else
+	{
+		ask($session, 'ROLLBACK TO s' . $#saved);
+		restore($saved[-1]);
+		$done{'rollback to savepoint'}++;
+	}
+	return;
+}
+
+# ---- what is drawn at random
+
+sub a_stream { return chance(.05) ? pick(@unfolded) : pick(@streams) }
+sub a_category { return chance(.05) ? 'log' : pick(@categories) }
+sub maybe { return chance(.5) ? $_[0] : undef }
+sub sql { return defined $_[0] ? literal($_[0]) : 'NULL' }
+sub number { return defined $_[0] ? $_[0] : 'NULL' }
+sub sql_array { my ($list) = @_; return $list ? 'ARRAY[' . join(', ', map { literal($_) } @$list) . ']::text[]' : 'NULL' }
+# One that there is, mostly.
+sub one_of { my ($there, @names) = @_; my @known = grep { $there->{$_} } @names; return @known && chance(.85) ? pick(@known) : pick(@names) }
+sub a_projection { return one_of($model->{projections}, @projections) }
+sub a_subscription { return one_of($model->{subscriptions}, @subscriptions) }
+sub a_type { return pick(qw(Opened Deposited Withdrawn Tagged Labelled Debug PaidIn Other Unheard)) }
+sub some_types { return chance(.6) ? undef : [ map { a_type() } 1 .. 1 + rand 3 ] }
+sub some_categories { return chance(.6) ? undef : [ map { a_category() } 1 .. 1 + rand 2 ] }
+
+sub uuid { return sprintf '%08x-0000-4000-8000-%012x', rand 2**32, rand 2**32 }
+
+# Microseconds of an hour in January 2024, and as JSON has it.
+sub occurred { return 1704067200_000000 + 3600_000000 * int rand 400 }
+
+sub iso
+{
+	my ($us) = @_;
+	my @t = gmtime($us / 1_000_000);
+
+	return sprintf '%04d-%02d-%02dT%02d:%02d:%02dZ', $t[5] + 1900, $t[4] + 1, @t[ 3, 2, 1, 0 ];
+}
+
+sub an_event
+{
+	my @tags = qw(red green blue);
+	my ($type, $data, @versions) = @{ pick(
+		[ 'Opened', { owner => pick('ann', 'bob') }, 1 ],
+		([ 'Deposited', { amount => int rand 100 }, 1, 1, 2, 3 ]) x 4,
+		[ 'PaidIn', { sum => int rand 100 }, 1, 1, 2 ],
+		[ 'Withdrawn', { amount => int rand 100, chance(.3) ? (void => 'true') : () }, 1, 2 ],
+		[ 'Tagged', { tag => pick(@tags) }, 1, 1, 2 ],
+		[ 'Labelled', { label => pick(@tags) }, 1 ],
+		[ 'Debug', {}, 1, 1, 2 ],
+		[ 'Other', { list => [ 1, 'two', undef ], inner => { a => 1 } }, 1 ],
+		chance(.6) ? [ 'Poison', { amount => pick('many', 'many', 5) }, 1 ] : [ 'Other', {}, 1 ],
+		chance(.15) ? [ 'Broken', { pick('why', 'amount') => 3 }, 1 ] : [ 'Opened', { owner => 'eve' }, 1 ]) };
+
+	return { type => $type, data => $data, sv => pick(@versions),
+		chance(.3) ? (id => uuid()) : (), chance(.5) ? (occurred => occurred()) : (),
+		chance(.3) ? (metadata => { user => pick('ann', 'bob'), chance(.5) ? (correlation_id => pick('c-1', 'c-2')) : () }) : () };
+}
+
+sub some_events { return map { an_event() } 1 .. 1 + int rand $_[0] }
+
+sub event_json
+{
+	my ($e) = @_;
+	my @members = (qq("type": "$e->{type}"), '"data": ' . jsonb($e->{data}));
+
+	push @members, qq("schema_version": $e->{sv}) if $e->{sv} != 1 || $e->{says_version};
+	push @members, qq("id": "$e->{id}") if defined $e->{id};
+	push @members, '"metadata": ' . jsonb($e->{metadata}) if $e->{metadata};
+	push @members, '"occurred_at": "' . iso($e->{occurred}) . '"' if defined $e->{occurred};
+	return '{' . join(', ', @members) . '}';
+}
+
+sub events_json { return '[' . join(', ', map { event_json($_) } @_) . ']' }
+
+sub an_expectation
+{
+	my ($stream) = @_;
+	my $version = $model->version($stream);
+	my $what = rand;
+
+	return undef if $what < .35;
+	return -2 if $what < .45;
+	return $version if $what < .78;
+	return -4 if $what < .85;
+	return 0 if $what < .89;
+	return pick(-1, -3, -5) if $what < .905;
+	return $version + pick(1, 1, 2, 100) if $what < .94;
+	return $version > 0 ? int rand $version : 1;
+}
+
+# ---- appending
+
+# The calls that were made, to be repeated: {form, elements, key}.
+my @calls;
+
+sub element { my ($stream, @events) = @_; return { stream => $stream, expected => an_expectation($stream), events => \@events } }
+
+sub a_call
+{
+	my $form = pick(qw(one one one list list list multi multi batch));
+	my $key = chance(.25) ? 'k' . int rand 40 : undef;
+	my $call = { form => $form };
+
+	if ($form eq 'one') { $call->{elements} = [ { %{ element(a_stream(), an_event()) }, key => $key } ] }
+	elsif ($form eq 'list') { $call->{elements} = [ { %{ element(a_stream(), some_events(5)) }, key => $key } ] }
+	elsif ($form eq 'multi')
+	{
+		my %seen;
+		for my $stream (map { a_stream() } 1 .. 1 + int rand 4)
+		{
+			my $element = element($stream, chance(.15) ? () : some_events(3));
+			# A stream that is named again has no version, and not the same key.
+			if ($seen{$stream}++)
+			{
+				$element->{expected} = undef;
+				next if defined $key || !@{ $element->{events} };
+			}
+			$element->{key} = $key if @{ $element->{events} };
+			push @{ $call->{elements} }, $element;
+		}
+	}
+	else
+	{
+		my %element;
+		$call->{batch_key} = $key;
+		$call->{order} = [ map { pick(@streams) } 1 .. 1 + int rand 12 ];
+		for my $stream (@{ $call->{order} })
+		{
+			push @{ $call->{elements} }, $element{$stream} = element($stream) unless $element{$stream};
+			push @{ $element{$stream}{events} }, an_event();
+		}
+	}
+	return $call;
+}
+
+# An earlier call, as it was or with something changed.
+sub a_repeated_call
+{
+	my $call = dclone(pick(@calls));
+	my $element = pick(@{ $call->{elements} });
+
+	if (chance(.3) && @{ $element->{events} })
+	{
+		my $event = pick(@{ $element->{events} });
+		if (chance(.5)) { $event->{data} = { %{ $event->{data} }, other => 1 } }
+		elsif (chance(.5)) { $event->{sv}++ }
+		else { $event->{type} = 'Unheard' }
+	}
+	$element->{expected} = an_expectation($element->{stream}) if chance(.3);
+	# A retry may have other metadata and times.
+	for my $event (map { @{ $_->{events} } } @{ $call->{elements} }) { $event->{metadata} = { user => 'again' } if chance(.2) }
+	return $call;
+}
+
+sub call_sql
+{
+	my ($call) = @_;
+	my ($first) = @{ $call->{elements} };
+	my $form = $call->{form};
+	my $columns = 'version, position, m.us(recorded_at), replayed';
+
+	if ($form eq 'one')
+	{
+		my ($e) = @{ $first->{events} };
+		return sprintf "SELECT $columns FROM es_append(%s, %s, %s, %s, metadata => %s, event_id => %s, occurred_at => %s, schema_version => %s, idempotency_key => %s)",
+			literal($first->{stream}), number($first->{expected}), literal($e->{type}), literal(jsonb($e->{data})), sql($e->{metadata} && jsonb($e->{metadata})), sql($e->{id}),
+			sql(defined $e->{occurred} ? iso($e->{occurred}) : undef), $e->{sv} == 1 ? 'NULL' : $e->{sv}, sql($first->{key});
+	}
+	if ($form eq 'list')
+	{
+		my $events = events_json(@{ $first->{events} });
+		$events = qq[{"events": $events, "idempotency_key": "$first->{key}"}] if defined $first->{key};
+		return sprintf "SELECT $columns FROM es_append(%s, %s, %s)", literal($first->{stream}), number($first->{expected}), literal($events) . ($first->{sv} ? '' : '::jsonb');
+	}
+	if ($form eq 'multi')
+	{
+		my @appends = map {
+			my $e = $_;
+			'{' . join(', ', qq("stream": "$e->{stream}"), defined $e->{expected} ? qq("expected_version": $e->{expected}) : (),
+				@{ $e->{events} } ? '"events": ' . events_json(@{ $e->{events} }) : (), defined $e->{key} ? qq("idempotency_key": "$e->{key}") : ()) . '}' } @{ $call->{elements} };
+		return 'SELECT stream, ' . $columns . ' FROM es_append_multi(' . literal('[' . join(', ', @appends) . ']') . ')';
+	}
+	my (%next, @events, @expected);
+	for my $stream (@{ $call->{order} })
+	{
+		my ($element) = grep { $_->{stream} eq $stream } @{ $call->{elements} };
+		push @expected, $next{$stream} ? 'NULL' : number($element->{expected});
+		push @events, $element->{events}[ $next{$stream}++ // 0 ];
+	}
+	my $list = sub { my ($type, $of) = @_; return 'ARRAY[' . join(', ', map { sql($of->($_)) } @events) . "]::${type}[]" };
+	return sprintf 'SELECT events, first_position, last_position, replayed FROM es_append_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s)', sql_array($call->{order}),
+		$list->('text', sub { $_[0]{type} }), $list->('jsonb', sub { jsonb($_[0]{data}) }), $list->('jsonb', sub { $_[0]{metadata} && jsonb($_[0]{metadata}) }),
+		$list->('uuid', sub { $_[0]{id} }), $list->('timestamptz', sub { defined $_[0]{occurred} ? iso($_[0]{occurred}) : undef }),
+		'ARRAY[' . join(', ', @expected) . ']::bigint[]', $list->('int', sub { $_[0]{sv} }), sql($call->{batch_key});
+}
+
+# The events of a call in the order of their positions, with stream and version.
+sub new_events
+{
+	my ($call) = @_;
+	my (%version, %next, @events);
+	my @order = $call->{form} eq 'batch' ? @{ $call->{order} } : map { ($_->{stream}) x @{ $_->{events} } } @{ $call->{elements} };
+	my %of = ();
+
+	push @{ $of{ $_->{stream} } }, @{ $_->{events} } for @{ $call->{elements} };
+	for my $stream (@order)
+	{
+		$version{$stream} //= $model->version($stream);
+		push @events, { %{ shift @{ $of{$stream} } }, stream => $stream, version => ++$version{$stream} };
+	}
+	return @events;
+}
+
+# What the model expects: (answer or undef, SQLSTATE or undef).
+sub answer_to
+{
+	my ($call) = @_;
+
+	return caught(sub {
+		my $key = $call->{batch_key};
+		my @elements = @{ $call->{elements} };
+		if (my $known = defined $key && $model->{batch_keys}{$key})
+		{
+			# What is wrong with an argument is said first.
+			for (@elements) { my $x = $_->{expected} // 0; Model::refuse('22023') if $x == -1 || $x < -4 || $x == -3 }
+			Model::refuse('YE002') if $known->{request} ne batch_request($call);
+			return row(@{$known}{qw(events first last)}, 't');
+		}
+		my $answer = $model->append(@elements);
+		if ($answer->{replayed})
+		{
+			my @rows = @{ $answer->{replayed} };
+			if ($call->{form} eq 'batch')
+			{
+				my ($first) = sort { $a <=> $b } map { $model->{streams}{ $_->{stream} }[ $_->{expected} ]{position} } @elements;
+				my ($last) = sort { $b <=> $a } map { $_->{position} } @rows;
+				return row(scalar @{ $call->{order} }, $first, $last, 't');
+			}
+			return join "\n", map { my $e = shift @rows; row($call->{form} eq 'multi' ? $_->{stream} : (), $e ? @{$e}{qw(version position recorded)} : (0, undef, undef), 't') } @elements;
+		}
+		# Inline projections have their say. What positions there will be makes no difference to that.
+		my $before = $model->copy;
+		my @events = new_events($call);
+		if (@events)
+		{
+			my $position = $model->last_position;
+			$_->{position} = ++$position, $_->{recorded} = 0, $_->{occurred} //= 0, $model->add($_, 0) for @events;
+			my (undef, $code) = caught(sub { return ModelProjection::inline($model, \@events) });
+			$model = $before;
+			if ($code)
+			{
+				drew($model->last_position);
+				Model::refuse($code);
+			}
+		}
+		return undef;
+	});
+}
+
+sub batch_request { my ($call) = @_; return join "\n", map { "$_->{stream} " . Model::request($_) } new_events($call) }
+
+sub append
+{
+	my ($call) = @_;
+	my ($answer, $sqlstate) = answer_to($call);
+	my $got = ask($session, call_sql($call));
+	my $form = "append $call->{form}";
+
+	push @calls, dclone($call);
+	shift @calls if @calls > 60;
+	$done{$form}++;
+	$done{"append: $sqlstate"}++ if $sqlstate;
+	if ($sqlstate)
+	{
+		same($form, $got, "ERROR $sqlstate");
+		return aborted();
+	}
+	if (defined $answer)
+	{
+		$done{'append: replayed'}++;
+		return same("$form, again", $got, $answer);
+	}
+	differ($form, $got, 'that it is appended') if $got =~ /^ERROR/;
+	learn($call, $got);
+	return;
+}
+
+# Adds to the model what was appended, with what only the store could know; all the rest must be as it was asked for.
+sub learn
+{
+	my ($call, $got) = @_;
+	my $form = "append $call->{form}";
+	my @events = new_events($call);
+	my $before = $model->last_position;
+	my @rows = map { [ split /\|/, $_, -1 ] } split /\n/, $got;
+	my (@expected, @last, $first);
+
+	my $last_position = $call->{form} eq 'batch' ? $rows[0][2] : (sort { $b <=> $a } map { $_->[-3] } @rows)[0];
+	$first = $last_position - @events + 1;
+	differ($form, $got, "positions after $before") if @events && $first <= $before;
+	drew($before) if @events;
+
+	# Recorded at: one time of the call, later than whatever its streams have.
+	my %touched = map { $_->{stream} => $model->version($_->{stream}) } @events;
+	my $recorded = $call->{form} eq 'batch' && @events ? ask($session, "SELECT m.us(recorded_at) FROM event_store.events WHERE position = $first") : undef;
+	if ($call->{form} ne 'batch')
+	{
+		for my $i (0 .. $#rows) { $recorded = $rows[$i][-2] if @{ $call->{elements}[$i]{events} } }
+	}
+	if (@events)
+	{
+		for my $stream (keys %touched)
+		{
+			my $e = $model->last_event($stream);
+			differ($form, $recorded, "a time after $e->{recorded}") if $e && $recorded <= $e->{recorded};
+		}
+		differ($form, $recorded, "a time after $model->{published}") if $recorded <= $model->{published};
+	}
+	for my $i (0 .. $#events)
+	{
+		my $e = $events[$i];
+		@{$e}{qw(position recorded)} = ($first + $i, $recorded);
+		$e->{occurred} //= $recorded;
+		$model->add($e, $last_position);
+	}
+	for my $stream (sort keys %touched)
+	{
+		my $from = $touched{$stream} + 1;
+		my $answer = ask($session, 'SELECT m.e(e) FROM es_read(' . literal($stream) . ", $from, upcast => false) e");
+		my @lines = split /\n/, $answer;
+		for my $e (grep { !defined $_->{id} } @{ $model->{streams}{$stream} }[ $touched{$stream} .. $model->version($stream) - 1 ])
+		{
+			($e->{id}) = ($lines[ $e->{version} - $from ] // '') =~ /([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})/;
+			$e->{id} //= 'none';
+		}
+		same("$form: what is stored", $answer, $model->read($stream, $from, undef, 0, 0));
+	}
+
+	# The answer itself.
+	if ($call->{form} eq 'batch')
+	{
+		@expected = row(scalar @events, $first, $last_position, 'f');
+		$model->{batch_keys}{ $call->{batch_key} } = { request => join("\n", map { "$_->{stream} " . Model::request($_) } @events), events => scalar @events, first => $first, last => $last_position }
+			if defined $call->{batch_key};
+	}
+	else
+	{
+		my @left = @events;
+		for my $element (@{ $call->{elements} })
+		{
+			my @own = splice @left, 0, scalar @{ $element->{events} };
+			my $e = @own ? $own[-1] : $model->last_event($element->{stream});
+			push @expected, row($call->{form} eq 'multi' ? $element->{stream} : (), $e ? @{$e}{qw(version position recorded)} : (0, undef, undef), 'f');
+			$model->{keys}{ row($element->{stream}, $element->{key}) } = { request => Model::request(@{ $element->{events} }), last => $e } if defined $element->{key};
+		}
+	}
+	same($form, $got, join "\n", @expected);
+	ModelProjection::inline($model, \@events);
+	$done{appended} += @events;
+	return;
+}
+
+# ---- reading
+
+sub read_stream
+{
+	my $stream = a_stream();
+	my ($from, $max) = (maybe(1 + int rand 30), maybe(int rand 10));
+	my ($backward, $upcast) = (chance(.3) ? 1 : 0, chance(.8) ? 1 : 0);
+
+	return look('es_read', sprintf('SELECT m.e(e) FROM es_read(%s, %s, %s, %s, %s) e', literal($stream), number($from), number($max),
+		map { $_ ? 'true' : 'false' } $backward, $upcast), sub { return $model->read($stream, $from, $max, $backward, $upcast) });
+}
+
+sub some_position { my @log = @{ $model->{log} }; return @log ? pick(@log)->{position} + pick(0, 0, -1, 1) : 0 }
+
+sub read_all
+{
+	my ($after, $max, $types) = (pick(0, some_position(), some_position()), pick(undef, 1, 5, 50), some_types());
+
+	if (chance(.5))
+	{
+		my $category = a_category();
+		return look('es_read_category', sprintf('SELECT m.e(e) FROM es_read_category(%s, %s, %s, %s) e', literal($category), $after, number($max), sql_array($types)),
+			sub { return $model->read_all($after, $max, $types, [$category]) });
+	}
+	my $categories = some_categories();
+	return look('es_read_all', sprintf('SELECT m.e(e) FROM es_read_all(%s, %s, %s, %s) e', $after, number($max), sql_array($types), sql_array($categories)),
+		sub { return $model->read_all($after, $max, $types, $categories) });
+}
+
+sub small_answers
+{
+	my $stream = a_stream();
+	my $key = 'k' . int rand 40;
+	my $time = some_time();
+
+	look('es_stream_version', 'SELECT es_stream_version(' . literal($stream) . ')', sub { return $model->version($stream) });
+	look('es_find_append', sprintf('SELECT version, position, m.us(recorded_at), replayed FROM es_find_append(%s, %s)', literal($stream), literal($key)), sub {
+		my $known = $model->{keys}{ row($stream, $key) } or return '';
+		return row(@{ $known->{last} }{qw(version position recorded)}, 't') });
+	look('es_position_at', "SELECT es_position_at(m.t($time))", sub { my ($last) = sort { $b <=> $a } 0, map { $_->{position} } grep { $_->{recorded} <= $time } $model->settled; return $last });
+	my $id = pick('c-1', 'c-2');
+	look('es_trace', "SELECT m.e(e) FROM es_trace('$id') e", sub {
+		return join "\n", map { Model::event_row($_) } $model->select([ grep { $_->{metadata} && ($_->{metadata}{correlation_id} // '') eq $id } @{ $model->{log} } ]) }) unless @saved;
+	return;
+}
+
+# ---- state
+
+sub some_time
+{
+	my @log = @{ $model->{log} };
+
+	return @log ? pick(@log)->{recorded} + pick(0, 0, 0, 1, -1) : 1;
+}
+
+# Whether the state as of a time must be final, or must not; undef: who knows.
+sub is_final
+{
+	my ($time) = @_;
+	my ($next) = grep { $_->{recorded} > $model->{published} } @{ $model->{log} };
+
+	return 1 if $time <= $model->{published};
+	return 0 if $next && $time >= $next->{recorded} && !@saved;
+	return undef;
+}
+
+sub publish
+{
+	return if @saved;
+	my ($mark, $last) = (ask($session, 'SELECT es_publish_mark()'), $model->last_position);
+	differ('es_publish_mark', $mark, "$last or more") if $mark =~ /ERROR/ || $mark < $last;
+	$model->{published} = (sort { $b <=> $a } 0, map { $_->{recorded} } @{ $model->{log} })[0];
+	$done{publish}++;
+	return;
+}
+
+# A load as of a time. In a transaction that has appended, its own appends may stand in the way.
+sub look_at
+{
+	my ($what, $sql, $time, $code) = @_;
+	my $final = is_final($time);
+
+	return look($what, $sql, sub { Model::refuse('YE004') }) if defined $final && !$final;
+	return look($what, $sql, $code, !defined $final || $model->{drawn} ? 'YE004' : ());
+}
+
+my $loaded = 'state, version, position, m.us(recorded_at)';
+
+# Loads, and how much of the stream was folded for it: a snapshot is used where there is a good one, and only there.
+sub load
+{
+	my $stream = a_stream();
+	my $name = literal($stream);
+	my @events = @{ $model->{streams}{$stream} // [] };
+	my $what = rand;
+	my $before = ask($session, 'SELECT es_replayed_events()');
+	my $refused;
+
+	if ($what < .4) { $refused = look('es_load', "SELECT $loaded FROM es_load($name)", sub { return $model->load($stream) }) }
+	elsif ($what < .75)
+	{
+		my $version = chance(.03) ? pick(-1, @events + 1) : int rand(@events + 1);
+		$refused = look('es_load_version', "SELECT $loaded FROM es_load_version($name, $version)", sub { return $model->load_version($stream, $version) });
+		@events = $version < 0 || $version > @events ? () : @events[ 0 .. $version - 1 ];
+	}
+	else
+	{
+		publish() if chance(.6);
+		my $time = some_time();
+		$refused = look_at('es_load_at', "SELECT $loaded FROM es_load_at($name, m.t($time))", $time, sub { return $model->load_at($stream, $time) });
+		@events = $model->until_time($stream, $time);
+	}
+	return if $refused;
+	my $folded = ask($session, 'SELECT es_replayed_events()') - $before;
+	same('events folded by a load', $folded, $model->replayed($stream, @events));
+	return;
+}
+
+sub load_valid_at
+{
+	my $stream = a_stream();
+	my $valid = chance(.2) ? some_time() : occurred();
+	my $known = maybe(some_time());
+	my $sql = sprintf "SELECT $loaded FROM es_load_valid_at(%s, m.t(%s)%s)", literal($stream), $valid, defined $known ? ", m.t($known)" : '';
+	my $code = sub { return $model->load_valid_at($stream, $valid, $known) };
+
+	return look('es_load_valid_at', $sql, $code) unless defined $known;
+	publish();
+	return look_at('es_load_valid_at', $sql, $known, $code);
+}
+
+sub load_category
+{
+	my $category = a_category();
+
+	if (chance(.5) && !@saved)
+	{
+		my $time = some_time();
+		publish() for 1, 2;
+		return look_at('es_load_category as of a time', "SELECT stream, state, version FROM es_load_category('$category', m.t($time))", $time, sub { return $model->load_category($category, $time) });
+	}
+	return look('es_load_category', "SELECT stream, state, version FROM es_load_category('$category')", sub { return $model->load_category($category) });
+}
+
+sub history
+{
+	my ($stream, $from, $max) = (a_stream(), 1 + int rand 20, maybe(1 + int rand 10));
+
+	return look('es_history', sprintf('SELECT version, event_type, m.us(occurred_at), m.us(recorded_at), state FROM es_history(%s, %s, %s)', literal($stream), $from, number($max)),
+		sub { return $model->history($stream, $from, $max) });
+}
+
+sub snapshots_sql { return sprintf q[SELECT string_agg(s.version::text, ',' ORDER BY s.version) FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream WHERE h.name = %s], literal($_[0]) }
+
+sub snapshot
+{
+	my $stream = a_stream();
+
+	return if agree('es_snapshot', 'SELECT es_snapshot(' . literal($stream) . ')', sub { return $model->snapshot($stream) });
+	same('snapshots kept', ask($session, snapshots_sql($stream)), $model->snapshots($stream));
+	return;
+}
+
+sub drop_snapshots
+{
+	my $category = a_category();
+
+	agree('es_drop_snapshots', "SELECT es_drop_snapshots('$category')", sub { return $model->drop_snapshots($category) });
+	return;
+}
+
+# ---- definitions
+
+sub register_aggregate
+{
+	my ($category) = @_;
+	my ($name, $every) = (pick(sort keys %folds), pick(1, 1, 2, 5, 100));
+	my ($argument, $text, $initial) = @{ $folds{$name} };
+
+	agree('es_register_aggregate', sprintf('SELECT es_register_aggregate(%s, %s => %s, initial_state => %s, snapshot_every => %s)', literal($category), $argument, literal($text), literal(jsonb($initial)), $every),
+		sub { $model->{aggregates}{$category} = { fold => $name, every => $every }; return });
+	return;
+}
+
+sub unregister_aggregate
+{
+	my $category = pick(@categories);
+
+	agree('es_unregister_aggregate', "SELECT es_unregister_aggregate('$category')", sub { delete $model->{aggregates}{$category} or Model::refuse('YE008'); return });
+	register_aggregate($category) if chance(.8);
+	return;
+}
+
+sub upcaster
+{
+	# Those that make reads fail do not stay long.
+	my $hurts = $model->{upcasters}{'Poison 1'} && $model->{upcasters}{'Poison 1'} eq 'hurt';
+	my $name = $hurts && chance(.6) ? 'mend' : pick(sort keys %upcasters);
+	my ($type, $version, $transform, $to) = @{ $upcasters{$name} };
+
+	if (!chance($hurts ? .1 : .45))
+	{
+		agree('es_register_upcaster', sprintf('SELECT es_register_upcaster(%s, %s, %s, %s)', literal($type), $version, literal($transform), sql($to)), sub {
+			$model->{upcasters}{"$type $version"} = $name;
+			ModelProjection::upcaster_changed($model, $type, $to // $type);
+			return });
+		return;
+	}
+	agree('es_unregister_upcaster', sprintf('SELECT es_unregister_upcaster(%s, %s)', literal($type), $version), sub {
+		delete $model->{upcasters}{"$type $version"} or Model::refuse('YE008');
+		ModelProjection::upcaster_changed($model, $type, $type);
+		return });
+	return;
+}
+
+# ---- projections
+
+sub table_sql { return "SELECT k, n, total, info FROM proj_$_[0] ORDER BY k" }
+sub quarantine_sql
+{
+	my ($name, $rebuild) = @_;
+
+	return sprintf q[SELECT stream, position, events, error_code, attempts, min(stream COLLATE "C") OVER (PARTITION BY together) FROM event_store.projection_quarantine
+		WHERE name = %s AND %s rebuild ORDER BY stream COLLATE "C"], literal($name), $rebuild ? '' : 'NOT';
+}
+
+# The tables, the quarantine and the status of a projection.
+sub compare_projection
+{
+	my ($name) = @_;
+	my $p = $model->{projections}{$name} or return;
+
+	same("table of projection $name", ask($session, table_sql($name)), ModelProjection::table($p));
+	same("quarantine of projection $name", ask($session, quarantine_sql($name, 0)), ModelProjection::quarantine($p->{parked}));
+	same("status of projection $name", ask($session, "SELECT mode, status, quarantined_streams, rebuild FROM event_store.projection_status WHERE name = '$name'"), ModelProjection::status($p));
+	return;
+}
+
+sub create_projection
+{
+	my $name = pick(@projections);
+	my $p = $model->{projections}{$name};
+	my %def = (handler => pick(sort keys %ModelProjection::handlers), mode => pick('async', 'async', 'inline'), types => some_types(), categories => some_categories(), from => chance(.8) ? 0 : some_position());
+
+	%def = (%def, map { $_ => $p->{$_} } qw(handler types categories from mode)) if $p && chance(.6);
+	$def{from} = 0 if $def{from} < 0;
+	$def{batch} = $p ? $p->{batch} : pick(1, 3, 20, 1000);
+	return if agree('es_create_projection', sprintf('SELECT es_create_projection(%s, %s, categories => %s, event_types => %s, tables => %s, mode => %s, batch_size => %s, from_position => %s)',
+		literal($name), literal($ModelProjection::handlers{ $def{handler} }[0]->("proj_$name")), sql_array($def{categories}), sql_array($def{types}), literal("{proj_$name}"), literal($def{mode}),
+		$def{batch}, $def{from}), sub { return ModelProjection::create($model, $name, %def) });
+	return compare_projection($name);
+}
+
+sub run_projection
+{
+	my $name = a_projection();
+
+	return if agree('es_run_projection', "SELECT es_run_projection('$name')", sub {
+		my $rebuilding = $model->{projections}{$name} && ($model->{projections}{$name}{rebuild}{state} // '') eq 'running';
+		delete $model->{projections}{$name}{rebuild} if $model->{projections}{$name} && !%{ $model->{projections}{$name}{rebuild} // { a => 1 } };
+		my $events = ModelProjection::run($model, $name);
+		$done{'rebuild done'}++ if $rebuilding;
+		return $events });
+	return compare_projection($name);
+}
+
+sub pause_or_resume
+{
+	my $name = a_projection();
+	my $what = $model->{projections}{$name} && $model->{projections}{$name}{state} eq 'paused' || chance(.3) ? 'resume' : 'pause';
+
+	return if agree("es_${what}_projection", "SELECT es_${what}_projection('$name')", sub { return ModelProjection->can($what)->($model, $name) });
+	return compare_projection($name);
+}
+
+sub rebuild
+{
+	my $name = a_projection();
+	my ($handler, $types) = (maybe(pick(sort keys %ModelProjection::handlers)), chance(.3) ? some_types() : undef);
+
+	if (chance(.1))
+	{
+		agree('es_cancel_rebuild', "SELECT es_cancel_rebuild('$name')", sub { return ModelProjection::cancel($model, $name) });
+	}
+	else
+	{
+		agree('es_rebuild_projection', sprintf('SELECT es_rebuild_projection(%s, %s, event_types => %s, fast => %s)', literal($name),
+			sql(defined $handler ? $ModelProjection::handlers{$handler}[0]->("proj_$name") : undef), sql_array($types), pick('true', 'false')),
+			sub { return ModelProjection::rebuild($model, $name, $handler, $types) });
+	}
+	return compare_projection($name);
+}
+
+sub set_mode
+{
+	my ($name, $mode) = (a_projection(), pick('inline', 'async'));
+
+	return if agree("to $mode", "SELECT es_set_projection_mode('$name', '$mode')", sub { return ModelProjection::set_mode($model, $name, $mode) });
+	return compare_projection($name);
+}
+
+sub retry_quarantined
+{
+	my @parked = grep { %{ $model->{projections}{$_}{parked} } } sort keys %{ $model->{projections} };
+	my $name = @parked && chance(.8) ? pick(@parked) : a_projection();
+	my $parked = $model->{projections}{$name} ? $model->{projections}{$name}{parked} : {};
+	my $something = %$parked;
+	my $stream = chance(.4) ? %$parked && chance(.9) ? pick(sort keys %$parked) : a_stream() : undef;
+
+	return if agree('es_retry_quarantined', sprintf('SELECT es_retry_quarantined(%s, %s)', literal($name), sql($stream)), sub { return ModelProjection::retry($model, $name, $stream) });
+	$done{'retry of something'}++ if $something;
+	return compare_projection($name);
+}
+
+sub drop_projection
+{
+	my $name = a_projection();
+
+	return if agree('es_drop_projection', "SELECT es_drop_projection('$name')", sub { return ModelProjection::drop_it($model, $name) });
+	ask($session, "DELETE FROM proj_$name");
+	return;
+}
+
+# ---- subscriptions
+
+sub streams_sql
+{
+	return sprintf q[SELECT h.name, s.position, s.consumer, s.reason, s.attempts FROM event_store.subscription_streams s JOIN event_store.heads h ON h.id = s.stream
+		JOIN event_store.subscriptions b ON b.id = s.subscription WHERE b.name = %s ORDER BY h.name COLLATE "C"], literal($_[0]);
+}
+
+sub compare_subscription
+{
+	my ($name) = @_;
+	my $s = $model->{subscriptions}{$name} or return;
+
+	same("streams in flight of $name", ask($session, streams_sql($name)), ModelSubscription::streams($s));
+	return;
+}
+
+sub create_subscription
+{
+	my $name = pick(@subscriptions);
+	my $s = $model->{subscriptions}{$name};
+	my %def = (types => some_types(), categories => some_categories(), from => chance(.8) ? 0 : some_position());
+
+	%def = map { $_ => $s->{$_} } qw(types categories from) if $s && chance(.6);
+	$def{from} = 0 if $def{from} < 0;
+	agree('es_create_subscription', sprintf('SELECT es_create_subscription(%s, %s, %s, %s)', literal($name), sql_array($def{categories}), sql_array($def{types}), $def{from}),
+		sub { return ModelSubscription::create($model, $name, %def) });
+	return;
+}
+
+sub fetch
+{
+	my ($name, $consumer, $max, $short) = (a_subscription(), pick(@consumers), pick(1, 2, 5, 20, 1000), chance(.25) ? 1 : 0);
+
+	return if agree('es_fetch', sprintf("SELECT m.e(e) FROM es_fetch(%s, %s, %s, %s) e", literal($name), literal($consumer), $max, $short ? q['1 ms'] : q['1 day']),
+		sub { return ModelSubscription::fetch($model, $name, $consumer, $max, $short) });
+	usleep(2000) if $short;
+	# It has come to the mark, where positions that were drawn in vain count; for the model that is the last event.
+	my $s = $model->{subscriptions}{$name};
+	my $position = ask($session, "SELECT position FROM event_store.subscriptions WHERE name = '$name'");
+	differ("position of $name", $position, "$s->{position}, or more up to the next event")
+		if $position < $s->{position} || grep { $_->{position} > $s->{position} && $_->{position} <= $position } $model->settled;
+	my $c = $s->{consumers}{$consumer};
+	$c->{covered} = $position if $c && $c->{covered} == $s->{position};
+	$s->{position} = $position;
+	return compare_subscription($name);
+}
+
+sub ack_or_nack
+{
+	my ($name, $consumer, $ack) = (a_subscription(), pick(@consumers), chance(.7));
+	my $c = $model->{subscriptions}{$name} && $model->{subscriptions}{$name}{consumers}{$consumer};
+	my $upto = $c && chance(.6) ? $c->{returned} : some_position();
+
+	$upto = 0 if $upto < 0;
+	return if agree($ack ? 'es_ack' : 'es_nack', $ack ? "SELECT es_ack('$name', $upto, '$consumer')" : "SELECT es_nack('$name', $upto, 'no', '$consumer')",
+		sub { return $ack ? ModelSubscription::ack($model, $name, $upto, $consumer) : ModelSubscription::nack($model, $name, $upto, 'no', $consumer) });
+	return compare_subscription($name);
+}
+
+sub retry_subscription
+{
+	my ($name, $stream) = (a_subscription(), maybe(a_stream()));
+
+	return if agree('es_retry_quarantined_subscription', sprintf('SELECT es_retry_quarantined_subscription(%s, %s)', literal($name), sql($stream)), sub { return ModelSubscription::retry($model, $name, $stream) });
+	return compare_subscription($name);
+}
+
+sub drop_subscription
+{
+	my $name = a_subscription();
+
+	agree('es_drop_subscription', "SELECT es_drop_subscription('$name')", sub { return ModelSubscription::drop_it($model, $name) });
+	return;
+}
+
+# ---- bad calls
+
+my @bad = (
+	[ q[SELECT es_append('', NULL, 'A', '{}'::jsonb)], '22023' ], [ q[SELECT es_append('-1', NULL, 'A', '{}'::jsonb)], '22023' ],
+	[ q[SELECT es_append(NULL, NULL, 'A', '{}'::jsonb)], '22004' ], [ q[SELECT es_append('acct-1', NULL, '[]'::jsonb)], '22023' ],
+	[ q[SELECT es_append('acct-1', NULL, '[{"typ": "A"}]'::jsonb)], '22023' ], [ q[SELECT es_append('acct-1', NULL, 'A', '{}'::jsonb, metadata => '[]')], '22023' ],
+	[ q[SELECT es_append_multi('[{"stream": "acct-1", "expected_version": 1, "events": {"type": "A"}}, {"stream": "acct-1", "expected_version": 1, "events": {"type": "A"}}]')], '22023' ],
+	[ q[SELECT es_append_batch(ARRAY['acct-1'], ARRAY['A', 'B'], NULL)], '2202E' ], [ q[SELECT es_append_batch(ARRAY['acct-1', NULL], ARRAY['A', 'B'], NULL)], '22004' ],
+	[ q[SELECT es_append('acct-1', NULL, '[{"type": "A", "id": "00000000-0000-4000-8000-000000000001"}, {"type": "A", "id": "00000000-0000-4000-8000-000000000001"}]'::jsonb)], '22023' ],
+	[ q[SELECT es_load_at('acct-1', now() + interval '1 hour')], '22023' ], [ q[SELECT es_read_category('a-b')], '22023' ],
+	[ q[SELECT es_register_aggregate('acct', fold => 'state || now()::text')], 'ANY' ], [ q[SELECT es_register_aggregate('acct')], '22023' ],
+	[ q[SELECT es_register_aggregate('acct', rules => '{"A": {"plus": {"a": "b"}}}')], '22023' ], [ q[SELECT es_register_upcaster('A', 1, 'nothing')], '42703' ],
+	[ q[DELETE FROM event_store.log], 'YE005' ], [ q[UPDATE event_store.log SET data = '{}'], 'YE005' ], [ q[TRUNCATE event_store.log], 'YE005' ],
+	[ q[SELECT es_run_projection('nobody')], 'YE008' ], [ q[SELECT es_fetch('nobody')], 'YE008' ], [ q[SELECT es_create_projection('bad', 'INSERT INTO nowhere SELECT 1')], '42P01' ]);
+
+sub bad_call
+{
+	my ($sql, $sqlstate) = @{ pick(@bad) };
+	my $answer = ask($session, $sql);
+
+	$done{'bad call'}++;
+	$sqlstate = $answer =~ s/^ERROR //r if $sqlstate eq 'ANY' && $answer =~ /^ERROR 42/;
+	same($sql, $answer, "ERROR $sqlstate");
+	return aborted();
+}
+
+# ---- the server
+
+sub reopen
+{
+	close_session($_) for @sessions;
+	@sessions = ();
+	push @sessions, open_session() for 1, 2;
+	$session = pick(@sessions);
+	return;
+}
+
+# What was committed is there, what was not is gone.
+sub restart
+{
+	my $crash = chance(.6);
+
+	end_transaction(0) if @saved;
+	$crash ? $node->stop('immediate') : $node->stop('fast');
+	$node->start;
+	reopen();
+	$done{ $crash ? 'crash' : 'restart' }++;
+	record($crash ? '-- crash' : '-- restart');
+	return compare_everything();
+}
+
+sub terminate
+{
+	my ($other) = grep { $_ != $session } @sessions;
+
+	end_transaction(0) if @saved;
+	ask($other, "SELECT pg_terminate_backend($session->{backend}, 10000)");
+	reopen();
+	$done{terminated}++;
+	return;
+}
+
+# ---- everything
+
+# What the store and a model say of everything: pairs of answers that differ, by name. Not in a transaction.
+sub differences
+{
+	my ($m) = @_;
+	my @found;
+	my $pair = sub { my ($what, $got, $expected) = @_; $compared++; push @found, [ $what, $got, $expected ] if $got ne $expected; return };
+	my @names = sort grep { @{ $m->{streams}{$_} } } keys %{ $m->{streams} };
+	my $read = sub { my ($code) = @_; my ($result, $sqlstate) = caught($code); return $result // $sqlstate };
+
+	$pair->('streams', ask($session, 'SELECT stream, version, last_position FROM event_store.streams ORDER BY stream COLLATE "C"'),
+		join "\n", map { row($_, scalar @{ $m->{streams}{$_} }, $m->{streams}{$_}[-1]{position}) } @names);
+	$pair->('events as stored', ask($session, 'SELECT m.e(e) FROM event_store.streams s, LATERAL es_read(s.stream, upcast => false) e ORDER BY e.position'),
+		join "\n", map { Model::event_row($_) } @{ $m->{log} });
+	$pair->('events as read', ask($session, 'SELECT * FROM m.events()'), $read->(sub { return $m->read_all(0) }));
+	my @states = map { my $name = $_; my $n = @{ $m->{streams}{$name} }; map { [ $name, $_ ] } 0, $n, map { int rand $n } 1 .. 3 } @names;
+	if (@states)
+	{
+		$pair->('states', ask($session, 'SELECT m.state(s, v) FROM (VALUES ' . join(', ', map { "('$_->[0]', $_->[1])" } @states) . ') x(s, v)'), join "\n", map {
+			my ($stream, $version) = @$_;
+			my ($result, $sqlstate) = caught(sub { return $m->load_version($stream, $version) });
+			row($stream, $version, $result // $sqlstate) } @states);
+	}
+	for my $name (sort keys %{ $m->{projections} })
+	{
+		my $p = $m->{projections}{$name};
+		$pair->("table of projection $name", ask($session, table_sql($name)), ModelProjection::table($p));
+		$pair->("quarantine of projection $name", ask($session, quarantine_sql($name, 0)), ModelProjection::quarantine($p->{parked}));
+		$pair->("status of projection $name", ask($session, "SELECT mode, status, quarantined_streams, rebuild FROM event_store.projection_status WHERE name = '$name'"), ModelProjection::status($p));
+	}
+	$pair->('projections', ask($session, 'SELECT string_agg(name, \',\' ORDER BY name) FROM event_store.projection_status'), join ',', sort keys %{ $m->{projections} });
+	for my $name (sort keys %{ $m->{subscriptions} })
+	{
+		my $s = $m->{subscriptions}{$name};
+		$pair->("streams in flight of $name", ask($session, streams_sql($name)), ModelSubscription::streams($s));
+	}
+	$pair->('subscriptions', ask($session, 'SELECT string_agg(name, \',\' ORDER BY name) FROM event_store.subscriptions'), join ',', sort keys %{ $m->{subscriptions} });
+	$pair->("snapshots of $_", ask($session, snapshots_sql($_)), $m->snapshots($_)) for @names;
+	$pair->('es_check', ask($session, q[SELECT * FROM es_check('all')]), '');
+	ask($session, 'SELECT es_seal_log()') if chance(.5);
+	$pair->('es_verify_log', ask($session, 'SELECT * FROM es_verify_log()'), '');
+	return @found;
+}
+
+sub compare_everything
+{
+	return if @saved;
+	my @found = differences($model);
+
+	differ(@{ $found[0] }) if @found;
+	$done{everything}++;
+	return;
+}
+
+# ---- the run
+
+my @things = (
+	(sub { append(a_call()) }) x 60,
+	(sub { append(a_repeated_call()) if @calls }) x 12,
+	(\&read_stream) x 10, (\&read_all) x 12, (\&small_answers) x 4,
+	(\&load) x 30, (\&load_valid_at) x 6, (\&load_category) x 5, (\&history) x 8,
+	(\&snapshot) x 14, (\&drop_snapshots) x 2, (sub { register_aggregate(pick(@categories)) }) x 4, \&unregister_aggregate, (\&upcaster) x 7,
+	(\&create_projection) x 8, (\&run_projection) x 22, (\&pause_or_resume) x 4, (\&rebuild) x 8, (\&set_mode) x 5, (\&retry_quarantined) x 7, \&drop_projection,
+	(\&create_subscription) x 3, (\&fetch) x 20, (\&ack_or_nack) x 16, (\&retry_subscription) x 2, \&drop_subscription,
+	(\&bad_call) x 4, \&publish);
+
+# A run without these has not tested what it should.
+my %least = (
+	'append one' => 50, 'append list' => 50, 'append multi' => 30, 'append batch' => 15, 'append: YE001' => 15, 'append: YE002' => 2, 'append: replayed' => 5, 'append: 22P02' => 1,
+	begin => 10, commit => 5, rollback => 5, 'rollback to savepoint' => 2, 'failed transaction' => 1, 'bad call' => 5, es_read => 10, es_read_all => 10, es_read_category => 10,
+	es_load => 10, es_load_version => 10, es_load_at => 5, es_load_valid_at => 5, 'es_load_category' => 3, 'es_load_category as of a time' => 2, es_history => 5,
+	es_snapshot => 10, es_drop_snapshots => 2, es_register_aggregate => 4, es_register_upcaster => 5, es_unregister_upcaster => 2,
+	es_create_projection => 5, es_run_projection => 20, es_rebuild_projection => 4, 'rebuild done' => 3, 'retry of something' => 2, 'to inline' => 1, 'to async' => 1,
+	es_fetch => 20, es_ack => 10, es_nack => 3, es_retry_quarantined_subscription => 2, 'es_ack: YE010' => 1, crash => 1, restart => 1, terminated => 1, everything => 5);
+
+sub enough { return !grep { ($done{$_} // 0) < $least{$_} } keys %least }
+
+# A store from nothing.
+sub history_begin
+{
+	end_transaction(0) if @saved;
+	reopen();
+	# A rebuild that was under way has a schema of its own.
+	ask($session, q[DO $$DECLARE name text; BEGIN FOR name IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'event%' LOOP EXECUTE format('DROP SCHEMA %I CASCADE', name); END LOOP; END$$]);
+	same('a new store', ask($session, 'SELECT es_create_store()'), '');
+	ask($session, "DELETE FROM proj_$_") for @projections;
+	$model = Model->new;
+	@calls = ();
+	$done{history}++;
+	register_aggregate($_) for @categories;
+	return;
+}
+
+my $start = time;
+eval {
+	history_begin();
+	while (time < $start + $seconds || (!enough() && time < $start + 300))
+	{
+		$operations++;
+		history_begin() if @{ $model->{log} } > 900;
+		if (@saved)
+		{
+			my $what = rand;
+			if ($what < .12) { end(); next }
+			if ($what < .22) { savepoint(); next }
+		}
+		elsif (chance(.06)) { begin(); next }
+		else { $session = pick(@sessions) }
+		if (chance(.004)) { restart() }
+		elsif (chance(.003)) { terminate() }
+		elsif (chance(.006)) { compare_everything() }
+		else { pick(@things)->() }
+	}
+	end() if @saved;
+	compare_everything();
+	1;
+} or do
+{
+	unless ($@ eq "differ\n")
+	{
+		fail("seed $seed, operation $operations: " . (ref $@ ? "the model ends with $@->{sqlstate}" : $@));
+		diag("what was done last:\n" . join("\n", @journal));
+		$failed++;
+	}
+};
+
+my $run = sprintf('seed %s: %d operations, %d events in %d stores, %d comparisons in %.0f s', $seed, $operations, $done{appended} // 0, $done{history} // 0, $compared, time - $start);
+is($failed, 0, $run);
+note(join ', ', map { "$_ $done{$_}" } sort keys %done);
+unless ($failed)
+{
+	cmp_ok($done{$_} // 0, q(>=), $least{$_}, "enough of: $_") for sort keys %least;
+}
+
+# ---- the comparison can fail
+
+# A store with one of everything, and models of it with one mistake each.
+sub last_of { my ($m, $stream) = @_; return $m->{streams}{$stream}[-1] }
+
+sub replace_event
+{
+	my ($m, $old, $new) = @_;
+
+	$_ = $_ == $old ? $new : $_ for @{ $m->{log} }, @{ $m->{streams}{ $old->{stream} } };
+	return;
+}
+
+my %mistakes = (
+	'other data' => sub { my $e = last_of($_[0], 'acct-1'); replace_event($_[0], $e, { %$e, data => { %{ $e->{data} }, amount => 43 } }) },
+	'another time of recording' => sub { my $e = last_of($_[0], 'acct-1'); replace_event($_[0], $e, { %$e, recorded => $e->{recorded} + 1 }) },
+	'an event that is not there' => sub { my $e = last_of($_[0], 'acct-1'); $_[0]->add({ %$e, version => $e->{version} + 1, position => $e->{position} + 5 }, 0) },
+	'an event that is missing' => sub { pop @{ $_[0]{log} }; pop @{ $_[0]{streams}{'acct-1'} } },
+	'an upcaster less' => sub { delete $_[0]{upcasters}{'Tagged 1'} },
+	'another fold' => sub { $_[0]{aggregates}{acct}{fold} = 'account 3 in SQL' },
+	'a snapshot less' => sub { delete $_[0]{snapshots}{'acct-1'} },
+	'a row of a projection' => sub { $_[0]{projections}{p1}{rows}{'acct-1'}[1]++ },
+	'an event applied twice' => sub { my $p = $_[0]{projections}{p1}; ModelProjection::apply($p, [ [ last_of($_[0], 'acct-1') ] ], 1) },
+	'a parked stream less' => sub { $_[0]{projections}{p1}{parked} = {} },
+	'a projection that is paused' => sub { $_[0]{projections}{p1}{state} = 'paused' },
+	'an event acknowledged' => sub { delete $_[0]{subscriptions}{s1}{streams}{'acct-1'} });
+
+sub sample
+{
+	my @events = map { { type => $_->[0], data => $_->[1], sv => 1 } } [ 'Deposited', { amount => 7 } ], [ 'Tagged', { tag => 'red' } ], [ 'Deposited', { amount => 42 } ];
+
+	history_begin();
+	$session = $sessions[0];
+	agree('es_register_aggregate', q[SELECT es_register_aggregate('acct', fold => ] . literal($folds{'account 1 in SQL'}[1]) . q[, initial_state => '{"k": 1}')],
+		sub { $model->{aggregates}{acct} = { fold => 'account 1 in SQL', every => 100 }; return });
+	agree('es_register_upcaster', q[SELECT es_register_upcaster('Tagged', 1, 'jsonb_build_object(''label'', data->''tag'')', 'Labelled')], sub { $model->{upcasters}{'Tagged 1'} = 'label'; return });
+	append({ form => 'one', elements => [ { stream => 'item-a', events => [ { type => 'Poison', data => { amount => 'many' }, sv => 1 } ] } ] });
+	append({ form => 'list', elements => [ { stream => 'acct-1', expected => 0, events => [ @events[ 0, 1 ] ] } ] });
+	append({ form => 'one', elements => [ { stream => 'acct-1', expected => 2, events => [ $events[2] ] } ] });
+	agree('es_snapshot', q[SELECT es_snapshot('acct-1')], sub { return $model->snapshot('acct-1') });
+	agree('es_create_projection', q[SELECT es_create_projection('p1', ] . literal($ModelProjection::handlers{sum}[0]->('proj_p1')) . q[, tables => '{proj_p1}')],
+		sub { return ModelProjection::create($model, 'p1', handler => 'sum', mode => 'async', from => 0) });
+	agree('es_run_projection', q[SELECT es_run_projection('p1')], sub { return ModelProjection::run($model, 'p1') });
+	agree('es_create_subscription', q[SELECT es_create_subscription('s1')], sub { return ModelSubscription::create($model, 's1', from => 0) });
+	agree('es_fetch', q[SELECT m.e(e) FROM es_fetch('s1', 'one', 100, '1 day') e], sub { return ModelSubscription::fetch($model, 's1', 'one', 100, 0) });
+	return;
+}
+
+if (!$failed)
+{
+	sample();
+	is(join(', ', map { $_->[0] } differences($model)), '', 'a store with one of everything agrees with its model');
+	for my $mistake (sort keys %mistakes)
+	{
+		my $wrong = $model->copy;
+		$mistakes{$mistake}->($wrong);
+		my @found = map { $_->[0] } differences($wrong);
+		cmp_ok(scalar @found, '>', 0, "a model with a mistake ($mistake) differs: " . join(', ', @found));
+	}
+	# As of a time off by one.
+	publish();
+	my $e = last_of($model, 'acct-1');
+	my $as_of = ask($session, "SELECT $loaded FROM es_load_at('acct-1', m.t($e->{recorded}))");
+	is($as_of, $model->load_at('acct-1', $e->{recorded}), 'a load as of the time of an event has it');
+	isnt($as_of, $model->load_at('acct-1', $e->{recorded} - 1), 'one of just before has not');
+
+	# And a store with one.
+	my $leaf = ask($session, q[SELECT relid::regclass FROM pg_partition_tree('event_store.log') WHERE isleaf ORDER BY 1 LIMIT 1]);
+	ask($session, "ALTER TABLE $leaf DISABLE TRIGGER ALL");
+	ask($session, "UPDATE $leaf SET data = jsonb_set(data, '{amount}', '43') WHERE position = $e->{position}");
+	ask($session, "ALTER TABLE $leaf ENABLE TRIGGER ALL");
+	ask($session, "ALTER TABLE $leaf ENABLE ALWAYS TRIGGER es_immutable");
+	my %found = map { $_->[0] => 1 } differences($model);
+	# (Its states come from the snapshot, of which es_check says that it is not what a replay gives.)
+	ok($found{'events as stored'} && $found{'events as read'} && $found{es_check} && $found{es_verify_log}, 'an event that was changed in the store is seen: ' . join(', ', sort keys %found));
+
+	# Positions that were drawn in vain, together with the partition for them, are nothing that is missing.
+	history_begin();
+	append({ form => 'list', elements => [ { stream => 'acct-1', events => [ an_event() ] } ] });
+	ask($session, q[BEGIN; SELECT events FROM es_append_batch(array_fill('acct-1'::text, '{1500}'), array_fill('A'::text, '{1500}'), NULL); ROLLBACK]);
+	for my $when ('', ', sealed')
+	{
+		is(ask($session, q[SELECT * FROM es_check('all'); SELECT * FROM es_verify_log()]), '', "positions drawn in vain behind the last partition are no finding$when");
+		ask($session, 'SELECT es_publish_mark(); SELECT es_seal_log()');
+	}
+}
+
+close_session($_) for @sessions;
+$node->stop;
+log_is_clean($node);
+done_testing();

@@ -16,6 +16,7 @@
 #include "es_argument.h"
 #include "es_compat.h"
 #include "es_error.h"
+#include "es_fault.h"
 #include "es_name.h"
 #include "es_scan.h"
 #include "es_store.h"
@@ -293,6 +294,7 @@ es_ack(PG_FUNCTION_ARGS)
 		store_advances(&reply, advances, count);
 	es_statement_run(&note, values, NULL);
 	es_sql_end(&sql);
+	ES_FAULT(ack);
 	PG_RETURN_VOID();
 }
 

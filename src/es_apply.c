@@ -24,6 +24,7 @@
 #include "es_apply.h"
 #include "es_error.h"
 #include "es_failure.h"
+#include "es_fault.h"
 #include "es_parked.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -384,8 +385,10 @@ attempt_batch(void *arg)
 		after.cursor = batch->next;
 	after.failures = attempt->failures;
 	after.quarantined = es_parked_count(attempt->parked);
+	ES_FAULT(before_checkpoint);
 	es_checkpoint_save(&after, attempt->events);
 	CommandCounterIncrement();
+	ES_FAULT(after_checkpoint);
 	task->more = batch->more;
 	task->split = attempt->careful && attempt->together == 0 && attempt->parked_calls == NIL && batch->call_count > 1;
 	*checkpoint = after;

@@ -25,6 +25,7 @@
 #include "es_execute.h"
 #include "es_expr.h"
 #include "es_failure.h"
+#include "es_fault.h"
 #include "es_guc.h"
 #include "es_inline.h"
 #include "es_json.h"
@@ -634,6 +635,7 @@ es_call_execute(EsCall *call)
 
 	es_heads_open(&heads, RowExclusiveLock);
 	lock_streams(call, &heads, order);
+	ES_FAULT(after_lock);
 	if (es_replay_streams(call))
 	{
 		es_heads_close(&heads);
@@ -644,8 +646,10 @@ es_call_execute(EsCall *call)
 	if (call->event_count > 0)
 	{
 		positions = draw_positions(call);
+		ES_FAULT(after_draw);
 		stamp = stamp_call(call);
 		write_events(call, positions, stamp);
+		ES_FAULT(after_insert);
 		for (int i = 0; i < call->stream_count; i++)
 			if (order[i].stream->writes)
 				es_head_update(&heads, order[i].stream->name, &order[i].stream->head);

@@ -36,6 +36,7 @@
 
 #include "es_compat.h"
 #include "es_epoch.h"
+#include "es_fault.h"
 #include "es_guc.h"
 #include "es_mark.h"
 #include "es_position.h"
@@ -399,6 +400,7 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 	es_xact_progressed();
+	ES_FAULT(publish);
 	return state->mark > row.mark;
 }
 

@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "es_compat.h"
+#include "es_fault.h"
 #include "es_guc.h"
 #include "es_lock.h"
 #include "es_partition.h"
@@ -340,6 +341,7 @@ es_partition_make(int64 from, int64 to)
 				"FOR VALUES FROM (%lld) TO (%lld)", name, (long long) from, (long long) to);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
+	ES_FAULT(partition);
 	refresh();
 }
 

@@ -31,6 +31,7 @@
 #include "es_difference.h"
 #include "es_error.h"
 #include "es_failure.h"
+#include "es_fault.h"
 #include "es_guc.h"
 #include "es_inline.h"
 #include "es_mark.h"
@@ -438,6 +439,7 @@ finish(void *arg)
 		es_inline_check_parked(finish->rebuild->name, true);
 	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
 						projection->tables, finish->rebuild->fast);
+	ES_FAULT(before_switch);
 	replace_definition(finish->rebuild);
 	finish->done = true;
 }

@@ -43,6 +43,7 @@
 #include "utils/wait_event.h"
 
 #include "es_compat.h"
+#include "es_fault.h"
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_release.h"
@@ -134,6 +135,7 @@ release_callback(ResourceReleasePhase phase, bool commit, bool top, void *arg)
 #endif
 	if (commit)
 	{
+		ES_FAULT(before_flush);
 		XLogFlush(XactLastCommitEnd);
 		/* As within a commit: it looks for cancels itself, and says that the commit stands. */
 		HOLD_INTERRUPTS();

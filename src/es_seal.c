@@ -40,6 +40,7 @@
 #include "es_argument.h"
 #include "es_compat.h"
 #include "es_evidence.h"
+#include "es_fault.h"
 #include "es_guc.h"
 #include "es_lock.h"
 #include "es_mark.h"
@@ -301,6 +302,7 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 		es_seal_digest(evidence->hasher, &evidence->store_id, seal.after, seal.to, seal.events, seal.tree, last->root,
 					   seal.root);
 		store_seal(&seal, &manifest);
+		ES_FAULT(seal);
 		*last = seal;
 	}
 	es_evidence_end(evidence);

@@ -28,6 +28,7 @@
 #include "es_ask.h"
 #include "es_compat.h"
 #include "es_error.h"
+#include "es_fault.h"
 #include "es_snapshot.h"
 #include "es_sql.h"
 #include "es_store.h"
@@ -249,6 +250,7 @@ es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state)
 
 	store(stream, fingerprint, fold->version, fold->position, fold->recorded_at, state);
 	CommandCounterIncrement();
+	ES_FAULT(snapshot);
 	thin_out(stream, fingerprint, fold->aggregate->snapshot_every);
 	CommandCounterIncrement();
 }

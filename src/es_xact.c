@@ -12,6 +12,7 @@
 #include "access/xact.h"
 
 #include "es_define.h"
+#include "es_fault.h"
 #include "es_projection.h"
 #include "es_release.h"
 #include "es_shared.h"
@@ -39,10 +40,15 @@ xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			if (first_position != 0)
+			{
 				es_release_before_commit();
+				ES_FAULT(before_commit);
+			}
 			break;
 		case XACT_EVENT_COMMIT:
 			es_release_end_of_transaction(true);
+			if (first_position != 0)
+				ES_FAULT(after_commit);
 			/* Our rows are visible to new snapshots by now, and our locks are still held. */
 			if (first_position != 0 || has_work)
 				es_shared_announce(ES_NEWS_APPENDED);

@@ -7,6 +7,7 @@
 #include "fmgr.h"
 
 #include "es_define.h"
+#include "es_fault.h"
 #include "es_guard.h"
 #include "es_guc.h"
 #include "es_launcher.h"
@@ -22,6 +23,7 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	es_fault_init();
 	es_guc_init();
 	es_shared_init();
 	es_guard_init();

@@ -1,4 +1,5 @@
-# Known bugs compiled into the library (see "Mutants" in README.md): building one, and having a database use it.
+# The library built in another way, with a known bug or with faults (see "Mutants" and "Faults" in README.md), and having
+# a database use it.
 package Mutant;
 
 use strict;
@@ -11,7 +12,7 @@ use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(find_pg_config make build_mutant use_library);
+our @EXPORT = qw(find_pg_config make build_mutant build_faults use_library);
 
 my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/..');
 
@@ -40,11 +41,11 @@ sub make
 	return 0;
 }
 
-# Builds the library with a known bug; its path.
-sub build_mutant
+# Builds the library in a directory of its own; its path.
+sub build
 {
-	my ($mutant) = @_;
-	my $dir = PostgreSQL::Test::Utils::tempdir() . "/mutant$mutant";
+	my ($name, @options) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir() . "/$name";
 
 	mkdir $dir or die "$dir: $!";
 	for (qw(Makefile event_store.control src sql))
@@ -52,9 +53,23 @@ sub build_mutant
 		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', "$source/$_", "$dir/");
 	}
 	unlink glob "$dir/src/*.o $dir/src/*.bc $dir/event_store.so";
-	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', "ES_MUTANT=$mutant", '-j2', 'event_store.so'),
-		"mutant $mutant is built");
+	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', @options, '-j2', 'event_store.so'),
+		"$name is built");
 	return "$dir/event_store.so";
+}
+
+# Builds the library with a known bug; its path.
+sub build_mutant
+{
+	my ($mutant) = @_;
+	return build("mutant$mutant", "ES_MUTANT=$mutant");
+}
+
+# Builds the library with faults, and with a known bug if one is given; its path.
+sub build_faults
+{
+	my ($mutant) = @_;
+	return build('faults' . ($mutant // ''), 'ES_FAULTS=1', defined $mutant ? "ES_MUTANT=$mutant" : ());
 }
 
 # Has a database that has the extension use another library, before any session of it loads the ordinary one.
@@ -66,7 +81,7 @@ sub use_library
 			(SELECT objid FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
 			 WHERE e.extname = 'event_store' AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e') AND probin IS NOT NULL;
 		SELECT count(*) FROM pg_proc WHERE probin LIKE '%event_store%' AND probin <> '$library']);
-	is($others, 0, "$db: every function is the mutant's");
+	is($others, 0, "$db: every function is the other library's");
 	return;
 }
 

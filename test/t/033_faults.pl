@@ -25,9 +25,13 @@ event_store.mark_wait = 10s
 include_if_exists = 'fault.conf'
 ]);
 $node->start;
-$node->safe_psql($db, 'CREATE EXTENSION event_store');
-use_library($node, $db, $library);
-$node->safe_psql($db, q[
+$node->safe_psql('postgres', 'CREATE DATABASE small');
+$node->safe_psql('postgres', 'ALTER DATABASE small SET event_store.partition_size = 100');
+for my $name ('postgres', 'small')
+{
+	$node->safe_psql($name, 'CREATE EXTENSION event_store');
+	use_library($node, $name, $library);
+	$node->safe_psql($name, q[
 SELECT es_create_store();
 CREATE TABLE seen (position bigint PRIMARY KEY, stream text, version bigint, id text);
 SELECT es_create_projection('seen', $$INSERT INTO seen SELECT position, stream, version, data->>'id' FROM new_events$$,
@@ -36,6 +40,7 @@ SELECT es_register_aggregate('order', 'state || data', snapshot_every => 100);
 SELECT es_create_subscription('everything');
 SELECT es_append_batch(array_fill('order-1'::text, '{20}'), array_fill('Placed'::text, '{20}'), NULL);
 ]);
+}
 
 sub session { return Session->connect($node->connstr($db), name => $_[0]) }
 
@@ -44,9 +49,13 @@ my $log_from = 0;
 
 sub ask { return $monitor->ask($_[0]) }
 
-# The server is back after a crash.
-sub recovered
+# Another session: after a crash, or in another database.
+sub look_again
 {
+	my ($crash) = @_;
+
+	# Whoever has crashed is gone before the postmaster has noticed, and ended everybody else.
+	$monitor->query('SELECT pg_sleep(30);') if $crash;
 	$monitor->quit;
 	$monitor = session('monitor');
 	return;
@@ -55,7 +64,7 @@ sub recovered
 sub wait_until
 {
 	my ($what, $condition) = @_;
-	my $end = time + 60;
+	my $end = time + 20;
 
 	while (time < $end)
 	{
@@ -119,7 +128,7 @@ sub append
 }
 
 # Each: points; prepare, run before; run, in which it fails; decided: an append, of which it is known what must be there
-# afterwards ('none', or 'either'); config, settings of the server.
+# afterwards ('none', 'all' or 'either'); config, settings of the server; db, another database.
 my @operations = (
 	{ points => [qw(after_lock after_draw after_insert before_commit)], run => \&append, append => 'none' },
 	{ points => ['after_commit'], run => \&append, append => 'all' },
@@ -127,14 +136,14 @@ my @operations = (
 	{ points => ['publish'], prepare => sub { $monitor->ask(append("$_[0]a")) }, run => sub { 'SELECT es_publish_mark()' } },
 	{ points => ['seal'], prepare => sub { $monitor->ask(append("$_[0]a")) }, run => sub { 'SELECT es_seal_log()' } },
 	{ points => ['snapshot'], prepare => sub { $monitor->ask(append("$_[0]a")) }, run => sub { q[SELECT es_snapshot('order-1')] } },
-	{ points => ['ack'], prepare => sub { $monitor->ask(append("$_[0]a")); $monitor->ask("SELECT count(*) FROM es_fetch('everything', lease => '1 h')") },
+	{ points => ['ack'], prepare => sub { $monitor->ask(append("$_[0]a")); $monitor->ask("SELECT count(*) FROM es_fetch('everything', max_count => 100000, lease => '1 h')") },
 		run => sub { q[SELECT es_ack('everything', (SELECT max(position) FROM event_store.log))] } },
 	{ points => ['before_switch'], prepare => sub {
 			$monitor->ask(append("$_[0]a"));
 			$monitor->ask("SELECT es_rebuild_projection('seen', 'INSERT INTO seen SELECT position, stream, version, data->>''id'' FROM new_events -- $_[0]')") },
 		run => sub { q[SELECT es_run_projection('seen')] } },
 	# Who holds the log makes the partition himself.
-	{ points => ['partition'], run => sub { "BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL event_store.partition_size = 100;
+	{ points => ['partition'], db => 'small', run => sub { "BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE;
 			SELECT count(*) FROM es_append_batch(array_fill('batch-$_[0]'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => 'partition $_[0]'); COMMIT" } },
 	{ points => ['before_flush'], run => \&append, append => 'either', config => 'event_store.early_lock_release = on' },
 );
@@ -186,7 +195,7 @@ sub fail_at
 	}
 	my (undef, $error) = $victim->receive;
 	$complain->($error, $w->{sqlstate}, 'SQLSTATE');
-	recovered() if $w->{crash};
+	look_again(1) if $w->{crash};
 	my $happened = faults($point, $w->{action});
 	$complain->($happened, 1, 'faults');
 	$fired{$w->{action}} += $happened;
@@ -231,6 +240,11 @@ sub fail_at
 my $started = time;
 for my $operation (@operations)
 {
+	if ($db ne ($operation->{db} // 'postgres'))
+	{
+		$db = $operation->{db} // 'postgres';
+		look_again();
+	}
 	if ($operation->{config})
 	{
 		configure($operation->{config});
@@ -243,12 +257,12 @@ for my $operation (@operations)
 		{
 			my $wrong = eval { fail_at($operation, $point, $way) } // "died: $@";
 			is($wrong, '', "$point, $way");
-			recovered() if $monitor->{lost};
+			look_again() if $monitor->{lost};
 		}
 	}
 }
 configure();
-ok(!$monitor->query("SET event_store.fault = '$_';"), "it is refused: $_") for 'after_lock', 'nowhere:kill', 'after_lock:dance', 'after_commit:error', 'before_flush:wait', 'after_lock:kill:often';
+is(($monitor->query("SET event_store.fault = '$_';"))[1], '22023', "it is refused: $_") for 'after_lock', 'nowhere:kill', 'after_lock:dance', 'after_commit:error', 'before_flush:wait', 'after_lock:kill:often';
 
 # ---- background processes
 
@@ -273,13 +287,15 @@ my %background = (
 	seal => sub { append($_[0]) },
 	snapshot => sub { "SELECT es_append_batch(array_fill('order-1'::text, '{250}'), array_fill('Placed'::text, '{250}'), NULL, idempotency_key => '$_[0]'); SELECT pg_sleep(1.1); SELECT version FROM es_load('order-1')" },
 	before_switch => sub { "SELECT es_rebuild_projection('seen')" },
-	partition => sub { "SET event_store.partition_size = 100; SELECT es_append_batch(array_fill('batch-1'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => '$_[0]')" },
+	partition => sub { "SELECT es_append_batch(array_fill('batch-1'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => '$_[0]')" },
 );
 my %type = (before_checkpoint => 'worker', after_checkpoint => 'worker', publish => 'coordinator', seal => 'sealer', snapshot => 'snapshot taker',
 	before_switch => 'worker', partition => 'partition maker');
 
 for my $point (sort keys %background)
 {
+	$db = $point eq 'partition' ? 'small' : 'postgres';
+	look_again();
 	for my $way (qw(error terminate kill))
 	{
 		my $w = $ways{$way};
@@ -289,36 +305,37 @@ for my $point (sort keys %background)
 			wait_until('all is done', sub { ($monitor->query("$all_done;"))[0] eq 't' });
 			configure("event_store.fault = '$point:$w->{action}'");
 			wait_until('it is configured', sub { ask('SHOW event_store.fault') ne '' });
-			# The processes that are there hear of it in the same way; one more transaction of theirs may come before.
 			mark_log();
-			$client->query('SET event_store.fault = nothing_here;');    # an error: the setting stays as it is
-			$client->ask("SET event_store.fault = ''");
-			my (undef, $error) = $client->query($background{$point}->($id) . ';');
+			$client->ask("SET event_store.fault = ''");    # not there
+			$client->send($background{$point}->($id) . ';');
 			wait_until("$point: $w->{action}", sub { faults($point, $w->{action}) });
 			if ($w->{signal})
 			{
 				$monitor->ask("$w->{signal} FROM pg_stat_activity WHERE backend_type = 'event_store $type{$point}'");
 			}
 			configure();
+			my (undef, $error) = $client->receive;
 			$fired{$w->{action}}++;
 			if ($w->{crash})
 			{
-				recovered();
+				look_again(1);
 				$client->quit;
 				$client = session('client');
 				(undef, $error) = $client->query($background{$point}->($id) . ';');
 			}
 			die "$error\n" if $error ne '';
-			wait_until('all is done', sub { my ($done) = $monitor->query("$all_done;"); recovered() if !defined $done; ($done // '') eq 't' });
+			wait_until('all is done', sub { my ($done) = $monitor->query("$all_done;"); look_again() if !defined $done; ($done // '') eq 't' });
 			my $found = ask($invariants =~ s/UNION ALL SELECT 'lock.*?\n.*?pg_backend_pid\(\)//sr);
 			$client->quit;
 			$found;
 		} // "died: $@";
 		is($wrong, '', "$point in a background process, $way");
-		recovered() if $monitor->{lost};
+		look_again() if $monitor->{lost};
 	}
 }
 
+$db = 'postgres';
+look_again();
 my @missing = grep { ask("SELECT count(*) FROM es_read_all(0, NULL) WHERE data->>'id' = '$_'") != 3 } sort keys %acknowledged;
 is("@missing", '', 'all that was acknowledged is there once');
 is(ask($invariants), '', 'and everything is sound');

@@ -8,6 +8,7 @@ use warnings;
 
 use File::Basename;
 use Cwd qw(abs_path);
+use Crash;
 use Mutant;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -243,33 +244,14 @@ sub spawn
 	POSIX::_exit(0);
 }
 
-# All processes of a server work in its data directory.
-sub server_processes
-{
-	my ($node) = @_;
-	my $dir = abs_path($node->data_dir);
-	return grep { (readlink("/proc/$_/cwd") // '') eq $dir } map { m{/proc/(\d+)$} } glob '/proc/[0-9]*';
-}
-
 # Kills everything, and starts the server again.
 sub crash
 {
 	my ($node, @clients) = @_;
 
-	open my $pid_file, '<', $node->data_dir . '/postmaster.pid' or die;
-	chomp(my $postmaster = <$pid_file>);
-	close $pid_file;
-	# The postmaster first, so that there are no new ones.
-	kill 'KILL', $postmaster;
-	while (my @processes = server_processes($node))
-	{
-		kill 'KILL', @processes;
-		usleep(5_000);
-	}
-	usleep(5_000) while kill 0, $postmaster;    # until somebody has taken note of its end
+	kill_server($node);
 	kill 'KILL', map { -$_ } @clients;
 	waitpid $_, 0 for @clients;
-	$node->{_pid} = undef;
 	delay(0);
 	start($node);
 	return;

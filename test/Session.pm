@@ -64,11 +64,13 @@ sub receive
 		my $read = sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
 		$self->{lost} = 1 if !$read;
 	}
+	# psql may take one more command before it notices.
+	$self->{lost} = 1 if $self->{buffer} =~ /^(?:FATAL|PANIC|.*server closed the connection|.*connection to server was lost|.*could not (?:send|receive) data)/m;
 	return (undef, 'lost') if $self->{lost};
 	my $said = $self->{buffer} =~ s/^end of answer $self->{n}\n.*//msr;
 	$self->{buffer} = '';
-	my @errors = $said =~ /^(?:ERROR|FATAL|PANIC):\s+(\w+)/mg;
-	$said =~ s/^(?:ERROR|FATAL|PANIC|WARNING|NOTICE|LOG|DETAIL|HINT|CONTEXT):.*\n//mg;
+	my @errors = $said =~ /^ERROR:\s+(\w+)/mg;
+	$said =~ s/^(?:ERROR|WARNING|NOTICE|LOG|DETAIL|HINT|CONTEXT):.*\n//mg;
 	chomp $said;
 	return ($said, @errors ? $errors[-1] : '');
 }

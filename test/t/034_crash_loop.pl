@@ -1,0 +1,606 @@
+# A crash loop: clients append in every way, read by position and by stream, consume a subscription and rebuild a projection,
+# while backends, workers and the server are killed, sessions ended and statements cancelled, also at chosen points
+# (ES_FAULTS). All write down outside of the database what they ask for and what they are told; Checker.pm compares that
+# with what is there in the end. It must find what known bugs do.
+#
+# ES_LONG=1 gives it ten minutes, ES_CRASH_SECONDS any other time.
+use strict;
+use warnings;
+
+use Checker;
+use Crash;
+use File::Basename;
+use IO::Handle;
+use Mutant;
+use POSIX ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Session;
+use Test::More;
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC usleep);
+
+my $db = 'postgres';
+my $seconds = $ENV{ES_CRASH_SECONDS} // ($ENV{ES_LONG} ? 600 : 20);
+my $seed = $ENV{ES_CRASH_SEED} // int(rand(1e9));
+my ($writers, $hot) = (5, 6);
+
+note("ES_CRASH_SEED=$seed");
+srand($seed);
+
+my ($node, $dir);
+
+sub now { return clock_gettime(CLOCK_MONOTONIC) }
+
+sub session { return Session->connect($node->connstr($db), name => $_[0]) }
+
+# Has lines written to the file of a process.
+sub recorder
+{
+	my ($name) = @_;
+
+	open my $file, '>', "$dir/$name" or die "$!";
+	$file->autoflush(1);
+	return sub { print $file join("\t", $_[0], now(), @_[ 1 .. $#_ ]) . "\n"; return };
+}
+
+sub spawn
+{
+	my ($sub, @args) = @_;
+	my $pid = fork() // die "fork: $!";
+
+	return $pid if $pid > 0;
+	srand($seed + $$);
+	my $ok = eval { $sub->(@args); 1 };
+	print STDERR $@ unless $ok;
+	POSIX::_exit($ok ? 0 : 1);
+}
+
+# ---- who appends
+
+# Events of the given streams, as (types, data): event n of the call is in stream n.
+sub batch
+{
+	my ($call, $key, @streams) = @_;
+	my $list = sub { 'ARRAY[' . join(', ', map { "'$_'" } @_) . ']' };
+
+	return "SELECT '*', first_position, last_position, replayed FROM es_append_batch(" . $list->(@streams) . ', '
+	  . $list->(map { 'T' . $_ % 5 } 0 .. $#streams) . ', ' . $list->(map { qq({"call": "$call", "n": $_}) } 0 .. $#streams)
+	  . '::jsonb[]' . ($key ? ", idempotency_key => '$call'" : '') . ');';
+}
+
+sub single
+{
+	my ($call, $key, $stream, $expected, $n) = @_;
+
+	return "SELECT '$stream', version, position, replayed FROM es_append('$stream', " . ($expected // 'NULL')
+	  . ", 'T$n', '{\"call\": \"$call\", \"n\": $n}'" . ($key ? ", idempotency_key => '$call'" : '') . ');';
+}
+
+sub multi
+{
+	my ($call, $key, @streams) = @_;
+	my $n = 0;
+	my $elements = join ', ', map {
+		my $stream = $_;
+		qq({"stream": "$stream", ) . ($key ? qq("idempotency_key": "$call", ) : '')
+		  . '"events": [' . join(', ', map { qq({"type": "T$n", "data": {"call": "$call", "n": ) . $n++ . '}}' } 1, 2) . ']}' } @streams;
+
+	return "SELECT stream, version, position, replayed FROM es_append_multi('[$elements]');";
+}
+
+sub pick_stream
+{
+	my ($id) = @_;
+	my $dice = rand;
+
+	return $dice < .7 ? 'hot-' . int(rand $hot) : $dice < .9 ? "own$id-" . int(rand 50) : 'new' . int(rand 40) . '-' . int(rand 1e6);
+}
+
+sub writer
+{
+	my ($id, $until) = @_;
+	my $record = recorder("writer.$id");
+	my $session = session("writer $id");
+	my $n = 0;
+
+	while (now() < $until)
+	{
+		my $call = "$id." . ++$n;
+		my $dice = rand;
+		my $key = rand() < .4;
+		my (%distinct) = map { pick_stream($id) => 1 } 1 .. 3;
+		my @streams = sort keys %distinct;
+		my @events = ($streams[0]);
+		my ($sql, $expected, $rolled_back);
+
+		if ($dice < .25)
+		{
+			$sql = single($call, $key, $streams[0], undef, 0);
+		}
+		elsif ($dice < .5)
+		{
+			my ($version, $error) = $session->query("SELECT es_stream_version('$streams[0]');");
+			if ($error ne '')
+			{
+				$session->quit;
+				$session = session("writer $id");
+				next;
+			}
+			usleep(rand 4000);
+			$sql = single($call, $key, $streams[0], $version, 0);
+			$expected = "$streams[0]=$version";
+		}
+		elsif ($dice < .65)
+		{
+			@events = map { ($_, $_) } @streams;
+			$sql = multi($call, $key, @streams);
+		}
+		elsif ($dice < .8)
+		{
+			@events = map { $streams[ int(rand @streams) ] } 0 .. int(rand 20);
+			$sql = batch($call, $key, @events);
+		}
+		else
+		{
+			# The rows of its answer are those of both calls.
+			$key = 0;
+			@events = @streams;
+			$rolled_back = $dice > .95;
+			$sql = 'BEGIN; ' . join(' ', map { single($call, 0, $streams[$_], undef, $_) } 0 .. $#streams) . ($rolled_back ? ' ROLLBACK;' : ' COMMIT;');
+		}
+
+		$record->('intent', $call, $expected // '-', $key ? 'key' : '-', join(',', @events));
+		my $unknown = 0;
+		while (1)
+		{
+			my ($said, $error) = $session->query($sql);
+
+			if ($error eq 'lost')
+			{
+				$record->('unknown', $call);
+				$session->quit;
+				$session = session("writer $id");
+				$unknown = 1;
+			}
+			elsif ($error eq '' && !$rolled_back)
+			{
+				my @rows = map { [ split /\|/ ] } split /\n/, $said;
+				$record->('ack', $call, $rows[0][3], join ',', map { join ':', @$_[ 0 .. 2 ] } @rows);
+				last;
+			}
+			# What has failed when it is sent again says nothing about the first time, unless it is for the version: a retry
+			# is recognised before that.
+			elsif (!$unknown || $error eq 'YE001')
+			{
+				$record->('refused', $call, $error || 'rolled back');
+				$session->query('ROLLBACK;') if $sql =~ /^BEGIN/;
+				last;
+			}
+			last if !$key || now() > $until + 20;
+			$record->('again', $call);
+		}
+		usleep(rand 3000);
+	}
+	$session->quit;
+	return;
+}
+
+# ---- who reads
+
+my $columns = "position, stream, version, data->>'call', data->>'n'";
+
+# Does something again and again; when writers have stopped, once more until it says that there is nothing left.
+sub follow
+{
+	my ($name, $step) = @_;
+	my $session = session($name);
+	my $late = 0;
+	my $end;
+
+	while (1)
+	{
+		my $stopped = -e "$dir/stop";
+		$end //= now() + 60 if $stopped;
+		die "$name does not come to its end\n" if $end && now() > $end;
+		my $more = $step->($session);
+
+		if (!defined $more)
+		{
+			$session->quit;
+			$session = session($name);
+			next;
+		}
+		last if $stopped && !$more && $late++ > 2;
+		usleep(5_000 + rand 20_000) if !$more;
+	}
+	$session->quit;
+	return;
+}
+
+sub feed_reader
+{
+	my ($id) = @_;
+	my $record = recorder("reader.$id");
+	my $cursor = 0;
+
+	$record->('feed');
+	follow("reader $id", sub {
+		my ($session) = @_;
+		my ($said, $error) = $session->query("SELECT $columns FROM es_read_all($cursor, " . (1 + int(rand 300)) . ');');
+
+		return if $error eq 'lost';
+		for (map { [ split /\|/ ] } split /\n/, $error eq '' ? $said : '')
+		{
+			$record->('event', @$_);
+			$cursor = $_->[0];
+		}
+		return $error eq '' ? $said ne '' : 1;
+	});
+	return;
+}
+
+sub stream_reader
+{
+	my ($id, $stream) = @_;
+	my $record = recorder("reader.$id");
+	my $version = 0;
+
+	$record->('stream', $stream);
+	follow("reader $id", sub {
+		my ($session) = @_;
+		my ($said, $error) = $session->query("SELECT $columns FROM es_read('$stream', $version + 1, " . (1 + int(rand 50)) . ');');
+
+		return if $error eq 'lost';
+		for (map { [ split /\|/ ] } split /\n/, $error eq '' ? $said : '')
+		{
+			$record->('event', @$_);
+			$version = $_->[2];
+		}
+		return $error eq '' ? $said ne '' : 1;
+	});
+	return;
+}
+
+sub consumer
+{
+	my ($id) = @_;
+	my $record = recorder("consumer.$id");
+
+	follow("consumer $id", sub {
+		my ($session) = @_;
+		my ($said, $error) = $session->query("SELECT $columns FROM es_fetch('all', max_count => " . (1 + int(rand 200)) . ", lease => '1 h', wait => '50 ms');");
+
+		return if $error eq 'lost';
+		return 1 if $error ne '';
+		return 0 if $said eq '';
+		my @rows = map { [ split /\|/ ] } split /\n/, $said;
+		$record->('fetch');
+		$record->('event', @$_) for @rows;
+		my $upto = rand() < .8 ? $rows[-1][0] : $rows[ int(rand @rows) ][0];
+		(undef, $error) = $session->query("SELECT es_ack('all', $upto);");
+		return if $error eq 'lost';
+		$record->('ack', $upto) if $error eq '';
+		return 1;
+	});
+	return;
+}
+
+# Finds the mark after the checkpoints, and waits for it: it is exact.
+sub monitor
+{
+	my $record = recorder('monitor.1');
+
+	follow('monitor', sub {
+		my ($session) = @_;
+		my ($said, $error) = $session->query(q[SET event_store.mark_wait = '50s'; SELECT coalesce(max(position), 0) FROM event_store.checkpoints;
+			SELECT es_high_water_mark();]);
+
+		return if $error eq 'lost';
+		return 1 if $error ne '';
+		my ($checkpoint, $mark) = split /\n/, $said;
+		$record->('checkpoint', $checkpoint, $mark);
+		$record->('mark', $mark);
+		usleep(30_000);
+		return 0;
+	});
+	return;
+}
+
+sub rebuilder
+{
+	my $record = recorder('rebuilder.1');
+	my $begun = 0;
+
+	follow('rebuilder', sub {
+		my ($session) = @_;
+		my ($said, $error) = $session->query('SELECT count(*) FROM event_store.rebuilds;');
+
+		return if $error eq 'lost';
+		return 0 if $error ne '' || $said ne '0';
+		$record->('rebuilt') if $begun;
+		$begun = 0;
+		return 0 if -e "$dir/stop";
+		(undef, $error) = $session->query("SELECT es_rebuild_projection('copy');");
+		return if $error eq 'lost';
+		$begun = 1 if $error eq '';
+		usleep(200_000);
+		return 0;
+	});
+	return;
+}
+
+# ---- the nemesis
+
+my ($nemesis, %done);
+
+sub configure
+{
+	my (@lines) = @_;
+	my $file = $node->data_dir . '/fault.conf';
+
+	open my $out, '>', "$file.new" or die "$!";
+	print $out map { "$_\n" } @lines;
+	close $out;
+	rename "$file.new", $file or die "$!";
+	# By the file, not by a session: there may be none.
+	open my $pid_file, '<', $node->data_dir . '/postmaster.pid' or return;
+	my $postmaster = <$pid_file>;
+	kill 'HUP', $postmaster if $postmaster;
+	return;
+}
+
+# What there is of faults when nothing else is asked for.
+my @quiet = (q[event_store.fault = 'after_insert:error:0.01']);
+
+sub ask
+{
+	my ($sql) = @_;
+
+	while (1)
+	{
+		my ($said, $error) = $nemesis->query("$sql;");
+		return $said if $error eq '';
+		die "$sql: $error" if $error ne 'lost';
+		$nemesis->quit;
+		$nemesis = session('nemesis');
+	}
+}
+
+# One of the server has died: all of it begins anew.
+sub after_crash
+{
+	$nemesis->query('SELECT pg_sleep(30);');
+	$nemesis->quit;
+	$nemesis = session('nemesis');
+	return;
+}
+
+sub pid_of
+{
+	my ($where) = @_;
+	return ask("SELECT coalesce((SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND $where ORDER BY random() LIMIT 1), 0)");
+}
+
+my $client = q[backend_type = 'client backend' AND application_name ~ '^(writer|reader|consumer)'];
+
+sub kill_one
+{
+	my ($what, $where) = @_;
+	my $pid = pid_of($where) || return;
+
+	if (kill 'KILL', $pid)
+	{
+		$done{$what}++;
+		after_crash();
+	}
+	return;
+}
+
+# Where, how, and how often when one passes there.
+my @faults = (
+	(map { [ $_, 'kill', '0.2' ] } qw(after_lock after_draw after_insert before_commit after_commit before_flush after_checkpoint before_checkpoint)),
+	(map { [ $_, 'kill', '0.5' ] } qw(publish seal before_switch partition ack)),
+	[ 'before_commit', 'panic', '0.1' ], [ 'after_commit', 'panic', '0.1' ],
+	(map { [ $_, 'stop', '0.05' ] } qw(after_draw after_commit before_flush)));
+my @to_come;
+
+sub fault
+{
+	@to_come = sort { rand() <=> .5 } @faults if !@to_come;
+	my ($point, $action, $when) = @{ shift @to_come };
+	my $from = -s $node->logfile;
+	my $end = now() + 2;
+	my $pid;
+
+	configure("event_store.fault = '$point:$action:$when'", $point eq 'before_flush' ? 'event_store.early_lock_release = on' : ());
+	while (!$pid && now() < $end)
+	{
+		usleep(5_000);
+		($pid) = slurp_file($node->logfile, $from) =~ /\[(\d+)\].*LOG:  event_store fault at $point: $action/;
+	}
+	configure(@quiet);
+	return if !$pid;
+	$done{"fault_$action"}++;
+	$done{"at_$point"}++;
+	if ($action eq 'stop')
+	{
+		# Others wait, or go on; then so does it, or it is killed.
+		usleep(100_000 + rand 300_000);
+		my @stopped = slurp_file($node->logfile, $from) =~ /\[(\d+)\].*LOG:  event_store fault at $point: stop/g;
+		if (rand() < .5)
+		{
+			kill 'CONT', @stopped;
+			return;
+		}
+		kill 'KILL', @stopped;
+	}
+	after_crash();
+	return;
+}
+
+sub kill_postmaster
+{
+	# At times the others live on for a while without it, and answer.
+	kill_server($node, rand() < .5 ? 0 : 1);
+	$done{postmaster}++;
+	$quiet[1] = 'event_store.early_lock_release = ' . (rand() < .5 ? 'on' : 'off');
+	configure(@quiet);
+	$node->start;
+	return;
+}
+
+my @crashes = (
+	sub { kill_one('backend', "$client AND state = 'active'") },
+	\&fault,
+	sub { kill_one('worker', q[backend_type = 'event_store worker']) },
+	\&fault,
+	\&kill_postmaster,
+	\&fault,
+	sub { kill_one('coordinator', q[backend_type IN ('event_store coordinator', 'event_store sealer', 'event_store launcher')]) },
+	\&fault,
+	sub { $node->stop('immediate'); $node->start; $done{immediate}++ });
+
+sub attack
+{
+	my ($until) = @_;
+	my $turn = 0;
+
+	while (now() < $until)
+	{
+		my $calm = now() + .2 + rand 1;
+
+		while (now() < $calm)
+		{
+			my $pid = pid_of($client);
+			my $how = rand() < .6 ? 'cancel' : 'terminate';
+
+			$done{$how}++ if $pid && ask("SELECT pg_${how}_backend($pid)") eq 't';
+			usleep(60_000);
+		}
+		$crashes[ $turn++ % @crashes ]->();
+	}
+	return;
+}
+
+# ---- a run: what the checker says
+
+sub dump_store
+{
+	my $session = session('dump');
+	my $record = recorder('dump');
+	my $rows = sub { my ($what, $sql) = @_; $record->($what, split /\|/) for split /\n/, $session->ask($sql) };
+
+	$rows->('event', "SELECT $columns FROM es_read_all(0, NULL)");
+	$rows->('read', "SELECT r.position, r.stream, r.version, r.data->>'call', r.data->>'n' FROM event_store.streams s, es_read(s.stream) r");
+	$rows->('head', 'SELECT stream, es_stream_version(stream) FROM event_store.streams');
+	$rows->('projection', 'SELECT position, stream, version, call, n FROM copy');
+	$rows->('finding', q[SELECT replace(c::text, '|', ' ') FROM es_check('all') c UNION ALL SELECT replace(v::text, '|', ' ') FROM es_verify_log() v
+		UNION ALL SELECT replace(p::text, '|', ' ') FROM event_store.projection_status p WHERE status <> 'running' OR quarantined_streams > 0]);
+	$session->quit;
+	return;
+}
+
+# run(NAME, LIBRARY, SECONDS, what is to happen meanwhile, configuration) -> ({ rule => [findings] }, { figures })
+sub run
+{
+	my ($name, $library, $time, $meanwhile, $more) = @_;
+
+	$dir = PostgreSQL::Test::Utils::tempdir();
+	$node = PostgreSQL::Test::Cluster->new($name);
+	%done = ();
+	$node->init;
+	$node->append_conf('postgresql.conf', qq[
+dynamic_library_path = '@{[ dirname($library) ]}:\$libdir'
+restart_after_crash = on
+max_connections = 40
+max_worker_processes = 16
+event_store.poll_interval = 100ms
+event_store.seal_interval = 1s
+event_store.seal_size = 200
+event_store.partition_size = 1000
+include_if_exists = 'fault.conf'
+$more]);
+	$node->start;
+	$node->safe_psql($db, 'CREATE EXTENSION event_store');
+	use_library($node, $db, $library);
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'event_store'");
+	$node->restart;
+	$node->safe_psql($db, q[
+SELECT es_create_store();
+CREATE TABLE copy (position bigint PRIMARY KEY, stream text, version bigint, call text, n int);
+SELECT es_create_projection('copy', $$INSERT INTO copy SELECT position, stream, version, data->>'call', (data->>'n')::int FROM new_events$$,
+	tables => ARRAY['copy'::regclass]);
+SELECT es_create_subscription('all');
+]);
+	configure(@quiet);
+	$nemesis = session('nemesis');
+
+	my $until = now() + $time;
+	my @writers = map { spawn(\&writer, $_, $until) } 1 .. $writers;
+	my @others = (spawn(\&feed_reader, 1), spawn(\&feed_reader, 2), spawn(\&stream_reader, 3, 'hot-0'), spawn(\&stream_reader, 4, 'hot-1'),
+		spawn(\&consumer, 1), spawn(\&monitor), spawn(\&rebuilder));
+	$meanwhile->($until);
+	configure();
+	my $failed = 0;
+	for my $child (@writers)
+	{
+		waitpid $child, 0;
+		$failed++ if $? != 0;
+	}
+	$nemesis->quit;
+	$nemesis = session('nemesis');
+	ask(q[SELECT es_wait_for_projection('copy', (SELECT max(position) FROM event_store.log), '30 s')]);
+	append_to_file("$dir/stop", '');
+	for my $child (@others)
+	{
+		waitpid $child, 0;
+		$failed++ if $? != 0;
+	}
+	is($failed, 0, "$name: clients came to their end");
+	dump_store();
+	my ($found, $figure) = Checker::check($dir);
+	$figure->{rebuilt} = () = slurp_file("$dir/rebuilder.1") =~ /^rebuilt/mg;
+	$figure->{"killed_$_"} = $done{$_} for keys %done;
+	diag("$name: " . join(', ', map { "$_ $figure->{$_}" } sort keys %$figure));
+	$nemesis->quit;
+	my $said = slurp_file($node->logfile);
+	unlike($said, qr/TRAP:|was terminated by signal (?!9:|6:)/, "$name: no process failed by itself");
+	is(scalar(grep { !/fault at/ } $said =~ /PANIC:.*/g), 0, "$name: nor by a PANIC that was not asked for");
+	$node->stop;
+	return ($found, $figure);
+}
+
+sub show { my ($found) = @_; return join "\n", map { my $rule = $_; map { "$rule: $_" } grep { defined } @{ $found->{$rule} }[ 0 .. 4 ] } sort keys %$found }
+
+my ($found, $figure) = run('loop', build_faults(), $seconds, \&attack, '');
+is(show($found), '', 'what clients were told is what is there');
+
+# ---- it was a test
+
+my %least = (
+	killed_backend => 1, killed_worker => 1, killed_postmaster => 1, killed_immediate => 1, killed_terminate => 5, killed_cancel => 5,
+	killed_fault_kill => 2, acknowledged => 300, events_acknowledged => 600, refused => 50, refused_YE001 => 5, refused_58000 => 1, refused_57014 => 1,
+	unknown => 5, unknown_there => 1, replayed => 1, read => 1000, delivered => 600, checkpoints => 50, rebuilt => 1);
+for my $what (sort keys %least)
+{
+	my $least = $least{$what} * ($seconds > 100 ? 5 : 1);
+	cmp_ok($figure->{$what} // 0, '>=', $least, "$what: at least $least");
+}
+
+# ---- known bugs: what must be found
+
+# Without a writer of WAL, what nobody flushes is lost in a crash.
+my $lossy = "wal_writer_delay = 10s\nevent_store.early_lock_release = on\n";
+my @mutants = ([ 5, 'lost', $lossy, sub { my ($until) = @_; usleep(100_000) while now() < $until - 2; kill_one('backend', $client) } ]);
+push @mutants, [ 1, 'feed', '', sub { } ], [ 4, 'projection', '', sub { } ] if $ENV{ES_LONG};
+@quiet = ();
+for my $case (@mutants)
+{
+	my ($mutant, $rule, $conf, $meanwhile) = @$case;
+
+	($found) = run("mutant$mutant", build_mutant($mutant), 5, $meanwhile, $conf);
+	ok($found->{$rule}, "mutant $mutant is found: $Checker::rules{$rule}") or diag(show($found));
+	note(show($found));
+}
+
+done_testing();

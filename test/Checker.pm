@@ -101,13 +101,15 @@ sub read_calls
 			complain('replay', "$call: $rest[1], and " . join(',', map { join ':', @$_ } @{ $c->{answers} }))
 			  if $c->{answers} && join(',', sort map { "@$_" } @answers) ne join(',', sort map { "@$_" } @{ $c->{answers} });
 			$c->{answers} //= \@answers;
+			$figure{found_out}++ if $rest[0] eq 't' && $c->{fate} eq 'unknown';
 			$c->{end} //= $time;
 			$c->{fate} = 'acknowledged';
 			$figure{replayed}++ if $rest[0] eq 't';
 		}
 		elsif ($what eq 'refused')
 		{
-			$c->{fate} = 'refused' if $c->{fate} ne 'acknowledged';
+			complain('replay', "$call: acknowledged, and refused") if $c->{fate} eq 'acknowledged';
+			$c->{fate} = 'refused';
 			$figure{"refused_$rest[0]"}++;
 		}
 		elsif ($what eq 'unknown')

@@ -53,7 +53,7 @@ sub findings
 my ($found, $figure) = findings(history());
 is(join(' ', sort keys %$found), '', 'a good history is good') or diag(explain($found));
 is(join(' ', map { "$_ $figure->{$_}" } sort keys %$figure),
-	'acknowledged 4 checkpoints 2 delivered 12 delivered_again 4 events 8 events_acknowledged 6 lost_answers 3 read 12 refused 1 refused_YE001 1 replayed 2 unknown 2 unknown_there 1',
+	'acknowledged 4 checkpoints 2 delivered 12 delivered_again 4 events 8 events_acknowledged 6 found_out 1 lost_answers 3 read 12 refused 1 refused_YE001 1 replayed 2 unknown 2 unknown_there 1',
 	'and counted');
 
 # An event of the store that nobody has seen yet, everywhere: to be put where it belongs, or to be taken away from there.
@@ -118,6 +118,7 @@ my @cases = (
 	[ answer => 'another position', sub { change($_[0], 'writer', qr/b:1:3/, 'b:1:4') } ],
 	[ answer => 'other positions of a batch', sub { change($_[0], 'writer', qr/\*:10:11/, '*:10:12') } ],
 	[ replay => 'the retry has another answer', sub { push @{ $_[0]{'writer.2'} }, "again\t13\t6", "ack\t14\t6\tt\ta:4:10" } ],
+	[ replay => 'the retry is refused', sub { push @{ $_[0]{'writer.2'} }, "again\t13\t6", "refused\t14\t6\tYE001" }, 'refused' ],
 	[ expected => 'it was at another version', sub { change($_[0], 'writer', qr/a=1/, 'a=2') } ],
 	[ versions => 'a version is missing', sub { my ($h) = @_;
 			change($h, 'dump|reader.1', qr/\tc\t2\t/, "\\tc\\t3\\t");

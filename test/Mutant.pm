@@ -41,7 +41,8 @@ sub make
 	return 0;
 }
 
-# Builds the library in a directory of its own; its path.
+# Builds the library in a directory of its own; its path. Of an ordinary build what would not differ is taken as it is:
+# most of the source has neither a known bug nor a fault in it.
 sub build
 {
 	my ($name, @options) = @_;
@@ -50,9 +51,9 @@ sub build
 	mkdir $dir or die "$dir: $!";
 	for (qw(Makefile event_store.control src sql))
 	{
-		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', "$source/$_", "$dir/");
+		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', '-p', "$source/$_", "$dir/");
 	}
-	unlink glob "$dir/src/*.o $dir/src/*.bc $dir/event_store.so";
+	unlink "$dir/event_store.so", map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || slurp_file($_) =~ /ES_(?:MUTANT|FAULT)/ } glob "$dir/src/*.c";
 	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', @options, '-j2', 'event_store.so'),
 		"$name is built");
 	return "$dir/event_store.so";

@@ -116,7 +116,7 @@ one_tap() {
     # TESTDIR for PostgreSQL 15, the other two for later ones.
     as_user_within "$limit" env PATH="$ES_BIN:$PATH" PG_REGRESS="$ES_PGXS/src/test/regress/pg_regress" \
         TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" TMPDIR="$ES_TMP" \
-        ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" ES_COVERAGE="${ES_COVERAGE:-}" \
+        ES_SRC="$ES_SRC" ES_TOP="$ES_TOP" ES_LONG="${ES_LONG:-}" ES_COVERAGE="${ES_COVERAGE:-}" ES_UBSAN="${ES_UBSAN:-}" \
         prove --verbose -I "$ES_PGXS/src/test/perl" -I "$ES_SRC/test" "$ES_SRC/test/t/$name.pl" >"$dir/output" 2>&1 || rc=$?
     if grep -rahE "$finding" "$dir/tmp_check/log" >>"$dir/output" 2>/dev/null; then rc=1; fi
     echo $((SECONDS - start)) >"$dir/seconds"

@@ -177,16 +177,13 @@ static void
 forget_drawn_in_vain(Verifier *v, int64 last)
 {
 	EsSql		sql;
-	Datum		value = (Datum) 0;
-	bool		isnull = true;
+	bool		isnull;
 
 	if (v->gap_count == 0 || v->gaps[v->gap_count - 1].to != last)
 		return;
 	es_sql_begin(&sql, es_store()->owner);
-	if (es_sql_run_args("SELECT max(last_position) FROM event_store.heads", 0, NULL, NULL, NULL) > 0)
-		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	if (!isnull)
-		last = Min(last, DatumGetInt64(value));
+	es_sql_run("SELECT greatest(max(last_position), 0) FROM event_store.heads");
+	last = Min(last, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
 	es_sql_end(&sql);
 	/* With the partition of whatever was seen of the heads just now. */
 	look_at_leaves(v, last);

@@ -177,12 +177,15 @@ check_server_log() {
     fi
 }
 
-# Has what starts a server start it by a command of ours: initdb and pg_ctl -V get the program itself.
+# Has what starts a server start it by a command of ours: initdb and pg_ctl -V get the program itself. It goes by the name
+# of the wrapper, for "pg_ctl restart" starts what the server says that it is.
 wrap_postgres() {
     mv "$ES_BIN/postgres" "$ES_BIN/postgres.bin"
-    # shellcheck disable=SC2016 # for the wrapper
-    printf '#!/bin/sh\n[ "$1" = -D ] || exec %q "$@"\nexec %s %q "$@"\n' "$ES_BIN/postgres.bin" "$*" "$ES_BIN/postgres.bin" \
-        >"$ES_BIN/postgres"
+    cat >"$ES_BIN/postgres" <<EOF
+#!/bin/bash
+[ "\$1" = -D ] || exec "$ES_BIN/postgres.bin" "\$@"
+exec $* bash -c 'exec -a "\$0" "\$@"' "$ES_BIN/postgres" "$ES_BIN/postgres.bin" "\$@"
+EOF
     chmod 755 "$ES_BIN/postgres"
 }
 

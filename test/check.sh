@@ -178,7 +178,7 @@ check_server_log() {
 }
 
 # Has what starts a server start it by a command of ours: initdb and pg_ctl -V get the program itself. It goes by the name
-# of the wrapper, for "pg_ctl restart" starts what the server says that it is.
+# of the wrapper, for "pg_ctl restart" starts what the server says that it is. (Valgrind puts the program's name there.)
 wrap_postgres() {
     mv "$ES_BIN/postgres" "$ES_BIN/postgres.bin"
     cat >"$ES_BIN/postgres" <<EOF

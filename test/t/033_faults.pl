@@ -64,7 +64,7 @@ sub look_again
 sub wait_until
 {
 	my ($what, $condition) = @_;
-	my $end = time + 20;
+	my $end = time + 60;
 
 	while (time < $end)
 	{

@@ -483,7 +483,7 @@ sub attack
 
 		while (now() < $calm)
 		{
-			my $pid = pid_of($client);
+			my $pid = pid_of("$client AND state = 'active'");
 			my $how = rand() < .6 ? 'cancel' : 'terminate';
 
 			$done{$how}++ if $pid && ask("SELECT pg_${how}_backend($pid)") eq 't';
@@ -574,6 +574,7 @@ SELECT es_create_subscription('all');
 	my ($found, $figure) = Checker::check($dir);
 	$figure->{rebuilt} = -e "$dir/rebuilder.1" ? () = slurp_file("$dir/rebuilder.1") =~ /^rebuilt/mg : 0;
 	$figure->{"killed_$_"} = $done{$_} for keys %done;
+	$figure->{faults} += $done{$_} for grep { /^fault_/ } keys %done;
 	diag("$name: " . join(', ', map { "$_ $figure->{$_}" } sort keys %$figure));
 	$nemesis->quit;
 	my $said = slurp_file($node->logfile);
@@ -593,7 +594,7 @@ is(show($found), '', 'what clients were told is what is there');
 
 my %least = (
 	killed_backend => 1, killed_worker => 1, killed_postmaster => 1, killed_immediate => 1, killed_terminate => 5, killed_cancel => 5,
-	killed_fault_kill => 2, acknowledged => 300, events_acknowledged => 600, refused => 50, refused_YE001 => 5, refused_58000 => 1, refused_57014 => 1,
+	faults => 3, killed_fault_kill => 1, acknowledged => 300, events_acknowledged => 600, refused => 50, refused_YE001 => 5, refused_58000 => 1, refused_57014 => 1,
 	unknown => 5, replayed => 1, read => 1000, delivered => 600, checkpoints => 50, rebuilt => 1);
 for my $what (sort keys %least)
 {

@@ -148,9 +148,10 @@ sub writer
 			$key = 0;
 			@events = @streams;
 			$rolled_back = $dice > .95;
-			$sql = 'BEGIN; ' . join(' ', map { single($call, 0, $streams[$_], undef, $_) } 0 .. $#streams) . ($rolled_back ? ' ROLLBACK' : ' COMMIT');
-			$sql =~ s/;/\\;/g;
-			$sql .= ';';
+			# It stays open for a while, as those do that must not be overlooked.
+			my $nap = 'DO $$ BEGIN PERFORM pg_sleep(' . sprintf('%.3f', rand .03) . '); END $$';
+			my @calls = map { single($call, 0, $streams[$_], undef, $_) =~ s/;\z//r } 0 .. $#streams;
+			$sql = join(' \; ', 'BEGIN', (map { ($_, $nap) } @calls), $rolled_back ? 'ROLLBACK' : 'COMMIT') . ';';
 		}
 
 		$record->('intent', $call, $expected // '-', $key ? 'key' : '-', join(',', @events));
@@ -611,6 +612,7 @@ my $lossy = "wal_writer_delay = 10s\nevent_store.early_lock_release = on\nevent_
 my @mutants = ([ 5, 'lost', $lossy, sub { for (1 .. 6) { usleep(500_000); kill_one('backend', $client) } } ]);
 push @mutants, [ 1, 'feed', '', sub { sleep 5 }, @all ], [ 4, 'projection', '', sub { sleep 5 }, @all ] if $ENV{ES_LONG};
 @quiet = ();
+$pause = 3000;
 for my $case (@mutants)
 {
 	my ($mutant, $rule, $conf, $meanwhile, @readers) = @$case;

@@ -60,7 +60,9 @@ sub receive
 	until ($self->{lost} || $self->{buffer} =~ /^end of answer $self->{n}\n/m)
 	{
 		my $wait = $limit - time;
-		die "no answer\n" if $wait <= 0 || !$self->{select}->can_read($wait);
+		die "no answer\n" if $wait <= 0;
+		# A signal ends the wait too.
+		next if !$self->{select}->can_read($wait);
 		my $read = sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
 		$self->{lost} = 1 if !$read;
 	}

@@ -309,11 +309,13 @@ for my $point (sort keys %background)
 			$client->ask("SET event_store.fault = ''");    # not there
 			$client->send($background{$point}->($id) . ';');
 			wait_until("$point: $w->{action}", sub { faults($point, $w->{action}) });
+			configure();
 			if ($w->{signal})
 			{
+				# Its successor, which may be there at once, is not to wait as well.
+				wait_until('it is taken back', sub { ask('SHOW event_store.fault') eq '' });
 				$monitor->ask("$w->{signal} FROM pg_stat_activity WHERE backend_type = 'event_store $type{$point}'");
 			}
-			configure();
 			my (undef, $error) = $client->receive;
 			$fired{$w->{action}}++;
 			if ($w->{crash})

@@ -617,7 +617,14 @@ for my $case (@mutants)
 {
 	my ($mutant, $rule, $conf, $meanwhile, @readers) = @$case;
 
-	($found) = run("mutant$mutant", build_mutant($mutant), 0, $meanwhile, $conf, @readers);
+	my $library = build_mutant($mutant);
+
+	# What it does wrong takes a moment that not every run has.
+	for my $try (1 .. 6)
+	{
+		($found) = run("mutant${mutant}_$try", $library, 0, $meanwhile, $conf, @readers);
+		last if $found->{$rule};
+	}
 	ok($found->{$rule}, "mutant $mutant is found: $Checker::rules{$rule}") or diag(show($found));
 	note(show($found));
 }

@@ -3,9 +3,9 @@
  *	  The process that works for one database's store, and its pool of workers.
  *
  * One per database, by an advisory lock that it keeps. It publishes the mark, tells about it, ends idle sessions that
- * hold it back, keeps partitions ahead, purges keys, has due snapshots taken and keeps up the pool. Each of these is a *duty*, done in a transaction of
- * its own; an error in one, a lock that is not to be had for instance, is logged once and the duty tried again
- * later, so that none of them holds up the publishing.
+ * hold it back, keeps partitions ahead, purges keys, has due snapshots taken and keeps up the pool. Each of these is a
+ * *duty*, done in a transaction of its own; an error in one, a lock that is not to be had for instance, is logged once
+ * and the duty tried again later, so that none of them holds up the publishing.
  *
  * What wakes it: an append's commit (es_shared_announce()), es_shared_want_publish(), NOTIFY event_store from
  * anywhere, and the time. It says `asleep` *before* it looks whether there is something to do: news that come while
@@ -245,20 +245,24 @@ count_tasks(void)
 	return false;
 }
 
-/* Starts a process that does one thing beside us; where there is no slot, *handle is NULL: the next time. */
-static void
-start_helper(const char *function, const char *title, int64 position, BackgroundWorkerHandle **handle)
+/* Starts a process of ours: of the pool with its number, or a helper that does one thing. False: no slot, *handle is NULL. */
+static bool
+start_process(const char *function, const char *title, int number, int64 position, BackgroundWorkerHandle **handle)
 {
 	EsProcessTask task;
+	bool		started;
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
 	memset(&task, 0, sizeof(task));
 	task.database = MyDatabaseId;
 	task.owned = true;
+	task.number = number;
 	task.position = position;
-	if (!es_worker_start(function, title, &task, sizeof(task), handle))
+	started = es_worker_start(function, title, &task, sizeof(task), handle);
+	if (!started)
 		*handle = NULL;
 	MemoryContextSwitchTo(old);
+	return started;
 }
 
 static bool
@@ -276,7 +280,7 @@ look_for_due(void)
 	pg_atomic_write_u64(&entry->snapshot_position, position);
 
 	if (found)
-		start_helper("es_due_worker", "event_store snapshot taker", position, &taker);
+		(void) start_process("es_due_worker", "event_store snapshot taker", 0, position, &taker);
 	return !found && position < state.mark;
 }
 
@@ -296,7 +300,7 @@ keep_sealing(void)
 	if (GetCurrentTimestamp() < next)
 		return next;
 
-	start_helper("es_seal_worker", "event_store sealer", 0, &sealer);
+	(void) start_process("es_seal_worker", "event_store sealer", 0, 0, &sealer);
 	sealer_started = GetCurrentTimestamp();
 	return TimestampTzPlusMilliseconds(sealer_started, es_seal_interval * INT64CONST(1000));
 }
@@ -395,14 +399,8 @@ static void
 start_member(int number)
 {
 	Member	   *member = &members[number];
-	EsProcessTask task;
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	memset(&task, 0, sizeof(task));
-	task.database = MyDatabaseId;
-	task.owned = true;
-	task.number = number;
-	if (es_worker_start("es_pool_worker", "event_store worker", &task, sizeof(task), &member->handle))
+	if (start_process("es_pool_worker", "event_store worker", number, 0, &member->handle))
 	{
 		member->started = GetCurrentTimestamp();
 		member->told = false;
@@ -412,7 +410,6 @@ start_member(int number)
 	}
 	else
 	{
-		member->handle = NULL;
 		at(&member->next, RETRY_DUTY);
 		if (!no_slot)
 			ereport(LOG,
@@ -421,7 +418,6 @@ start_member(int number)
 					 errhint("Increase max_worker_processes, or decrease event_store.max_workers.")));
 		no_slot = true;
 	}
-	MemoryContextSwitchTo(old);
 }
 
 /* Starts what is missing of the pool; those that are too many end by themselves. */

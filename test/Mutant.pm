@@ -12,7 +12,7 @@ use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(find_pg_config make build_mutant build_faults use_library);
+our @EXPORT = qw(find_pg_config make build_mutant build_faults set_faults use_library);
 
 my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/..');
 
@@ -71,6 +71,23 @@ sub build_faults
 {
 	my ($mutant) = @_;
 	return build('faults' . ($mutant // ''), 'ES_FAULTS=1', defined $mutant ? "ES_MUTANT=$mutant" : ());
+}
+
+# Has a server, whose configuration includes fault.conf, read these lines from it: all at once, and without a session, as there
+# may be none.
+sub set_faults
+{
+	my ($node, @lines) = @_;
+	my $file = $node->data_dir . '/fault.conf';
+
+	open my $out, '>', "$file.new" or die "$!";
+	print $out map { "$_\n" } @lines;
+	close $out;
+	rename "$file.new", $file or die "$!";
+	open my $pid_file, '<', $node->data_dir . '/postmaster.pid' or return;
+	my $postmaster = <$pid_file>;
+	kill 'HUP', $postmaster if $postmaster;
+	return;
 }
 
 # Has a database that has the extension use another library, before any session of it loads the ordinary one.

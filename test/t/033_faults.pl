@@ -148,18 +148,7 @@ my @operations = (
 	{ points => ['before_flush'], run => \&append, append => 'either', config => 'event_store.early_lock_release = on' },
 );
 
-sub configure
-{
-	my (@lines) = @_;
-	my $file = $node->data_dir . '/fault.conf';
-
-	open my $out, '>', "$file.new" or die "$!";
-	print $out map { "$_\n" } @lines;
-	close $out;
-	rename "$file.new", $file or die "$!";
-	$node->reload;
-	return;
-}
+sub configure { return set_faults($node, @_) }
 
 my %ways = (
 	error => { action => 'error', sqlstate => '58000' },

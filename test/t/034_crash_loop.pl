@@ -224,49 +224,32 @@ sub follow
 	return;
 }
 
-sub feed_reader
+# Reads on and on from where it was: what it follows, as recorded; a sub that makes the call that goes on behind a place;
+# which column says the place.
+sub reader
 {
-	my ($id) = @_;
+	my ($id, $follows, $call, $column) = @_;
 	my $record = recorder("reader.$id");
 	my $cursor = 0;
 
-	$record->('feed');
+	$record->(@$follows);
 	follow("reader $id", sub {
 		my ($session) = @_;
-		my ($said, $error) = $session->query("SELECT $columns FROM es_read_all($cursor, " . (1 + int(rand 300)) . ');');
+		my ($said, $error) = $session->query("SELECT $columns FROM " . $call->($cursor) . ';');
 
 		return if $error eq 'lost';
 		for (map { [ split /\|/ ] } split /\n/, $error eq '' ? $said : '')
 		{
 			$record->('event', @$_);
-			$cursor = $_->[0];
+			$cursor = $_->[$column];
 		}
 		return $error eq '' ? $said ne '' : 1;
 	});
 	return;
 }
 
-sub stream_reader
-{
-	my ($id, $stream) = @_;
-	my $record = recorder("reader.$id");
-	my $version = 0;
-
-	$record->('stream', $stream);
-	follow("reader $id", sub {
-		my ($session) = @_;
-		my ($said, $error) = $session->query("SELECT $columns FROM es_read('$stream', $version + 1, " . (1 + int(rand 50)) . ');');
-
-		return if $error eq 'lost';
-		for (map { [ split /\|/ ] } split /\n/, $error eq '' ? $said : '')
-		{
-			$record->('event', @$_);
-			$version = $_->[2];
-		}
-		return $error eq '' ? $said ne '' : 1;
-	});
-	return;
-}
+sub feed_reader { my ($id) = @_; return reader($id, ['feed'], sub { "es_read_all($_[0], " . (1 + int(rand 300)) . ')' }, 0) }
+sub stream_reader { my ($id, $stream) = @_; return reader($id, [ 'stream', $stream ], sub { "es_read('$stream', $_[0] + 1, " . (1 + int(rand 50)) . ')' }, 2) }
 
 sub consumer
 {
@@ -340,21 +323,7 @@ sub rebuilder
 
 my ($nemesis, %done);
 
-sub configure
-{
-	my (@lines) = @_;
-	my $file = $node->data_dir . '/fault.conf';
-
-	open my $out, '>', "$file.new" or die "$!";
-	print $out map { "$_\n" } @lines;
-	close $out;
-	rename "$file.new", $file or die "$!";
-	# By the file, not by a session: there may be none.
-	open my $pid_file, '<', $node->data_dir . '/postmaster.pid' or return;
-	my $postmaster = <$pid_file>;
-	kill 'HUP', $postmaster if $postmaster;
-	return;
-}
+sub configure { return set_faults($node, @_) }
 
 # What there is of faults when nothing else is asked for.
 my @quiet = (q[event_store.fault = 'after_insert:error:0.01']);

@@ -13,14 +13,9 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Quiet;
 use Test::More;
 use Time::HiRes qw(time);
-
-# It would print every query and answer.
-{
-	no warnings qw(once redefine);
-	*PostgreSQL::Test::BackgroundPsql::note = sub { };
-}
 
 my $seed = $ENV{ES_SEED} || int(rand(1_000_000)) + 1;
 my ($histories, $rounds) = ($ENV{ES_LONG} ? 60 : 6, 25);

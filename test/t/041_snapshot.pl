@@ -7,14 +7,9 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Quiet;
 use Test::More;
 use Time::HiRes qw(time usleep);
-
-# They would print every query and answer.
-{
-	no warnings qw(once redefine);
-	*PostgreSQL::Test::BackgroundPsql::note = sub { };
-}
 
 my $total = 1_000_000;
 my $every = 1_000;

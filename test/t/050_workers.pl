@@ -5,14 +5,9 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Quiet;
 use Test::More;
 use Time::HiRes qw(time);
-
-# They would print every query and answer.
-{
-	no warnings qw(once redefine);
-	*PostgreSQL::Test::BackgroundPsql::note = sub { };
-}
 
 my $db = 'postgres';
 my $node = PostgreSQL::Test::Cluster->new('main');

@@ -5,13 +5,8 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Quiet;
 use Test::More;
-
-# They would print every query and answer.
-{
-	no warnings qw(once redefine);
-	*PostgreSQL::Test::BackgroundPsql::note = sub { };
-}
 
 my $db = 'postgres';
 my $node = PostgreSQL::Test::Cluster->new('main');

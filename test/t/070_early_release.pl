@@ -12,13 +12,9 @@ use Crash;
 use Mutant;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Quiet;
 use Test::More;
 use Time::HiRes qw(time usleep);
-
-{
-	no warnings qw(once redefine);
-	*PostgreSQL::Test::BackgroundPsql::note = sub { };
-}
 
 my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/../..');
 my $dir = PostgreSQL::Test::Utils::tempdir();

@@ -6,13 +6,9 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Quiet;
 use Test::More;
 use Time::HiRes qw(time usleep);
-
-{
-	no warnings qw(once redefine);
-	*PostgreSQL::Test::BackgroundPsql::note = sub { };
-}
 
 my $db = 'postgres';
 my $node = PostgreSQL::Test::Cluster->new('primary');

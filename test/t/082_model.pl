@@ -11,13 +11,13 @@ use strict;
 use warnings;
 
 use Fuzz;
-use IPC::Open3;
 use Model qw(jsonb row caught %upcasters %folds);
 use ModelCall;
 use ModelProjection;
 use ModelSubscription;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use Storable qw(dclone);
 use Test::More;
 use Time::HiRes qw(time usleep);
@@ -82,43 +82,22 @@ sub record
 
 sub open_session
 {
-	my %psql = (tx => 0);
+	my $opened = Session->connect($node->connstr('postgres'), timeout => 120);
 
-	$psql{pid} = open3($psql{in}, $psql{out}, undef, 'psql', '-XAtq', '-v', 'VERBOSITY=sqlstate', '-d', $node->connstr('postgres'));
-	$psql{in}->autoflush(1);
-	ask(\%psql, 'SET client_min_messages = error');
-	$psql{backend} = ask(\%psql, 'SELECT pg_backend_pid()');
-	return \%psql;
-}
-
-sub close_session
-{
-	my ($psql) = @_;
-
-	close $psql->{in};
-	close $psql->{out};
-	waitpid $psql->{pid}, 0;
-	return;
+	ask($opened, 'SET client_min_messages = error');
+	$opened->{backend} = ask($opened, 'SELECT pg_backend_pid()');
+	return $opened;
 }
 
 # What a session answers to statements: their rows, or "ERROR" and a SQLSTATE.
 sub ask
 {
-	my ($psql, $sql) = @_;
-	my ($answer, $error) = ('', undef);
-	local $SIG{ALRM} = sub { BAIL_OUT("no answer to: $sql") };
+	my ($asked, $sql) = @_;
+	my ($answer, $error) = $asked->query("$sql;");
 
-	alarm 120;
-	print { $psql->{in} } "$sql;\n\\echo end of answer\n";
-	while (defined(my $line = readline $psql->{out}))
-	{
-		last if $line eq "end of answer\n";
-		if ($line =~ /^(?:ERROR|FATAL):\s+(\w+)/) { $error //= $1 }
-		else { $answer .= $line }
-	}
-	alarm 0;
-	record(($psql == ($sessions[0] // 0) ? '1> ' : '2> ') . $sql =~ s/\n\s*/ /gr . "\n      " . (defined $error ? "ERROR $error" : substr($answer, 0, 300)));
-	return defined $error ? "ERROR $error" : $answer =~ s/\n\z//r;
+	$answer = "ERROR $error" if $error ne '';
+	record(($asked == ($sessions[0] // 0) ? '1> ' : '2> ') . $sql =~ s/\n\s*/ /gr . "\n      " . substr($answer, 0, 300));
+	return $answer;
 }
 
 # ---- agreement
@@ -933,7 +912,7 @@ sub bad_call
 
 sub reopen
 {
-	close_session($_) for @sessions;
+	$_->quit for @sessions;
 	@sessions = ();
 	push @sessions, open_session() for 1, 2;
 	$session = pick(@sessions);
@@ -1191,7 +1170,7 @@ if (!$failed)
 	}
 }
 
-close_session($_) for @sessions;
+$_->quit for @sessions;
 $node->stop;
 log_is_clean($node);
 done_testing();

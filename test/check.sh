@@ -16,8 +16,12 @@ set -euo pipefail
 passed=0 failed=0
 failures=()
 
+# Of a long output often only the end is kept.
 summary() {
     if ((failed > 0)) && ((${#failures[@]} > 0)); then
+        if [[ -s ${ES_TMP:-}/failures ]]; then
+            head -n 60 "$ES_TMP/failures"
+        fi
         echo "failed: ${failures[*]}"
     fi
     echo "$passed passed, $failed failed"
@@ -132,6 +136,12 @@ report_tap() {
     else
         report tap "$name" FAILED "$(<"$dir/seconds") s"
         show "tap/$name" "$log" 300
+        # What went wrong once more, and how it ended.
+        {
+            echo "tap/$name:"
+            grep -A 8 '^not ok' "$log" | head -n 20 || true
+            tail -n 10 "$log"
+        } >>"$ES_TMP/failures"
         while IFS= read -r log; do
             tail -n 60 "$log" >"$ES_TMP/tail"
             show "tap/$name: the end of ${log##*/}" "$ES_TMP/tail" 60
@@ -214,7 +224,7 @@ check_valgrind() {
 # lines that were run, and all of them.
 show_coverage() {
     [[ -n ${ES_COVERAGE:-} ]] || return 0
-    as_user "$ES_BIN/pg_ctl" -D "$ES_DATA" -m fast -w stop >>"$ES_LOG" 2>&1 || true
+    [[ -z ${ES_DATA:-} ]] || as_user "$ES_BIN/pg_ctl" -D "$ES_DATA" -m fast -w stop >>"$ES_LOG" 2>&1 || true
     echo '---- coverage: % of lines, lines, file ----'
     (cd "$ES_SRC" && gcov -n src/*.gcda 2>/dev/null) |
         awk -F "[':% ]" '/^File/ {file = $3} /^Lines executed/ && file ~ /^src\/.*\.c$/ {

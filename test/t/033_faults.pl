@@ -84,6 +84,14 @@ sub faults
 	return scalar(() = $said =~ /LOG:  event_store fault at $point: $action$/mg);
 }
 
+# The processes that have come to wait there since then.
+sub waiting
+{
+	my ($point) = @_;
+	my $said = slurp_file($node->logfile, $log_from);
+	return $said =~ /\[(\d+)\] .*LOG:  event_store fault at $point: wait$/mg;
+}
+
 # ---- what must always be so
 
 my $invariants = q[SELECT string_agg(what, ', ') FROM (
@@ -281,8 +289,6 @@ my %background = (
 	before_switch => sub { "SELECT es_rebuild_projection('seen')" },
 	partition => sub { "SELECT es_append_batch(array_fill('batch-1'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => '$_[0]')" },
 );
-my %type = (before_checkpoint => 'worker', after_checkpoint => 'worker', publish => 'coordinator', seal => 'sealer', snapshot => 'snapshot taker',
-	before_switch => 'worker', partition => 'partition maker');
 
 for my $point (sort keys %background)
 {
@@ -294,19 +300,22 @@ for my $point (sort keys %background)
 		my $wrong = eval {
 			my $id = 'b' . ++$n;
 			my $client = session('client');
+			my %ended;
+			my $end = sub { $monitor->ask("SELECT pg_terminate_backend($_)") for grep { !$ended{$_}++ } waiting($point) };
 			wait_until('all is done', sub { ($monitor->query("$all_done;"))[0] eq 't' });
-			configure("event_store.fault = '$point:$w->{action}'");
-			wait_until('it is configured', sub { ask('SHOW event_store.fault') ne '' });
-			mark_log();
 			$client->ask("SET event_store.fault = ''");    # not there
+			# From here on it may happen at any time: the coordinator need not be asked.
+			mark_log();
+			configure("event_store.fault = '$point:$w->{action}'");
+			wait_until('it is configured', sub { my ($fault) = $monitor->query('SHOW event_store.fault;'); ($fault // 'lost') ne '' });
 			$client->send($background{$point}->($id) . ';');
 			wait_until("$point: $w->{action}", sub { faults($point, $w->{action}) });
 			configure();
 			if ($w->{signal})
 			{
-				# Its successor, which may be there at once, is not to wait as well.
+				# Its successor, which may be there at once, is not to wait as well. The coordinator does much of what others do.
 				wait_until('it is taken back', sub { ask('SHOW event_store.fault') eq '' });
-				$monitor->ask("$w->{signal} FROM pg_stat_activity WHERE backend_type = 'event_store $type{$point}'");
+				wait_until('the client is answered', sub { $end->(); $client->{select}->can_read(0.05) });
 			}
 			my (undef, $error) = $client->receive;
 			$fired{$w->{action}}++;
@@ -320,7 +329,7 @@ for my $point (sort keys %background)
 				last if $error ne 'lost';
 			}
 			die "$error\n" if $error ne '';
-			wait_until('all is done', sub { my ($done) = $monitor->query("$all_done;"); look_again() if !defined $done; ($done // '') eq 't' });
+			wait_until('all is done', sub { $end->() if $w->{signal}; my ($done) = $monitor->query("$all_done;"); look_again() if !defined $done; ($done // '') eq 't' });
 			my $found = ask($without_locks);
 			$client->quit;
 			$found;

@@ -74,22 +74,15 @@ sub wait_until
 	die "waited in vain until $what\n";
 }
 
-# How often a fault has happened since the last call of mark_log().
 sub mark_log { $log_from = -s $node->logfile; return }
 
+# The processes that a fault has happened to since the last call of mark_log(); in scalar context, how many.
 sub faults
 {
 	my ($point, $action) = @_;
 	my $said = slurp_file($node->logfile, $log_from);
-	return scalar(() = $said =~ /LOG:  event_store fault at $point: $action$/mg);
-}
-
-# The processes that have come to wait there since then.
-sub waiting
-{
-	my ($point) = @_;
-	my $said = slurp_file($node->logfile, $log_from);
-	return $said =~ /\[(\d+)\] .*LOG:  event_store fault at $point: wait$/mg;
+	my @pids = $said =~ /\[(\d+)\] .*LOG:  event_store fault at $point: $action$/mg;
+	return @pids;
 }
 
 # ---- what must always be so
@@ -301,7 +294,7 @@ for my $point (sort keys %background)
 			my $id = 'b' . ++$n;
 			my $client = session('client');
 			my %ended;
-			my $end = sub { $monitor->ask("SELECT pg_terminate_backend($_)") for grep { !$ended{$_}++ } waiting($point) };
+			my $end = sub { $monitor->ask("$w->{signal} FROM pg_stat_activity WHERE pid = $_") for grep { !$ended{$_}++ } faults($point, $w->{action}) };
 			wait_until('all is done', sub { ($monitor->query("$all_done;"))[0] eq 't' });
 			$client->ask("SET event_store.fault = ''");    # not there
 			# From here on it may happen at any time: the coordinator need not be asked.

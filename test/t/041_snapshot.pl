@@ -232,7 +232,7 @@ $node->safe_psql($db, q[
 	SELECT es_snapshot('acct-1')]);
 $node->safe_psql($db, 'SELECT es_publish_mark()') for 1 .. 2;
 my $then = $node->safe_psql($db, 'SELECT stable_until FROM event_store.mark');
-my $at = qq[SELECT s, (es_load_at(s, '$then')).* FROM unnest('{acct-1,price-1,none}'::text[]) s WHERE s <> 'none']
+my $at = qq[SELECT s, (es_load_at(s, '$then')).* FROM unnest('{big-1,acct-1,price-1,none}'::text[]) s WHERE s <> 'none']
 	. qq[ UNION ALL SELECT stream, state, version, NULL, NULL FROM es_load_category('acct', '$then')]
 	. qq[ UNION ALL SELECT 'valid', state, version, position, recorded_at FROM es_load_valid_at('acct-1', 'infinity', '$then')];
 my $final = $node->safe_psql($db, $at);

@@ -5,10 +5,13 @@ EXTVERSION = 0.1.0
 MODULE_big = event_store
 PGFILEDESC = "event_store - an event store inside PostgreSQL"
 
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 
 DATA_built = sql/event_store--$(EXTVERSION).sql
 DATA = $(wildcard sql/event_store--*--*.sql)
+
+# Includes are written from src/ on: "log/scan.h".
+PG_CPPFLAGS = -I$(srcdir)/src
 
 # ES_MUTANT=n compiles in a known bug, so that the tests can show that they see it, and ES_FAULTS=1 points at which tests
 # have a process fail (test/README.md).
@@ -58,4 +61,4 @@ endif
 sql/event_store--$(EXTVERSION).sql: sql/event_store.sql
 	cp $< $@
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*/*.h)

@@ -6,15 +6,15 @@
 
 #include "fmgr.h"
 
-#include "es_define.h"
-#include "es_fault.h"
-#include "es_guard.h"
-#include "es_guc.h"
-#include "es_launcher.h"
-#include "es_release.h"
-#include "es_shared.h"
-#include "es_store.h"
-#include "es_xact.h"
+#include "state/definition.h"
+#include "base/fault.h"
+#include "projection/guard.h"
+#include "base/settings.h"
+#include "worker/launcher.h"
+#include "log/early_release.h"
+#include "base/shared.h"
+#include "store/location.h"
+#include "log/transaction.h"
 
 PG_MODULE_MAGIC;
 

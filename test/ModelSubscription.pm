@@ -1,5 +1,5 @@
 # Subscriptions of the model (Model.pm): a frontier, the streams in flight with the first event that is not acknowledged, and
-# the consumers. It follows the vocabulary at the top of src/es_subscription.c; what it does not share is any way to be fast.
+# the consumers. It follows the vocabulary at the top of src/subscription/definition.c; what it does not share is any way to be fast.
 package ModelSubscription;
 
 use strict;

@@ -53,7 +53,7 @@ sub build
 	{
 		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', '-p', "$source/$_", "$dir/");
 	}
-	unlink "$dir/event_store.so", map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || slurp_file($_) =~ /ES_MUTANT|es_fault/ } glob "$dir/src/*.c";
+	unlink "$dir/event_store.so", map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || slurp_file($_) =~ /ES_MUTANT|es_fault/ } glob "$dir/src/*/*.c";
 	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', @options, '-j2', 'event_store.so'),
 		"$name is built");
 	return "$dir/event_store.so";

@@ -226,7 +226,7 @@ show_coverage() {
     [[ -n ${ES_COVERAGE:-} ]] || return 0
     [[ -z ${ES_DATA:-} ]] || as_user "$ES_BIN/pg_ctl" -D "$ES_DATA" -m fast -w stop >>"$ES_LOG" 2>&1 || true
     echo '---- coverage: % of lines, lines, file ----'
-    (cd "$ES_SRC" && gcov -n src/*.gcda 2>/dev/null) |
+    (cd "$ES_SRC" && find src -name "*.gcda" -exec gcov -n {} + 2>/dev/null) |
         awk -F "[':% ]" '/^File/ {file = $3} /^Lines executed/ && file ~ /^src\/.*\.c$/ {
                 percent = $3; lines = $NF; hit += percent * lines / 100; all += lines; printf "%6.1f %5d %s\n", percent, lines, file; file = ""}
             END {if (all) printf "%6.1f %5d src/, all lines\n", hit * 100 / all, all}' | sort -g

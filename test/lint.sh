@@ -17,7 +17,7 @@ tidy() {
     server=$("$ES_PG_CONFIG" --includedir-server)
     cd "$ES_TOP" || return
     # clang-tidy wants its own arguments before the files, and the compiler's after them: so one file at a time.
-    printf '%s\0' src/*.c | xargs -0 -P "$(nproc)" -I{} clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -Isrc -I"$server" \
+    printf '%s\0' src/*.c src/*/*.c | xargs -0 -P "$(nproc)" -I{} clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -Isrc -I"$server" \
         -I"$server/../internal" -I/usr/include/postgresql/internal
 }
 
@@ -35,7 +35,7 @@ check_codes() {
             echo "expected/: no test shows $code"
             bad=1
         fi
-    done < <(sed -n "s/.*MAKE_SQLSTATE('\(.\)', '\(.\)', '\(.\)', '\(.\)', '\(.\)').*/\1\2\3\4\5/p" src/es_error.h)
+    done < <(sed -n "s/.*MAKE_SQLSTATE('\(.\)', '\(.\)', '\(.\)', '\(.\)', '\(.\)').*/\1\2\3\4\5/p" src/base/errors.h)
     ((bad == 0))
 }
 

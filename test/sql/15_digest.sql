@@ -1,4 +1,4 @@
--- The running digest of a stream, computed anew in SQL from what src/es_digest.c documents.
+-- The running digest of a stream, computed anew in SQL from what src/log/digest.c documents.
 \t on
 \pset format unaligned
 SELECT es_create_store();

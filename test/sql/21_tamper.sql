@@ -86,7 +86,7 @@ SELECT es_unregister_upcaster('Changed', 1), es_unregister_upcaster('Closed', 1)
 SELECT count(*) FROM es_append_multi('[{"stream": "d-1", "expected_version": 3}, {"stream": "empty-1", "expected_version": 0}]');
 SELECT name, version FROM event_store.heads WHERE version = 0;
 SELECT findings();
--- the tree and the chain, computed anew from what es_digest.c documents, for three leaves
+-- the tree and the chain, computed anew from what log/digest.c documents, for three leaves
 SET event_store.seal_size = 3;
 BEGIN;
 SELECT es_seal_log(1);

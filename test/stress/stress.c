@@ -8,7 +8,7 @@
  * -1: one call a transaction, of which no two may ever deadlock. The server is found as psql finds it
  * (PGHOST, PGDATABASE ...), the role is a superuser, the database has the extension and no store yet.
  * Exit status 0: all is well; 1: something is wrong, or the run was too tame to show anything. See
- * src/es_mark.c for what is tested here, test/t/020_stress.pl for how it is run.
+ * src/log/mark.c for what is tested here, test/t/020_stress.pl for how it is run.
  */
 #include <pthread.h>
 #include <stdarg.h>

@@ -61,7 +61,7 @@ sub data
 
 sub nested { my $depth = pick(1, 2, 50); return '{"a": ' x $depth . '1' . '}' x $depth }
 
-# ---- the language (es_rules.c has it at the top)
+# ---- the language (state/rules.c has it at the top)
 
 sub segment
 {

@@ -1,0 +1,349 @@
+/*
+ * append/call.c
+ *	  One append call: what it asks for. Checks the input as it comes in, without a look at the
+ *	  store.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "append/call.h"
+#include "base/errors.h"
+
+typedef struct StreamIndexEntry
+{
+	const char *name;			/* the key, with its length */
+	int			len;
+	int			stream;
+} StreamIndexEntry;
+
+/* A call whose parts live in the current memory context. */
+EsCall *
+es_call_begin(EsSource source)
+{
+	EsCall	   *call = palloc0(sizeof(EsCall));
+
+	call->source = source;
+	call->context = CurrentMemoryContext;
+	return call;
+}
+
+/* Makes room for one more in an array that may grow past 1 GB. */
+static void *
+grow(EsCall *call, void *array, int *space, Size size)
+{
+	int			bigger = *space == 0 ? 1 : (*space < 32 ? 32 : *space * 2);
+
+	if (*space > PG_INT32_MAX / 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many events in one call")));
+	*space = bigger;
+	return array == NULL ?
+		MemoryContextAllocHuge(call->context, size * bigger) :
+		repalloc_huge(array, size * bigger);
+}
+
+static uint32
+stream_hash(const void *key, Size size)
+{
+	const StreamIndexEntry *entry = key;
+
+	return hash_bytes((const unsigned char *) entry->name, entry->len);
+}
+
+static int
+stream_match(const void *a, const void *b, Size size)
+{
+	const StreamIndexEntry *left = a;
+	const StreamIndexEntry *right = b;
+
+	return left->len == right->len ? memcmp(left->name, right->name, left->len) : 1;
+}
+
+static void
+check_name(const text *name, const char *what)
+{
+	int			len = VARSIZE_ANY_EXHDR(name);
+
+	if (len == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what)));
+	if (len > ES_MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", what),
+				 errdetail("It has %d bytes, at most %d are allowed.", len, ES_MAX_NAME)));
+}
+
+/* The category of a stream: what comes before the first "-". */
+int
+es_category_length(const text *stream)
+{
+	const char *name = VARDATA_ANY(stream);
+	int			len = VARSIZE_ANY_EXHDR(stream);
+	const char *dash = memchr(name, '-', len);
+
+	return dash == NULL ? len : (int) (dash - name);
+}
+
+static void
+check_stream_name(const EsCall *call, const text *stream)
+{
+	check_name(stream, call->source == ES_FROM_IMPORT ? "column stream" : "stream name");
+	if (es_category_length(stream) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream name \"%s\" has no category", text_to_cstring(stream)),
+				 errhint("A stream is named category-id, such as account-123.")));
+}
+
+/* Refuses idempotency keys that cannot be stored. */
+void
+es_check_key(const text *key)
+{
+	check_name(key, "idempotency_key");
+}
+
+/* An expected_version argument as EsElement wants it; refuses what means something else elsewhere. */
+int64
+es_check_expected(bool isnull, int64 expected)
+{
+	if (isnull)
+		return ES_ANY;
+	if (expected >= 0 || expected == ES_ANY || expected == ES_EXISTS)
+		return expected;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("expected_version must not be %lld", (long long) expected),
+			 errdetail("It is NULL or -2 (any version), 0 (the stream must not exist), -4 (it must exist) or the exact version."),
+			 expected == -1 ? errhint("For a stream that must not exist yet, pass 0.") : 0));
+}
+
+/* Finds or makes the call's entry of a stream. */
+static int
+find_stream(EsCall *call, text *name)
+{
+	StreamIndexEntry probe;
+	StreamIndexEntry *entry;
+	bool		found;
+
+	if (call->stream_count == 1 && call->stream_index == NULL)
+	{
+		HASHCTL		ctl;
+
+		/* Most calls are about one stream and need no hash table. */
+		if (VARSIZE_ANY_EXHDR(name) == VARSIZE_ANY_EXHDR(call->streams[0].name) &&
+			memcmp(VARDATA_ANY(name), VARDATA_ANY(call->streams[0].name), VARSIZE_ANY_EXHDR(name)) == 0)
+			return 0;
+
+		memset(&ctl, 0, sizeof(ctl));
+		ctl.keysize = offsetof(StreamIndexEntry, stream);
+		ctl.entrysize = sizeof(StreamIndexEntry);
+		ctl.hash = stream_hash;
+		ctl.match = stream_match;
+		ctl.hcxt = call->context;
+		call->stream_index = hash_create("event_store call", 64, &ctl,
+										 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+		probe.name = VARDATA_ANY(call->streams[0].name);
+		probe.len = VARSIZE_ANY_EXHDR(call->streams[0].name);
+		entry = hash_search(call->stream_index, &probe, HASH_ENTER, &found);
+		entry->stream = 0;
+	}
+	if (call->stream_index != NULL)
+	{
+		probe.name = VARDATA_ANY(name);
+		probe.len = VARSIZE_ANY_EXHDR(name);
+		entry = hash_search(call->stream_index, &probe, HASH_ENTER, &found);
+		if (found)
+			return entry->stream;
+		entry->stream = call->stream_count;
+	}
+
+	check_stream_name(call, name);
+	if (call->stream_count == call->stream_space)
+		call->streams = grow(call, call->streams, &call->stream_space, sizeof(EsCallStream));
+	memset(&call->streams[call->stream_count], 0, sizeof(EsCallStream));
+	call->streams[call->stream_count].name = name;
+	call->streams[call->stream_count].first_element = -1;
+	return call->stream_count++;
+}
+
+/* Adds an element; name and key must stay where they are. Returns its number. */
+int
+es_call_element(EsCall *call, text *stream, int64 expected, text *key)
+{
+	int			number = call->element_count;
+	int			s = find_stream(call, stream);
+	EsElement  *element;
+
+	if (call->streams[s].first_element >= 0 && expected != ES_ANY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream \"%s\" is named twice with an expected_version", text_to_cstring(stream)),
+				 errdetail("Elements %d and %d of appends are about the same stream.",
+						   call->streams[s].first_element + 1, number + 1),
+				 errhint("Give the expected version at the first one only.")));
+	if (key != NULL)
+	{
+		es_check_key(key);
+		call->key_count++;
+	}
+
+	if (call->element_count == call->element_space)
+		call->elements = grow(call, call->elements, &call->element_space, sizeof(EsElement));
+	element = &call->elements[call->element_count++];
+	memset(element, 0, sizeof(*element));
+	element->stream = s;
+	element->first = call->event_count;
+	element->expected = expected;
+	element->key = key;
+	if (call->streams[s].first_element < 0)
+		call->streams[s].first_element = number;
+	return number;
+}
+
+/* The one element of a stream in a call that keeps one a stream; -1 when it has none yet. */
+int
+es_call_stream_element(EsCall *call, text *stream)
+{
+	int			s = find_stream(call, stream);
+
+	return call->streams[s].first_element;
+}
+
+/*
+ * Names an event for an error message: "element 3 of events". The number is the input's, counted
+ * from 1. NULL when the call has only one.
+ */
+char *
+es_call_label(const EsCall *call, int event)
+{
+	const EsElement *element;
+
+	switch (call->source)
+	{
+		case ES_FROM_APPEND:
+			return NULL;
+		case ES_FROM_EVENTS:
+			return psprintf("Element %d of events.", event + 1);
+		case ES_FROM_BATCH:
+			return psprintf("Index %d of the arrays.", event + 1);
+		case ES_FROM_IMPORT:
+			return psprintf("Input row %lld.", (long long) call->first_row + event);
+		case ES_FROM_MULTI:
+			element = &call->elements[event < call->event_count ? call->events[event].element :
+									  call->element_count - 1];
+			return psprintf("Element %d of events in element %d of appends.",
+							event - element->first + 1, (int) (element - call->elements) + 1);
+	}
+	return NULL;
+}
+
+static int
+event_detail(const EsCall *call, int event)
+{
+	char	   *label = es_call_label(call, event);
+
+	return label == NULL ? 0 : errdetail_internal("%s", label);
+}
+
+static Jsonb *
+empty_object(void)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+static bool
+is_json_null(Jsonb *json)
+{
+	JsonbValue	v;
+
+	return JB_ROOT_IS_SCALAR(json) && JsonbExtractScalar(&json->root, &v) && v.type == jbvNull;
+}
+
+/*
+ * Adds an event to an element. What is pointed to must stay where it is until the call was executed;
+ * NULL pointers mean absent. Raises 22023 or 22004, naming the event.
+ */
+void
+es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadata,
+			  const pg_uuid_t *id, const TimestampTz *occurred_at, const int32 *schema_version)
+{
+	EsEvent    *event;
+	int			number = call->event_count;
+	int			len;
+
+	if (call->event_count == call->event_space)
+		call->events = grow(call, call->events, &call->event_space, sizeof(EsEvent));
+	event = &call->events[number];
+	memset(event, 0, sizeof(*event));
+	event->element = element;
+
+	Assert(type != NULL);		/* each way to append names its own argument */
+	len = VARSIZE_ANY_EXHDR(type);
+	if (len == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event type must not be empty"),
+				 event_detail(call, number)));
+	if (len > ES_MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event type is too long: %d bytes, at most %d are allowed", len, ES_MAX_NAME),
+				 event_detail(call, number)));
+	event->type = type;
+
+	event->data = data == NULL || is_json_null(data) ? empty_object() : data;
+	if (metadata != NULL && is_json_null(metadata))
+		metadata = NULL;
+	if (metadata != NULL && !JB_ROOT_IS_OBJECT(metadata))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata must be a JSON object"),
+				 event_detail(call, number)));
+	event->metadata = metadata;
+
+	if (id != NULL)
+	{
+		event->id = *id;
+		event->has_id = true;
+		call->id_count++;
+		call->elements[element].ids++;
+	}
+	if (occurred_at != NULL)
+	{
+		if (TIMESTAMP_NOT_FINITE(*occurred_at))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("occurred_at must be finite"),
+					 event_detail(call, number)));
+		event->occurred_at = *occurred_at;
+		event->has_occurred_at = true;
+	}
+	event->schema_version = 1;
+	if (schema_version != NULL)
+	{
+		if (*schema_version < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("schema_version must be 1 or more, not %d", *schema_version),
+					 event_detail(call, number)));
+		event->schema_version = *schema_version;
+	}
+	if (call->elements[element].events == 0)
+		call->elements[element].first = number;
+	else
+		call->events[call->elements[element].last].next = number;
+	call->elements[element].last = number;
+	call->elements[element].events++;
+	call->streams[call->elements[element].stream].writes = true;
+	call->event_count++;
+}

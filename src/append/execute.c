@@ -1,0 +1,671 @@
+/*
+ * append/execute.c
+ *	  Carrying out an append call.
+ *
+ * Order of what a call locks, the same everywhere: categories and event types that it makes (sorted
+ * by name), the partition makers' lock, a batch's key, head rows (sorted by stream name), and last
+ * the sequence. Nothing waits after the first position is drawn but inserts, so that a queue of
+ * appenders never holds the mark back.
+ *
+ * Everything that can be refused is refused before a position is drawn.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "port/pg_bswap.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "append/call.h"
+#include "state/definition.h"
+#include "base/errors.h"
+#include "log/epoch.h"
+#include "append/execute.h"
+#include "state/expression.h"
+#include "base/failure.h"
+#include "base/fault.h"
+#include "base/settings.h"
+#include "projection/inline.h"
+#include "append/json.h"
+#include "append/key.h"
+#include "log/row.h"
+#include "log/mark.h"
+#include "log/name.h"
+#include "log/partition.h"
+#include "log/position.h"
+#include "log/early_release.h"
+#include "store/location.h"
+
+/* The setting event_store.metadata, parsed; NULL when it is empty. */
+static Jsonb *
+setting_metadata(void)
+{
+	static char *parsed_text = NULL;
+	static Jsonb *parsed = NULL;
+	Jsonb	   *json;
+
+	if (es_metadata == NULL || es_metadata[0] == '\0')
+		return NULL;
+	if (parsed_text != NULL && strcmp(parsed_text, es_metadata) == 0)
+		return parsed;
+
+	json = es_json_parse(cstring_to_text(es_metadata),
+						 "This is the setting event_store.metadata; it must be a JSON object.");
+	if (!JB_ROOT_IS_OBJECT(json))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("setting event_store.metadata must be a JSON object"),
+				 errdetail("It is %s.", es_metadata)));
+	if (parsed_text != NULL)
+	{
+		pfree(parsed_text);
+		pfree(parsed);
+		parsed_text = NULL;
+	}
+	parsed = MemoryContextAlloc(TopMemoryContext, VARSIZE(json));
+	memcpy(parsed, json, VARSIZE(json));
+	parsed_text = MemoryContextStrdup(TopMemoryContext, es_metadata);
+	return parsed;
+}
+
+static void
+merge_setting(EsCall *call)
+{
+	Jsonb	   *setting = setting_metadata();
+
+	if (setting == NULL)
+		return;
+	for (int i = 0; i < call->event_count; i++)
+	{
+		EsEvent    *event = &call->events[i];
+
+		if (event->metadata == NULL)
+			event->metadata = setting;
+		else
+			event->metadata = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
+																 JsonbPGetDatum(setting),
+																 JsonbPGetDatum(event->metadata)));
+	}
+}
+
+static int
+compare_event_ids(const void *a, const void *b, void *arg)
+{
+	const EsCall *call = arg;
+
+	return memcmp(call->events[*(const int *) a].id.data, call->events[*(const int *) b].id.data,
+				  UUID_LEN);
+}
+
+static void
+check_ids(EsCall *call)
+{
+	int		   *ids;
+	int			n = 0;
+
+	if (call->id_count < 2)
+		return;
+	ids = MemoryContextAllocHuge(call->context, sizeof(int) * (Size) call->id_count);
+	for (int i = 0; i < call->event_count; i++)
+		if (call->events[i].has_id)
+			ids[n++] = i;
+	qsort_arg(ids, n, sizeof(int), compare_event_ids, call);
+	for (int i = 1; i < n; i++)
+		if (compare_event_ids(&ids[i - 1], &ids[i], call) == 0)
+		{
+			int			first = Min(ids[i - 1], ids[i]);
+			int			second = Max(ids[i - 1], ids[i]);
+
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("two events of one call have the same event id"),
+					 errdetail("%s %s",
+							   es_call_label(call, first), es_call_label(call, second))));
+		}
+	pfree(ids);
+}
+
+/* Bytewise, as the indexes are ordered: the same everywhere, whatever the database's collation. */
+static int
+compare_bytes(const char *a, int alen, const char *b, int blen)
+{
+	int			cmp = memcmp(a, b, Min(alen, blen));
+
+	return cmp != 0 ? cmp : (alen > blen) - (alen < blen);
+}
+
+static int
+compare_text(const text *a, const text *b)
+{
+	return compare_bytes(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b));
+}
+
+static int
+compare_categories(const void *a, const void *b)
+{
+	const text *left = (*(EsCallStream *const *) a)->name;
+	const text *right = (*(EsCallStream *const *) b)->name;
+
+	return compare_bytes(VARDATA_ANY(left), es_category_length(left),
+						 VARDATA_ANY(right), es_category_length(right));
+}
+
+/* A stream in lock order, with the first bytes in which the names of a call differ. */
+typedef struct OrderedStream
+{
+	uint64		key;
+	EsCallStream *stream;
+} OrderedStream;
+
+static int
+compare_streams(const void *a, const void *b)
+{
+	const OrderedStream *left = a;
+	const OrderedStream *right = b;
+
+	if (left->key != right->key)
+		return left->key < right->key ? -1 : 1;
+	return compare_text(left->stream->name, right->stream->name);
+}
+
+static int
+compare_types(const void *a, const void *b)
+{
+	return compare_text((*(EsEvent *const *) a)->type, (*(EsEvent *const *) b)->type);
+}
+
+/*
+ * Gives every stream its category's id and every event its type's; makes those that are new in
+ * order of name.
+ */
+static void
+resolve_names(EsCall *call)
+{
+	EsCallStream **strangers = NULL;
+	EsEvent   **missing = NULL;
+	int			stranger_count = 0;
+	int			missing_count = 0;
+
+	for (int i = 0; i < call->stream_count; i++)
+	{
+		EsCallStream *stream = &call->streams[i];
+
+		stream->category = es_name_find(ES_CATEGORY, VARDATA_ANY(stream->name),
+										es_category_length(stream->name));
+		if (stream->category == 0)
+		{
+			if (strangers == NULL)
+				strangers = MemoryContextAllocHuge(call->context,
+												   sizeof(EsCallStream *) * (Size) call->stream_count);
+			strangers[stranger_count++] = stream;
+		}
+	}
+	if (stranger_count > 0)
+		qsort(strangers, stranger_count, sizeof(EsCallStream *), compare_categories);
+	for (int i = 0; i < stranger_count; i++)
+	{
+		if (i > 0 && compare_categories(&strangers[i - 1], &strangers[i]) == 0)
+			strangers[i]->category = strangers[i - 1]->category;
+		else
+			strangers[i]->category = es_name_make(ES_CATEGORY, VARDATA_ANY(strangers[i]->name),
+												  es_category_length(strangers[i]->name));
+	}
+
+	for (int i = 0; i < call->event_count; i++)
+	{
+		EsEvent    *event = &call->events[i];
+
+		/* Runs of one type are common in batches. */
+		if (i > 0 && event[-1].type_id != 0 && compare_text(event[-1].type, event->type) == 0)
+			event->type_id = event[-1].type_id;
+		else
+			event->type_id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(event->type),
+										  VARSIZE_ANY_EXHDR(event->type));
+		if (event->type_id == 0)
+		{
+			if (missing == NULL)
+				missing = MemoryContextAllocHuge(call->context, sizeof(EsEvent *) * (Size) call->event_count);
+			missing[missing_count++] = event;
+		}
+	}
+	if (missing_count == 0)
+		return;
+	qsort(missing, missing_count, sizeof(EsEvent *), compare_types);
+	for (int i = 0; i < missing_count; i++)
+	{
+		if (i > 0 && compare_types(&missing[i - 1], &missing[i]) == 0)
+			missing[i]->type_id = missing[i - 1]->type_id;
+		else
+			missing[i]->type_id = es_name_make(ES_EVENT_TYPE, VARDATA_ANY(missing[i]->type),
+											   VARSIZE_ANY_EXHDR(missing[i]->type));
+	}
+	pfree(missing);
+}
+
+/* How many bytes all names of a call's streams begin with. */
+static int
+common_prefix(const EsCall *call)
+{
+	const text *first = call->streams[0].name;
+	int			common = VARSIZE_ANY_EXHDR(first);
+
+	for (int i = 1; i < call->stream_count && common > 0; i++)
+	{
+		const text *name = call->streams[i].name;
+		int			same = 0;
+
+		common = Min(common, (int) VARSIZE_ANY_EXHDR(name));
+		while (same < common && VARDATA_ANY(first)[same] == VARDATA_ANY(name)[same])
+			same++;
+		common = same;
+	}
+	return common;
+}
+
+/*
+ * The call's streams by name, the order in which everybody locks them. Most names of a call begin alike, so what is
+ * compared is the eight bytes after that; a name that ends before is filled up with zeros.
+ */
+static OrderedStream *
+lock_order(EsCall *call)
+{
+	OrderedStream *order = MemoryContextAllocHuge(call->context, sizeof(OrderedStream) * (Size) Max(call->stream_count, 1));
+	int			prefix = call->stream_count > 1 ? common_prefix(call) : 0;
+
+	for (int i = 0; i < call->stream_count; i++)
+	{
+		const text *name = call->streams[i].name;
+
+		order[i].stream = &call->streams[i];
+		order[i].key = 0;
+		memcpy(&order[i].key, VARDATA_ANY(name) + prefix,
+			   Min(sizeof(uint64), (Size) (VARSIZE_ANY_EXHDR(name) - prefix)));
+		order[i].key = pg_ntoh64(order[i].key);
+	}
+	if (call->stream_count > 1)
+		qsort(order, call->stream_count, sizeof(OrderedStream), compare_streams);
+	return order;
+}
+
+/* Whether an event satisfies a check; one that fails with an error rejects the event too. */
+static bool
+satisfies(EsRun *run, const EsEvent *event, const char *label)
+{
+	volatile bool satisfied = false;
+
+	es_run_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
+	es_run_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
+			   event->metadata == NULL);
+	es_run_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
+	/* An event that is to occur when it is recorded is checked as of now. */
+	es_run_set(run, EVENT_OCCURRED_AT,
+			   TimestampTzGetDatum(event->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
+	PG_TRY();
+	{
+		bool		isnull;
+		Datum		result;
+
+		es_run_enter(run);
+		result = es_run_eval(run, &isnull);
+		es_run_leave(run);
+		satisfied = !isnull && DatumGetBool(result);
+	}
+	PG_CATCH();
+	{
+		if (!es_failure_is_ours())
+			PG_RE_THROW();
+		es_failure_rethrow(ES_EVENT_REJECTED, label);
+	}
+	PG_END_TRY();
+	MemoryContextReset(es_run_memory(run));
+	return satisfied;
+}
+
+/* Refuses events that do not satisfy what is registered for their type and schema version. */
+static void
+check_events(EsCall *call)
+{
+	EsDefinitions *defs = es_definitions();
+	const EsExpr *checked = NULL;
+	EsRun	   *run = NULL;
+	int			settings;
+
+	if (!es_has_checks(defs))
+		return;
+	settings = es_settings_open(NULL);
+	for (int i = 0; i < call->event_count; i++)
+	{
+		EsEvent    *event = &call->events[i];
+		const EsExpr *check = es_find_check(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type),
+											event->schema_version);
+		char	   *label;
+
+		if (check == NULL)
+			continue;
+		if (check != checked)
+		{
+			if (run != NULL)
+				es_run_close(run);
+			run = es_run_open(check);
+			checked = check;
+		}
+		label = es_call_label(call, i);
+		if (!satisfies(run, event, label))
+			ereport(ERROR,
+					(errcode(ES_EVENT_REJECTED),
+					 errmsg("event of type \"%s\" is rejected by the check of its type",
+							text_to_cstring(event->type)),
+					 errdetail("%s%sSchema version %d.", label ? label : "", label ? " " : "",
+							   event->schema_version)));
+		if (label != NULL)
+			pfree(label);
+	}
+	if (run != NULL)
+		es_run_close(run);
+	es_settings_close(settings);
+}
+
+static void
+wrong_version(const EsCallStream *stream, const EsElement *element)
+{
+	const char *meaning = element->expected == 0 ? " (no stream)" :
+		element->expected == ES_EXISTS ? " (an existing stream)" : "";
+
+	es_release_await(&stream->head);	/* whose version is reported */
+	ereport(ERROR,
+			(errcode(ES_WRONG_VERSION),
+			 errmsg("wrong expected version of stream \"%s\"", text_to_cstring(stream->name)),
+			 errdetail("Stream \"%s\" is at version %lld, expected version was %lld%s.",
+					   text_to_cstring(stream->name), (long long) stream->head.version,
+					   (long long) element->expected, meaning),
+			 errhint("Load the stream again and decide anew.")));
+}
+
+/*
+ * A head beyond which the call's expectation is hopeless, whatever others in flight do: versions only
+ * grow. Not where the request may turn out to be a retry, of any of its elements: then nothing is compared.
+ */
+static int64
+hopeless_above(const EsCall *call, const EsCallStream *stream)
+{
+	const EsElement *element = &call->elements[stream->first_element];
+
+	if (element->expected < 0 || call->key_count > 0 || call->batch_key != NULL || call->id_count > 0)
+		return PG_INT64_MAX;
+	return element->expected;
+}
+
+static void
+lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
+{
+	bool		made = false;
+
+	for (int i = 0; i < call->stream_count; i++)
+	{
+		EsCallStream *stream = order[i].stream;
+
+		switch (es_head_lock(heads, stream->name, stream->category,
+							 hopeless_above(call, stream), &stream->head))
+		{
+			case ES_HEAD_LOCKED:
+				break;
+			case ES_HEAD_MADE:
+				made = true;
+				break;
+			case ES_HEAD_BEYOND:
+				wrong_version(stream, &call->elements[stream->first_element]);
+				break;
+		}
+	}
+	if (made)
+		CommandCounterIncrement();	/* a row can only be updated by a later command */
+}
+
+static void
+check_versions(EsCall *call)
+{
+	for (int e = 0; e < call->element_count; e++)
+	{
+		EsElement  *element = &call->elements[e];
+		EsCallStream *stream = &call->streams[element->stream];
+
+		if (element->expected == ES_ANY)
+			continue;
+		if (element->expected == ES_EXISTS ? stream->head.version == 0 :
+			stream->head.version != element->expected)
+			wrong_version(stream, element);
+	}
+	for (int s = 0; s < call->stream_count; s++)
+		if (call->streams[s].head.version > PG_INT64_MAX - call->event_count)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("stream \"%s\" has no versions left", text_to_cstring(call->streams[s].name))));
+}
+
+/*
+ * The call's one stamp: the clock, but after every stream's last event and after the published
+ * floor. To be read after the positions were drawn (log/mark.c says why).
+ */
+static TimestampTz
+stamp_call(EsCall *call)
+{
+	TimestampTz stamp = GetCurrentTimestamp();
+	TimestampTz floor = es_mark_floor();
+
+	if (!TIMESTAMP_NOT_FINITE(floor))
+		stamp = Max(stamp, floor + 1);
+	for (int s = 0; s < call->stream_count; s++)
+		if (call->streams[s].writes && call->streams[s].head.version > 0)
+			stamp = Max(stamp, call->streams[s].head.recorded_at + 1);
+	return stamp;
+}
+
+static int64 *
+draw_positions(EsCall *call)
+{
+	int64	   *positions = MemoryContextAllocHuge(call->context, sizeof(int64) * (Size) call->event_count);
+
+	for (int i = 0; i < call->event_count; i++)
+	{
+		if ((i & 1023) == 1023)
+			CHECK_FOR_INTERRUPTS();
+		positions[i] = es_position_draw();
+	}
+	call->first_position = positions[0];
+	call->last_position = positions[call->event_count - 1];
+	if (call->last_position - call->first_position > PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the positions of one call are too far apart"),
+				 errdetail("They run from %lld to %lld.", (long long) call->first_position,
+						   (long long) call->last_position)));
+	return positions;
+}
+
+/* Writes the events and brings the heads (in memory) up to date. */
+static void
+write_events(EsCall *call, const int64 *positions, TimestampTz stamp)
+{
+	const pg_uuid_t store_id = es_store()->id;
+	EsLogWriter *writer = es_log_writer_begin(call->event_count);
+	EsHasher   *hasher = es_hasher_create();
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store digest",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	for (int i = 0; i < call->event_count; i++)
+	{
+		EsEvent    *event = &call->events[i];
+		EsElement  *element = &call->elements[event->element];
+		EsCallStream *stream = &call->streams[element->stream];
+		EsHead	   *head = &stream->head;
+		EsDigestInput input;
+		EsLogRow	row;
+		pg_uuid_t	salt;
+		MemoryContext old;
+
+		if (!event->has_id)
+			es_event_id(&event->id, stamp);
+		es_random_uuid(&salt);
+
+		head->version++;
+		head->last_position = positions[i];
+		head->recorded_at = stamp;
+		if (head->first_position == 0)
+		{
+			head->first_position = positions[i];
+			head->created_at = stamp;
+		}
+
+		row.position = positions[i];
+		row.stream = head->id;
+		row.version = head->version;
+		row.occurred_at = event->has_occurred_at ? event->occurred_at : stamp;
+		row.recorded_at = stamp;
+		row.category = stream->category;
+		row.event_type = event->type_id;
+		row.schema_version = event->schema_version;
+		row.rest = (int32) (call->last_position - positions[i]);
+		row.event_id = &event->id;
+		row.salt = &salt;
+		row.data = event->data;
+		row.metadata = event->metadata;
+
+		input.store_id = &store_id;
+		input.stream = VARDATA_ANY(stream->name);
+		input.stream_len = VARSIZE_ANY_EXHDR(stream->name);
+		input.version = row.version;
+		input.position = row.position;
+		input.event_type = VARDATA_ANY(event->type);
+		input.event_type_len = VARSIZE_ANY_EXHDR(event->type);
+		input.schema_version = row.schema_version;
+		input.occurred_at = row.occurred_at;
+		input.recorded_at = stamp;
+		input.event_id = &event->id;
+		input.salt = &salt;
+		input.data = event->data;
+		input.metadata = event->metadata;
+		old = MemoryContextSwitchTo(scratch);
+		es_event_digest(hasher, &input, head->digest);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scratch);
+
+		es_log_write(writer, &row);
+
+		element->version = row.version;
+		element->position = row.position;
+		element->recorded_at = stamp;
+		if (element->first_position == 0)
+			element->first_position = row.position;
+	}
+	es_hasher_free(hasher);
+	MemoryContextDelete(scratch);
+	es_log_writer_end(writer);
+}
+
+static void
+store_keys(EsCall *call, const uint8 *batch_request, TimestampTz stamp)
+{
+	EsKeyRow	row;
+
+	row.recorded_at = stamp;
+	for (int e = 0; e < call->element_count; e++)
+	{
+		EsElement  *element = &call->elements[e];
+
+		if (element->key == NULL)
+			continue;
+		memcpy(row.request, element->request, ES_DIGEST_LEN);
+		row.version = element->version;
+		row.first_position = element->first_position;
+		row.last_position = element->position;
+		es_key_store(call->streams[element->stream].head.id, element->key, &row);
+	}
+	if (call->batch_key != NULL)
+	{
+		memcpy(row.request, batch_request, ES_DIGEST_LEN);
+		row.version = call->event_count;
+		row.first_position = call->first_position;
+		row.last_position = call->last_position;
+		es_batch_key_store(call->batch_key, &row);
+	}
+}
+
+/*
+ * Carries the call out; fills in the results of its elements and of the call. Joins the caller's
+ * transaction. Raises YE001, YE002, or what the input deserves; then nothing has been changed.
+ */
+void
+es_call_execute(EsCall *call)
+{
+	EsHeads		heads;
+	OrderedStream *order;
+	uint8		batch_request[ES_DIGEST_LEN];
+	int64	   *positions;
+	TimestampTz stamp;
+
+	PreventCommandIfReadOnly("appending events");
+	PreventCommandDuringRecovery("appending events");
+	PreventCommandIfParallelMode("appending events");
+	(void) es_store_now();
+	/* The versions were read and the heads locked by the call that runs it; a state would never settle. */
+	if (es_in_stored_text())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a fold, an upcaster, a check or a projection without side effects may not append events"),
+				 errhint("Declare functions that change something VOLATILE, so that they are refused when they are registered; a projection that appends needs side_effects => true.")));
+
+	check_ids(call);
+	merge_setting(call);
+	es_hash_requests(call, batch_request);
+
+	order = lock_order(call);
+	if (call->event_count > 0)
+		es_epoch_prepare();
+	resolve_names(call);
+	if (call->event_count > 0)
+		es_partition_prepare(call->event_count);
+	if (call->batch_key != NULL)
+	{
+		es_batch_key_lock(call->batch_key);
+		if (es_replay_batch(call, batch_request))
+			return;
+	}
+
+	es_heads_open(&heads, RowExclusiveLock);
+	lock_streams(call, &heads, order);
+	ES_FAULT(after_lock);
+	if (es_replay_streams(call))
+	{
+		es_heads_close(&heads);
+		return;
+	}
+	check_versions(call);
+	check_events(call);			/* a retry of what was accepted once is not checked again */
+	if (call->event_count > 0)
+	{
+		positions = draw_positions(call);
+		ES_FAULT(after_draw);
+		stamp = stamp_call(call);
+		write_events(call, positions, stamp);
+		ES_FAULT(after_insert);
+		for (int i = 0; i < call->stream_count; i++)
+			if (order[i].stream->writes)
+				es_head_update(&heads, order[i].stream->name, &order[i].stream->head);
+		store_keys(call, batch_request, stamp);
+		pfree(positions);
+	}
+	for (int e = 0; e < call->element_count; e++)
+		if (call->elements[e].events == 0)
+		{
+			es_check_only_result(call, &call->elements[e], false);
+			/* Where positions are drawn nobody waits: our own commit will be behind what it rests on. */
+			if (call->event_count == 0)
+				es_release_await(&call->streams[call->elements[e].stream].head);
+		}
+	es_heads_close(&heads);
+	CommandCounterIncrement();
+	if (call->event_count > 0)
+		es_inline_run(call->first_position, call->last_position);
+}

@@ -1,0 +1,293 @@
+/*
+ * append/functions.c
+ *	  The SQL functions that append.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/argument.h"
+#include "append/call.h"
+#include "append/execute.h"
+#include "append/json.h"
+#include "append/key.h"
+#include "store/location.h"
+
+PG_FUNCTION_INFO_V1(es_append);
+PG_FUNCTION_INFO_V1(es_append_events);
+PG_FUNCTION_INFO_V1(es_append_text);
+PG_FUNCTION_INFO_V1(es_append_multi);
+PG_FUNCTION_INFO_V1(es_append_batch);
+PG_FUNCTION_INFO_V1(es_find_append);
+
+/* (version, position, recorded_at, replayed), the place of an element's last event. */
+static Datum
+place_of(FunctionCallInfo fcinfo, const EsElement *element)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false};
+
+	values[0] = Int64GetDatum(element->version);
+	values[1] = Int64GetDatum(element->position);
+	values[2] = TimestampTzGetDatum(element->recorded_at);
+	values[3] = BoolGetDatum(element->replayed);
+	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
+}
+
+Datum
+es_append(PG_FUNCTION_ARGS)
+{
+	EsCall	   *call = es_call_begin(ES_FROM_APPEND);
+	text	   *stream = es_text_argument(fcinfo, 0, "stream");
+	text	   *key = PG_ARGISNULL(8) ? NULL : PG_GETARG_TEXT_PP(8);
+	TimestampTz occurred_at = PG_ARGISNULL(6) ? 0 : PG_GETARG_TIMESTAMPTZ(6);
+	int32		schema_version = PG_ARGISNULL(7) ? 0 : PG_GETARG_INT32(7);
+	int			element;
+
+	element = es_call_element(call, stream, es_check_expected(PG_ARGISNULL(1), PG_GETARG_INT64(1)), key);
+	es_call_event(call, element,
+				  es_text_argument(fcinfo, 2, "event_type"),
+				  PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3),
+				  PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4),
+				  PG_ARGISNULL(5) ? NULL : PG_GETARG_UUID_P(5),
+				  PG_ARGISNULL(6) ? NULL : &occurred_at,
+				  PG_ARGISNULL(7) ? NULL : &schema_version);
+	es_call_execute(call);
+	return place_of(fcinfo, &call->elements[element]);
+}
+
+static Datum
+append_events(FunctionCallInfo fcinfo, Jsonb *events)
+{
+	EsCall	   *call = es_call_begin(ES_FROM_EVENTS);
+	text	   *stream = es_text_argument(fcinfo, 0, "stream");
+	int64		expected = es_check_expected(PG_ARGISNULL(1), PG_GETARG_INT64(1));
+	Jsonb	   *list;
+	text	   *key = es_json_events(events, &list);
+	int			element = es_call_element(call, stream, expected, key);
+
+	es_json_add_events(call, element, list);
+	es_call_execute(call);
+	return place_of(fcinfo, &call->elements[element]);
+}
+
+Datum
+es_append_events(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(2))
+		es_null_argument("events");
+	return append_events(fcinfo, PG_GETARG_JSONB_P(2));
+}
+
+Datum
+es_append_text(PG_FUNCTION_ARGS)
+{
+	return append_events(fcinfo,
+						 es_json_parse(es_text_argument(fcinfo, 2, "events"),
+									   "For one event call es_append(stream, expected_version, event_type, data); "
+									   "the third of three arguments is a JSON object or array of events."));
+}
+
+Datum
+es_append_multi(PG_FUNCTION_ARGS)
+{
+	EsCall	   *call = es_call_begin(ES_FROM_MULTI);
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	if (PG_ARGISNULL(0))
+		es_null_argument("appends");
+	es_json_appends(call, PG_GETARG_JSONB_P(0));
+	es_call_execute(call);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int e = 0; e < call->element_count; e++)
+	{
+		const EsElement *element = &call->elements[e];
+		Datum		values[5];
+		bool		nulls[5] = {false};
+
+		values[0] = PointerGetDatum(call->streams[element->stream].name);
+		values[1] = Int64GetDatum(element->version);
+		values[2] = Int64GetDatum(element->position);
+		values[3] = TimestampTzGetDatum(element->recorded_at);
+		values[4] = BoolGetDatum(element->replayed);
+		/* A stream that was only checked may have no event. */
+		nulls[2] = nulls[3] = element->position == 0;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* ---------------------------------------------------------------- es_append_batch */
+
+typedef struct BatchArray
+{
+	const char *name;
+	bool		given;
+	bool		required;		/* no NULL elements */
+	int			count;
+	Datum	   *values;
+	bool	   *nulls;
+} BatchArray;
+
+static void
+read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, BatchArray *into)
+{
+	ArrayType  *array;
+	int16		len;
+	bool		byval;
+	char		align;
+
+	memset(into, 0, sizeof(*into));
+	into->name = name;
+	into->required = required;
+	if (PG_ARGISNULL(n))
+	{
+		if (required)
+			es_null_argument(name);
+		return;
+	}
+	array = es_array_argument(fcinfo, n, name);
+	get_typlenbyvalalign(ARR_ELEMTYPE(array), &len, &byval, &align);
+	deconstruct_array(array, ARR_ELEMTYPE(array), len, byval, align,
+					  &into->values, &into->nulls, &into->count);
+	into->given = true;
+}
+
+static void
+check_length(const BatchArray *array, const BatchArray *streams)
+{
+	if (array->given && array->count != streams->count)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("argument %s must be as long as streams", array->name),
+				 errdetail("%s has %d elements, streams has %d.", array->name, array->count,
+						   streams->count)));
+	if (!array->required)
+		return;
+	for (int i = 0; i < array->count; i++)
+		if (array->nulls[i])
+			es_null_element(array->name, i);
+}
+
+static bool
+has(const BatchArray *array, int i)
+{
+	return array->given && !array->nulls[i];
+}
+
+static void
+batch_context(void *arg)
+{
+	errcontext("index %d of the arrays of es_append_batch", *(int *) arg + 1);
+}
+
+Datum
+es_append_batch(PG_FUNCTION_ARGS)
+{
+	EsCall	   *call = es_call_begin(ES_FROM_BATCH);
+	BatchArray	arrays[8];
+	const BatchArray *streams = &arrays[0];
+	const BatchArray *types = &arrays[1];
+	const BatchArray *data = &arrays[2];
+	const BatchArray *metadata = &arrays[3];
+	const BatchArray *ids = &arrays[4];
+	const BatchArray *times = &arrays[5];
+	const BatchArray *expected = &arrays[6];
+	const BatchArray *versions = &arrays[7];
+	ErrorContextCallback context;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+	int			i;
+
+	read_array(fcinfo, 0, "streams", true, &arrays[0]);
+	read_array(fcinfo, 1, "event_types", true, &arrays[1]);
+	read_array(fcinfo, 2, "data", false, &arrays[2]);
+	read_array(fcinfo, 3, "metadata", false, &arrays[3]);
+	read_array(fcinfo, 4, "event_ids", false, &arrays[4]);
+	read_array(fcinfo, 5, "occurred_at", false, &arrays[5]);
+	read_array(fcinfo, 6, "expected_versions", false, &arrays[6]);
+	read_array(fcinfo, 7, "schema_versions", false, &arrays[7]);
+	for (int a = 0; a < lengthof(arrays); a++)
+		check_length(&arrays[a], streams);
+	if (streams->count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument streams must not be empty")));
+	if (!PG_ARGISNULL(8))
+	{
+		call->batch_key = PG_GETARG_TEXT_PP(8);
+		es_check_key(call->batch_key);
+	}
+
+	context.callback = batch_context;
+	context.arg = &i;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	for (i = 0; i < streams->count; i++)
+	{
+		text	   *stream = DatumGetTextPP(streams->values[i]);
+		TimestampTz occurred_at = has(times, i) ? DatumGetTimestampTz(times->values[i]) : 0;
+		int32		schema_version = has(versions, i) ? DatumGetInt32(versions->values[i]) : 0;
+		int			element = es_call_stream_element(call, stream);
+
+		if ((i & 1023) == 1023)
+			CHECK_FOR_INTERRUPTS();
+		if (element < 0)
+			element = es_call_element(call, stream,
+									  es_check_expected(!has(expected, i),
+														has(expected, i) ? DatumGetInt64(expected->values[i]) : 0),
+									  NULL);
+		es_call_event(call, element,
+					  DatumGetTextPP(types->values[i]),
+					  has(data, i) ? DatumGetJsonbP(data->values[i]) : NULL,
+					  has(metadata, i) ? DatumGetJsonbP(metadata->values[i]) : NULL,
+					  has(ids, i) ? DatumGetUUIDP(ids->values[i]) : NULL,
+					  has(times, i) ? &occurred_at : NULL,
+					  has(versions, i) ? &schema_version : NULL);
+	}
+	error_context_stack = context.previous;
+	es_call_execute(call);
+
+	values[0] = Int64GetDatum(call->replayed ? call->replayed_events : call->event_count);
+	values[1] = Int64GetDatum(call->first_position);
+	values[2] = Int64GetDatum(call->last_position);
+	values[3] = BoolGetDatum(call->replayed);
+	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
+}
+
+/* ---------------------------------------------------------------- es_find_append */
+
+Datum
+es_find_append(PG_FUNCTION_ARGS)
+{
+	text	   *stream = PG_GETARG_TEXT_PP(0);
+	text	   *key = PG_GETARG_TEXT_PP(1);
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EsHead		head;
+	EsKeyRow	row;
+
+	(void) es_store_now();
+	InitMaterializedSRF(fcinfo, 0);
+	if (es_stream_find(stream, GetActiveSnapshot(), &head) && es_key_find(head.id, key, GetActiveSnapshot(), &row))
+	{
+		Datum		values[4];
+		bool		nulls[4] = {false};
+
+		values[0] = Int64GetDatum(row.version);
+		values[1] = Int64GetDatum(row.last_position);
+		values[2] = TimestampTzGetDatum(row.recorded_at);
+		values[3] = BoolGetDatum(true);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,32 @@
+/*
+ * append/key.h
+ *	  Idempotency keys.
+ */
+#ifndef ES_APPEND_KEY_H
+#define ES_APPEND_KEY_H
+
+#include "datatype/timestamp.h"
+#include "utils/snapshot.h"
+
+#include "log/digest.h"
+
+/* What an append with a key did the first time. */
+typedef struct EsKeyRow
+{
+	uint8		request[ES_DIGEST_LEN];
+	int64		version;		/* of a batch: number of events */
+	int64		first_position;
+	int64		last_position;
+	TimestampTz recorded_at;
+} EsKeyRow;
+
+extern bool es_key_find(int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row);
+extern void es_key_store(int64 stream, const text *key, const EsKeyRow *row);
+extern void es_batch_key_lock(const text *key);
+extern bool es_batch_key_find(const text *key, EsKeyRow *row);
+extern void es_batch_key_store(const text *key, const EsKeyRow *row);
+
+extern bool es_key_purge_due(void);
+extern bool es_key_purge(int limit);
+
+#endif							/* ES_APPEND_KEY_H */

@@ -1,0 +1,198 @@
+/*
+ * base/run_as.c
+ *	  Whose rights and which settings stored text runs with.
+ *
+ * Folds, upcasters, checks and handlers run as the role that registered them, in a security restricted operation, and
+ * only while the store's owner could SET ROLE to that role: otherwise a name written into a table row would be a
+ * way to that name's rights. Settings that change what stable functions return are pinned.
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
+#include "tsearch/ts_cache.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/datetime.h"
+#include "utils/float.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+#include "utils/xml.h"
+
+#include "base/compat.h"
+#include "base/run_as.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+/* ---------------------------------------------------------------- whose rights */
+
+/*
+ * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
+ * not act as it.
+ */
+Oid
+es_role_to_run(const char *role)
+{
+	Oid			oid = get_role_oid(role, true);
+	Oid			owner = es_store()->owner;
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered this, does not exist", role),
+				 errhint("Register it again.")));
+	if (!es_member_can_set_role(owner, oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("owner of the event store cannot act as role \"%s\"", role),
+				 errdetail("The store belongs to \"%s\".", GetUserNameFromId(owner, false)),
+				 errhint("Grant the role to the store's owner, or register as a role that it is a member of.")));
+	return oid;
+}
+
+/*
+ * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named
+ * it would be first, before pg_catalog, and a session that only loads could put its own temporary types
+ * and tables in the place of those that the text means.
+ */
+char *
+es_registered_path(void)
+{
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(namespace_search_path), ',', &names))
+		elog(ERROR, "invalid search_path");
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), "pg_temp") == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("search_path must not have pg_temp in it when an expression is registered"),
+					 errdetail("It is %s.", namespace_search_path)));
+	return names == NIL ? pstrdup("pg_temp") : psprintf("%s, pg_temp", namespace_search_path);
+}
+
+/* ---------------------------------------------------------------- rights and settings of a run */
+
+/* What a stable function may look at; and what the parser does. */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			pinned[] = {
+	{"TimeZone", "UTC"},
+	{"DateStyle", "ISO, MDY"},
+	{"IntervalStyle", "postgres"},
+	{"extra_float_digits", "1"},
+	{"bytea_output", "hex"},
+	{"xmlbinary", "base64"},
+	{"xmloption", "content"},
+	{"lc_monetary", "C"},
+	{"lc_numeric", "C"},
+	{"lc_time", "C"},
+	{"default_text_search_config", "pg_catalog.simple"},
+	{"standard_conforming_strings", "on"},
+	{"transform_null_equals", "off"},
+	{"array_nulls", "on"},
+};
+
+static bool
+is_pinned(void)
+{
+	return strcmp(pg_get_timezone_name(session_timezone), "UTC") == 0 &&
+		DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY &&
+		IntervalStyle == INTSTYLE_POSTGRES && extra_float_digits == 1 &&
+		bytea_output == BYTEA_OUTPUT_HEX && xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
+		strcmp(locale_monetary, "C") == 0 && strcmp(locale_numeric, "C") == 0 &&
+		strcmp(locale_time, "C") == 0 && strcmp(TSCurrentConfig, "pg_catalog.simple") == 0 &&
+		standard_conforming_strings && !Transform_null_equals && Array_nulls;
+}
+
+/*
+ * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
+ * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
+ * settings as they should be and cost next to nothing; so a load opens one around its loop. A
+ * search_path of NULL is left as it is.
+ */
+int
+es_settings_open(const char *search_path)
+{
+	int			level = NewGUCNestLevel();
+
+	if (!is_pinned())
+		for (int i = 0; i < lengthof(pinned); i++)
+			es_pin_setting(pinned[i].name, pinned[i].value);
+	if (search_path != NULL && strcmp(namespace_search_path, search_path) != 0)
+		es_pin_setting("search_path", search_path);
+	return level;
+}
+
+/* Level 0 is one that was not opened. */
+void
+es_settings_close(int level)
+{
+	if (level != 0)
+		AtEOXact_GUC(false, level);
+}
+
+/*
+ * Set while stored text runs, and while it must not append. Bits of the security context, beside core's three, because core saves
+ * and restores that as a whole with every subtransaction, and keeps unknown bits when functions change
+ * the user.
+ */
+#define ES_RUNNING_STORED_TEXT	0x20000000
+#define ES_MAY_NOT_APPEND		0x40000000
+
+/* Whether we have been called from a fold, an upcaster, a check or a handler that may not append. */
+bool
+es_in_stored_text(void)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	return (context & ES_MAY_NOT_APPEND) != 0;
+}
+
+/*
+ * Refuses a function that changes, runs or waits for projections where stored text has called it, also that of a
+ * projection with side effects: a batch that is under way keeps what it knows of its checkpoint in memory.
+ */
+void
+es_refuse_in_stored_text(const char *function)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	if ((context & ES_RUNNING_STORED_TEXT) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s must not be called from a handler", function)));
+}
+
+/*
+ * Takes on a role and its settings; what happens until es_unbecome() happens with that role's rights. After an
+ * error the abort of the (sub)transaction restores everything. may_append: only the handler of a projection with
+ * side effects.
+ */
+void
+es_become(EsRights *rights, Oid role, const char *search_path, bool may_append)
+{
+	GetUserIdAndSecContext(&rights->saved_user, &rights->saved_context);
+	SetUserIdAndSecContext(role, rights->saved_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT | (may_append ? 0 : ES_MAY_NOT_APPEND));
+	/* Core's own functions change no settings: without others there is nothing to undo. */
+	rights->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
+}
+
+void
+es_unbecome(EsRights *rights)
+{
+	es_settings_close(rights->guc_level);
+	SetUserIdAndSecContext(rights->saved_user, rights->saved_context);
+}

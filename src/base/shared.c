@@ -1,0 +1,550 @@
+/*
+ * base/shared.c
+ *	  What sessions and workers of one database share: latches, and news to wait for.
+ *
+ * A few kilobytes of shared memory. With the library preloaded they are reserved at the server's start. Without, the
+ * first process that needs them takes them from the slack that the server keeps for such cases; when that is used
+ * up, everything works by polling, only slower. Nothing durable is in here, and nothing depends on it but how
+ * soon somebody hears of something.
+ *
+ * An entry is found by its database. The spinlock of the table guards the allocation of entries, that of an entry its
+ * pids and latches. An entry may be reused once its database is gone, so a pointer is good only while its
+ * database is ours: es_shared() looks every time.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/wait_event.h"
+
+#include "base/compat.h"
+#include "base/shared.h"
+
+typedef struct EsShared
+{
+	slock_t		mutex;			/* of the allocation of entries, and of the launcher's fields */
+	Latch	   *launcher;		/* NULL: there is none */
+	int			launcher_pid;
+	pg_atomic_uint32 early_release; /* locks have been released early since the server's start */
+	TimestampTz launcher_started_at;
+	EsSharedDatabase databases[ES_SHARED_DATABASES];
+} EsShared;
+
+static EsShared *shared = NULL;
+static bool unavailable = false;	/* there was no memory for it */
+static EsSharedDatabase *ours = NULL;
+static int	counted = -1;		/* the kind of news that this session is counted as waiting for */
+
+static shmem_request_hook_type next_request_hook = NULL;
+static shmem_startup_hook_type next_startup_hook = NULL;
+
+/* Makes an entry, of zeroes so far, usable. */
+void
+es_shared_init_entry(EsSharedDatabase *entry)
+{
+	SpinLockInit(&entry->mutex);
+	pg_atomic_init_u32(&entry->coordinator.asleep, 0);
+	for (int w = 0; w < ES_SHARED_WORKERS; w++)
+		pg_atomic_init_u32(&entry->workers[w].asleep, 0);
+	pg_atomic_init_u32(&entry->publish, 0);
+	pg_atomic_init_u32(&entry->waiting[ES_NEWS_APPENDED], 0);
+	pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
+	pg_atomic_init_u64(&entry->snapshot_position, 0);
+	pg_atomic_init_u64(&entry->sealed_position, 0);
+	ConditionVariableInit(&entry->appended);
+	ConditionVariableInit(&entry->progress);
+}
+
+/* Finds or makes the shared memory. */
+static void
+attach(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("event_store", sizeof(EsShared), &found);
+	if (!found)
+	{
+		memset(shared, 0, sizeof(EsShared));
+		SpinLockInit(&shared->mutex);
+		pg_atomic_init_u32(&shared->early_release, 0);
+		for (int i = 0; i < ES_SHARED_DATABASES; i++)
+			es_shared_init_entry(&shared->databases[i]);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+request_hook(void)
+{
+	if (next_request_hook != NULL)
+		next_request_hook();
+	RequestAddinShmemSpace(MAXALIGN(sizeof(EsShared)));
+}
+
+/* Runs again after a crash, with fresh memory. */
+static void
+startup_hook(void)
+{
+	if (next_startup_hook != NULL)
+		next_startup_hook();
+	ours = NULL;
+	attach();
+}
+
+/* Called once, when the library is loaded. */
+void
+es_shared_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	next_request_hook = shmem_request_hook;
+	shmem_request_hook = request_hook;
+	next_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup_hook;
+}
+
+static void
+attach_late(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (shared != NULL || unavailable || !IsUnderPostmaster)
+		return;
+	PG_TRY();
+	{
+		attach();
+	}
+	PG_CATCH();
+	{
+		/* ShmemInitStruct has released its own lock and given back its entry of the index. */
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		HOLD_INTERRUPTS();		/* the error undid the lock's own */
+		LWLockRelease(AddinShmemInitLock);
+		shared = NULL;
+		unavailable = true;
+	}
+	PG_END_TRY();
+}
+
+/* The entry of a database; NULL when there is none. Under the table's lock. */
+static EsSharedDatabase *
+find(Oid database)
+{
+	for (int i = 0; i < ES_SHARED_DATABASES; i++)
+		if (shared->databases[i].database == database)
+			return &shared->databases[i];
+	return NULL;
+}
+
+/* The entry of a database, made when there is none; NULL when there is no room. */
+EsSharedDatabase *
+es_shared_entry(Oid database)
+{
+	EsSharedDatabase *entry;
+
+	attach_late();
+	if (shared == NULL)
+		return NULL;
+
+	SpinLockAcquire(&shared->mutex);
+	entry = find(database);
+	if (entry == NULL)
+	{
+		entry = find(InvalidOid);
+		if (entry != NULL)
+		{
+			entry->stopped = entry->asked = entry->no_slot = entry->ready = false;
+			entry->end = ES_END_UNKNOWN;
+			entry->starts = 0;
+			entry->connecting = 0;
+			entry->workers_wanted = 0;
+			SetInvalidVirtualTransactionId(entry->starter);
+			pg_atomic_write_u32(&entry->publish, 0);
+			pg_atomic_write_u64(&entry->snapshot_position, 0);
+			pg_atomic_write_u64(&entry->sealed_position, 0);
+			entry->database = database;
+		}
+	}
+	SpinLockRelease(&shared->mutex);
+	return entry;
+}
+
+/* The same, but NULL when there is none yet. */
+EsSharedDatabase *
+es_shared_find(Oid database)
+{
+	EsSharedDatabase *entry;
+
+	attach_late();
+	if (shared == NULL)
+		return NULL;
+	SpinLockAcquire(&shared->mutex);
+	entry = find(database);
+	SpinLockRelease(&shared->mutex);
+	return entry;
+}
+
+/* Whether no process of ours works for an entry, and nobody wants one to. */
+static bool
+is_idle(const EsSharedDatabase *entry)
+{
+	if (entry->coordinator.pid != 0 || entry->asked || entry->stopped)
+		return false;
+	for (int w = 0; w < ES_SHARED_WORKERS; w++)
+		if (entry->workers[w].pid != 0)
+			return false;
+	return true;
+}
+
+/* Frees the entries of databases that are gone. */
+void
+es_shared_release_vanished(bool (*exists) (Oid database))
+{
+	for (int i = 0; i < ES_SHARED_DATABASES; i++)
+	{
+		EsSharedDatabase *entry = &shared->databases[i];
+		Oid			database = entry->database;
+
+		if (!OidIsValid(database) || exists(database))
+			continue;
+		SpinLockAcquire(&shared->mutex);
+		if (entry->database == database && entry->coordinator.pid == 0)
+			entry->database = InvalidOid;
+		SpinLockRelease(&shared->mutex);
+	}
+}
+
+/* Frees the entry of a database that was found to have no store, for one that may have; false: there is none. */
+bool
+es_shared_release_idle(void)
+{
+	bool		found = false;
+
+	SpinLockAcquire(&shared->mutex);
+	for (int i = 0; i < ES_SHARED_DATABASES && !found; i++)
+	{
+		EsSharedDatabase *entry = &shared->databases[i];
+
+		found = OidIsValid(entry->database) && entry->end == ES_END_ABSENT && is_idle(entry) &&
+			pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) == 0 &&
+			pg_atomic_read_u32(&entry->waiting[ES_NEWS_PROGRESS]) == 0;
+		if (found)
+			entry->database = InvalidOid;
+	}
+	SpinLockRelease(&shared->mutex);
+	return found;
+}
+
+/* This database's entry; NULL where there is none to be had. */
+EsSharedDatabase *
+es_shared(void)
+{
+	if (ours == NULL || ours->database != MyDatabaseId)
+		ours = es_shared_entry(MyDatabaseId);
+	return ours;
+}
+
+/* ---------------------------------------------------------------- early lock release */
+
+/*
+ * Notes that locks are going to be released early. False: there is no place to note it. A session may not have heard yet
+ * that the setting was changed; the others go by this.
+ */
+bool
+es_shared_note_early_release(void)
+{
+	if (shared == NULL)
+		return false;
+	if (pg_atomic_read_u32(&shared->early_release) == 0)
+		pg_atomic_write_u32(&shared->early_release, 1);
+	return true;
+}
+
+/* Whether that was ever noted, since the server's start. */
+bool
+es_shared_early_release(void)
+{
+	attach_late();
+	return shared != NULL && pg_atomic_read_u32(&shared->early_release) != 0;
+}
+
+/* ---------------------------------------------------------------- waking */
+
+static void
+clear_launcher(int code, Datum arg)
+{
+	SpinLockAcquire(&shared->mutex);
+	if (shared->launcher_pid == MyProcPid)
+	{
+		shared->launcher = NULL;
+		shared->launcher_pid = 0;
+	}
+	SpinLockRelease(&shared->mutex);
+}
+
+/* Makes this process the launcher, until it exits. False: there is one. */
+bool
+es_shared_set_launcher(void)
+{
+	bool		set;
+
+	attach_late();
+	if (shared == NULL)
+		return false;
+	SpinLockAcquire(&shared->mutex);
+	set = shared->launcher_pid == 0;
+	if (set)
+	{
+		shared->launcher = MyLatch;
+		shared->launcher_pid = MyProcPid;
+		shared->launcher_started_at = MyStartTimestamp;
+	}
+	SpinLockRelease(&shared->mutex);
+	if (set)
+		before_shmem_exit(clear_launcher, (Datum) 0);
+	return set;
+}
+
+/* *pid is 0 when there is no launcher. */
+void
+es_shared_launcher_info(int *pid, TimestampTz *started_at)
+{
+	attach_late();
+	*pid = 0;
+	*started_at = 0;
+	if (shared == NULL)
+		return;
+	SpinLockAcquire(&shared->mutex);
+	*pid = shared->launcher_pid;
+	*started_at = shared->launcher_started_at;
+	SpinLockRelease(&shared->mutex);
+}
+
+bool
+es_shared_launcher_running(void)
+{
+	attach_late();
+	return shared != NULL && shared->launcher != NULL;
+}
+
+void
+es_shared_wake_launcher(void)
+{
+	Latch	   *latch;
+
+	attach_late();
+	if (shared == NULL)
+		return;
+	SpinLockAcquire(&shared->mutex);
+	latch = shared->launcher;
+	SpinLockRelease(&shared->mutex);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+/* Enters this process in a place of the entry; false when somebody else has it. */
+bool
+es_shared_attach(EsSharedDatabase *entry, EsSharedWorker *worker)
+{
+	bool		free;
+
+	SpinLockAcquire(&entry->mutex);
+	free = worker->pid == 0;
+	if (free)
+	{
+		worker->pid = MyProcPid;
+		worker->latch = MyLatch;
+		worker->started_at = MyStartTimestamp;
+		pg_atomic_write_u32(&worker->asleep, 0);
+	}
+	SpinLockRelease(&entry->mutex);
+	return free;
+}
+
+/* Clears the place if it is still ours. Must not fail. */
+void
+es_shared_detach(EsSharedDatabase *entry, EsSharedWorker *worker)
+{
+	SpinLockAcquire(&entry->mutex);
+	if (worker->pid == MyProcPid)
+	{
+		worker->pid = 0;
+		worker->latch = NULL;
+		pg_atomic_write_u32(&worker->asleep, 0);
+	}
+	SpinLockRelease(&entry->mutex);
+}
+
+/* Wakes a worker even if it did not say that it wants to be woken. */
+void
+es_shared_kick(EsSharedDatabase *entry, EsSharedWorker *worker)
+{
+	Latch	   *latch;
+
+	SpinLockAcquire(&entry->mutex);
+	latch = worker->latch;
+	SpinLockRelease(&entry->mutex);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+/* Whether somebody publishes the mark in this database. */
+bool
+es_shared_coordinator_running(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	return entry != NULL && entry->coordinator.pid != 0;
+}
+
+/* Has the launcher look at this database. From the commit callback: must not fail. */
+static void
+ask_launcher(EsSharedDatabase *entry)
+{
+	entry->asked = true;
+	pg_memory_barrier();
+	es_shared_wake_launcher();
+}
+
+/* A store was made, or what it needs was put back, and is committed. From the commit callback: must not fail. */
+void
+es_shared_store_made(void)
+{
+	EsSharedDatabase *entry = ours;
+
+	if (entry != NULL && entry->database == MyDatabaseId)
+		ask_launcher(entry);
+}
+
+/* Wakes a worker if it sleeps: one exchange and no system call while it is at work. Must not fail. */
+void
+es_shared_wake(EsSharedWorker *worker)
+{
+	if (pg_atomic_read_u32(&worker->asleep) != 0 &&
+		pg_atomic_exchange_u32(&worker->asleep, 0) != 0)
+	{
+		Latch	   *latch = *(Latch *volatile *) &worker->latch;
+
+		if (latch != NULL)
+			SetLatch(latch);
+	}
+}
+
+/*
+ * Tells whoever waits for it that an append or a projection was committed. From the commit callback: must not fail,
+ * allocate or take a heavyweight lock.
+ */
+void
+es_shared_announce(EsNews news)
+{
+	EsSharedDatabase *entry = ours;
+
+	if (entry == NULL || entry->database != MyDatabaseId)
+		return;
+	/* The rows are visible by now; whoever is about to sleep must see either them or this. */
+	pg_memory_barrier();
+	if (news == ES_NEWS_APPENDED)
+	{
+		if (entry->coordinator.pid != 0)
+			es_shared_wake(&entry->coordinator);
+		else if (shared->launcher_pid != 0 && !entry->asked && entry->end == ES_END_ABSENT)
+			ask_launcher(entry);	/* the store was restored from a dump, say */
+		for (int i = 0; i < Min(entry->workers_wanted, ES_SHARED_WORKERS); i++)
+			es_shared_wake(&entry->workers[i]);
+		if (pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) != 0)
+			ConditionVariableBroadcast(&entry->appended);
+	}
+	else
+		ConditionVariableBroadcast(&entry->progress);
+}
+
+/* Has the coordinator publish the mark soon, if there is one. */
+void
+es_shared_want_publish(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	if (entry == NULL)
+		return;
+	pg_atomic_write_u32(&entry->publish, 1);
+	pg_memory_barrier();
+	es_shared_wake(&entry->coordinator);
+}
+
+/* Has the workers look for something to do. */
+void
+es_shared_wake_workers(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	if (entry == NULL)
+		return;
+	es_shared_wake(&entry->coordinator);
+	for (int i = 0; i < ES_SHARED_WORKERS; i++)
+		es_shared_wake(&entry->workers[i]);
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+/* Whether some session waits for a projection. */
+bool
+es_shared_watched(void)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	return entry == NULL || pg_atomic_read_u32(&entry->waiting[ES_NEWS_PROGRESS]) != 0;
+}
+
+/*
+ * To wait for news: begin; then, as often as needed, look whether what is waited for has come, and if not wait; then
+ * end. After an error the transaction's abort does what end would have done.
+ */
+void
+es_shared_wait_begin(EsNews news)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	if (entry == NULL)
+		return;
+	es_shared_end_of_transaction();
+	pg_atomic_fetch_add_u32(&entry->waiting[news], 1);
+	counted = news;
+	ConditionVariablePrepareToSleep(news == ES_NEWS_APPENDED ? &entry->appended : &entry->progress);
+}
+
+/* Sleeps until there are such news or the time (milliseconds) is up; false when it is up. */
+bool
+es_shared_wait(EsNews news, long timeout, const char *what)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	if (entry == NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(Min(timeout, 5) * 1000L);
+		return timeout > 5;
+	}
+	return !ConditionVariableTimedSleep(news == ES_NEWS_APPENDED ? &entry->appended : &entry->progress,
+										timeout, es_wait_event(what));
+}
+
+void
+es_shared_wait_end(EsNews news)
+{
+	if (ours != NULL)
+		ConditionVariableCancelSleep();
+	es_shared_end_of_transaction();
+}
+
+/* Must not fail. */
+void
+es_shared_end_of_transaction(void)
+{
+	if (counted >= 0 && ours != NULL)
+		pg_atomic_fetch_sub_u32(&ours->waiting[counted], 1);
+	counted = -1;
+}

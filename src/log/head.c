@@ -1,0 +1,392 @@
+/*
+ * log/head.c
+ *	  Head rows: a stream's lock and its truth.
+ *
+ * An append locks the head row of its stream FOR NO KEY UPDATE to the end of the transaction and
+ * trusts what the locked row says: version, last position, digest. A stream that does not exist yet
+ * is locked by inserting its head with version 0, speculatively as ON CONFLICT does, so that the
+ * loser of a race waits for the winner and then locks the winner's row.
+ *
+ * Row locks live in the tuples: 100,000 of them do not fill the lock table.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "log/head.h"
+#include "log/early_release.h"
+#include "store/location.h"
+
+void
+es_heads_open(EsHeads *heads, LOCKMODE lockmode)
+{
+	memset(heads, 0, sizeof(*heads));
+	heads->rel = table_open(es_store()->heads, lockmode);
+	/* Only now: the lock may have brought news of another index. */
+	heads->name_index = index_open(es_store()->heads_name, lockmode);
+	heads->slot = table_slot_create(heads->rel, NULL);
+}
+
+/* Releases everything but the table locks, which are the transaction's. */
+void
+es_heads_close(EsHeads *heads)
+{
+	if (heads->estate != NULL)
+	{
+		ExecCloseIndices(heads->rri);
+		ExecResetTupleTable(heads->estate->es_tupleTable, false);
+		FreeExecutorState(heads->estate);
+	}
+	ExecDropSingleTupleTableSlot(heads->slot);
+	index_close(heads->name_index, NoLock);
+	table_close(heads->rel, NoLock);
+}
+
+/* The executor's state for writing index entries; most calls on old streams never need it. */
+static void
+need_estate(EsHeads *heads)
+{
+	if (heads->estate != NULL)
+		return;
+	heads->estate = CreateExecutorState();
+	heads->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(heads->rri, heads->rel, 0, NULL, 0);
+	ExecOpenIndices(heads->rri, true);
+}
+
+/* Takes a head apart; the slot may be cleared afterwards. */
+void
+es_head_read(TupleTableSlot *slot, EsHead *head)
+{
+	bytea	   *digest;
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+
+	head->frozen_lsn = InvalidXLogRecPtr;
+	if (HeapTupleHeaderXminFrozen(tuple->t_data))
+	{
+		/* A row may be frozen before the commit is flushed, and then its xmin tells nothing. */
+		head->writer = InvalidTransactionId;
+		if (TTS_IS_BUFFERTUPLE(slot) && BufferIsValid(((BufferHeapTupleTableSlot *) slot)->buffer))
+			head->frozen_lsn = BufferGetLSNAtomic(((BufferHeapTupleTableSlot *) slot)->buffer);
+	}
+	else
+		head->writer = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	if (should_free)
+		heap_freetuple(tuple);
+	slot_getallattrs(slot);
+	head->tid = slot->tts_tid;
+	head->id = DatumGetInt64(slot->tts_values[Anum_head_id - 1]);
+	head->first_position = DatumGetInt64(slot->tts_values[Anum_head_first_position - 1]);
+	head->created_at = DatumGetTimestampTz(slot->tts_values[Anum_head_created_at - 1]);
+	head->category = DatumGetInt32(slot->tts_values[Anum_head_category - 1]);
+	head->version = DatumGetInt64(slot->tts_values[Anum_head_version - 1]);
+	head->last_position = DatumGetInt64(slot->tts_values[Anum_head_last_position - 1]);
+	head->recorded_at = DatumGetTimestampTz(slot->tts_values[Anum_head_recorded_at - 1]);
+	digest = DatumGetByteaPP(slot->tts_values[Anum_head_digest - 1]);
+	if (VARSIZE_ANY_EXHDR(digest) != ES_DIGEST_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the head row of stream id %lld has a digest of %d bytes",
+						(long long) head->id, (int) VARSIZE_ANY_EXHDR(digest))));
+	memcpy(head->digest, VARDATA_ANY(digest), ES_DIGEST_LEN);
+}
+
+/* Leaves the row in heads->slot. */
+static bool
+find_row(EsHeads *heads, const text *name, Snapshot snapshot)
+{
+	ScanKeyData key;
+	IndexScanDesc scan;
+	bool		found;
+
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(name));
+	scan = es_index_beginscan(heads->rel, heads->name_index, snapshot, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, heads->slot);
+	/* The slot's own pin outlives the scan. */
+	index_endscan(scan);
+	return found;
+}
+
+/* The head of a stream as a snapshot shows it, without a lock. */
+static bool
+head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
+{
+	bool		found = find_row(heads, name, snapshot);
+
+	if (found)
+		es_head_read(heads->slot, head);
+	ExecClearTuple(heads->slot);
+	return found;
+}
+
+/* The same with the table opened for this one look. */
+bool
+es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
+{
+	EsHeads		heads;
+	bool		found;
+
+	es_heads_open(&heads, AccessShareLock);
+	found = head_find(&heads, name, snapshot, head);
+	es_heads_close(&heads);
+	if (found)
+		es_release_await(head);	/* the caller will report what the stream has */
+	return found;
+}
+
+/* The name and the head of the stream with an id, in the current memory context; NULL when there is none. */
+text *
+es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head)
+{
+	Relation	rel = table_open(es_store()->heads, AccessShareLock);
+	Relation	index = index_open(es_store()->heads_pkey, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ScanKeyData key;
+	IndexScanDesc scan;
+	text	   *name = NULL;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = es_index_beginscan(rel, index, snapshot, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		es_head_read(slot, head);
+		name = DatumGetTextPCopy(slot->tts_values[Anum_head_name - 1]);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	return name;
+}
+
+static void
+serialization_failure(void)
+{
+	/* Core's code and text: drivers and users know what to do about it. */
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update")));
+}
+
+/*
+ * Above READ COMMITTED a decision may only rest on what the transaction's snapshot shows. Direct
+ * access must enforce itself what the executor does for UPDATE.
+ */
+static void
+check_snapshot(EsHeads *heads)
+{
+	if (IsolationUsesXactSnapshot() &&
+		!table_tuple_satisfies_snapshot(heads->rel, heads->slot, GetTransactionSnapshot()))
+		serialization_failure();
+}
+
+/*
+ * Whether this transaction wrote the row that is in the slot. Then nobody else can touch it, and a lock
+ * would only make multixacts: a row inherits its predecessor's locks, and each subtransaction that rolls
+ * back adds a member. Core (15) also trips over an assertion of its own when such a row moves to another
+ * page: it takes the lock that the multixact has for the one it wants, with the update that was rolled back.
+ */
+static bool
+written_by_us(EsHeads *heads)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(heads->slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+static void
+fill_slot(EsHeads *heads, const EsHead *head, const text *name)
+{
+	TupleTableSlot *slot = heads->slot;
+	bytea	   *digest = &heads->digest.header;
+
+	SET_VARSIZE(digest, VARHDRSZ + ES_DIGEST_LEN);
+	memcpy(VARDATA(digest), head->digest, ES_DIGEST_LEN);
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, 0, Natts_head * sizeof(bool));
+	slot->tts_values[Anum_head_id - 1] = Int64GetDatum(head->id);
+	slot->tts_values[Anum_head_first_position - 1] = Int64GetDatum(head->first_position);
+	slot->tts_values[Anum_head_created_at - 1] = TimestampTzGetDatum(head->created_at);
+	slot->tts_values[Anum_head_category - 1] = Int32GetDatum(head->category);
+	slot->tts_values[Anum_head_version - 1] = Int64GetDatum(head->version);
+	slot->tts_values[Anum_head_last_position - 1] = Int64GetDatum(head->last_position);
+	slot->tts_values[Anum_head_recorded_at - 1] = TimestampTzGetDatum(head->recorded_at);
+	slot->tts_values[Anum_head_digest - 1] = PointerGetDatum(digest);
+	slot->tts_values[Anum_head_name - 1] = PointerGetDatum(name);
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Inserts the head of a new stream. False: somebody else's was there first (committed, or ours from
+ * an earlier command); the caller looks again. Waits for a concurrent inserter to end.
+ */
+static bool
+insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
+{
+	ItemPointerData conflict_tid;
+	List	   *arbiters;
+	uint32		token;
+	bool		conflict = false;
+
+	need_estate(heads);
+	/* The name decides; an index that somebody added may only raise its error. */
+	arbiters = list_make1_oid(RelationGetRelid(heads->name_index));
+	memset(head, 0, sizeof(*head));
+	head->category = category;
+	head->id = nextval_internal(es_store()->stream_seq, false);
+	fill_slot(heads, head, name);
+
+	ItemPointerSetInvalid(&conflict_tid);
+	if (!es_check_index_constraints(heads->rri, heads->slot, heads->estate, &conflict_tid, arbiters))
+		return false;
+
+	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+	table_tuple_insert_speculative(heads->rel, heads->slot, GetCurrentCommandId(true), 0, NULL, token);
+	es_insert_index_tuples(heads->rri, heads->slot, heads->estate, false, true, &conflict,
+						   arbiters);
+	table_tuple_complete_speculative(heads->rel, heads->slot, token, !conflict);
+	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	ResetPerTupleExprContext(heads->estate);
+	head->tid = heads->slot->tts_tid;
+	return !conflict;
+}
+
+/*
+ * The transaction that holds the row in the slot, if one other than ours does and is under way; InvalidTransactionId for
+ * none, and for several.
+ */
+static TransactionId
+holder(EsHeads *heads)
+{
+	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) heads->slot;
+	HeapTupleHeader tuple = slot->base.tuple->t_data;
+	TransactionId xmax;
+	uint16		mask;
+
+	LockBuffer(slot->buffer, BUFFER_LOCK_SHARE);
+	mask = tuple->t_infomask;
+	xmax = HeapTupleHeaderGetRawXmax(tuple);
+	LockBuffer(slot->buffer, BUFFER_LOCK_UNLOCK);
+	if ((mask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) != 0 || !TransactionIdIsNormal(xmax) ||
+		TransactionIdIsCurrentTransactionId(xmax) || !TransactionIdIsInProgress(xmax))
+		return InvalidTransactionId;
+	return xmax;
+}
+
+/*
+ * Locks the stream to the end of the transaction and fills in its head; makes the head (version 0)
+ * where there is none. Waits for a concurrent appender, unless the version committed so far is
+ * beyond limit already: then it fills in that head and does not wait only to be refused. Who has a limit
+ * waits without queueing for the row: when the other one has committed, it need not be locked by all
+ * the losers, one after the other. Raises core's 40001 above READ COMMITTED when the head is newer than the
+ * transaction's snapshot.
+ */
+EsHeadLock
+es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)
+{
+	for (;;)
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		TM_Result	result;
+		TM_FailureData tmfd;
+		ItemPointerData tid;
+		TransactionId other;
+		bool		ours;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!find_row(heads, name, snapshot))
+		{
+			UnregisterSnapshot(snapshot);
+			if (insert_head(heads, name, category, head))
+			{
+				ExecClearTuple(heads->slot);
+				return ES_HEAD_MADE;
+			}
+			continue;
+		}
+		check_snapshot(heads);
+		es_head_read(heads->slot, head);
+		tid = heads->slot->tts_tid;
+		ours = written_by_us(heads);
+		other = limit == PG_INT64_MAX || ours ? InvalidTransactionId : holder(heads);
+		ExecClearTuple(heads->slot);
+		if (head->version > limit || ours)
+		{
+			UnregisterSnapshot(snapshot);
+			return head->version > limit ? ES_HEAD_BEYOND : ES_HEAD_LOCKED;
+		}
+		if (TransactionIdIsValid(other))
+		{
+			UnregisterSnapshot(snapshot);
+			XactLockTableWait(other, heads->rel, &tid, XLTW_Lock);
+			continue;
+		}
+
+		result = table_tuple_lock(heads->rel, &tid, snapshot, heads->slot,
+								  GetCurrentCommandId(false), LockTupleNoKeyExclusive, LockWaitBlock,
+								  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+								  &tmfd);
+		UnregisterSnapshot(snapshot);
+		switch (result)
+		{
+			case TM_Ok:
+				es_head_read(heads->slot, head);
+				ExecClearTuple(heads->slot);
+				es_release_build_on(head);
+				return ES_HEAD_LOCKED;
+			case TM_Updated:
+			case TM_Deleted:
+				if (IsolationUsesXactSnapshot())
+					serialization_failure();
+				break;
+			default:
+				elog(ERROR, "unexpected result %d of locking a head row", (int) result);
+		}
+	}
+}
+
+/* Writes back a head that this transaction has locked (or made, in an earlier command). */
+void
+es_head_update(EsHeads *heads, const text *name, EsHead *head)
+{
+	TM_FailureData tmfd;
+	bool		update_indexes;
+	TM_Result	result;
+
+	fill_slot(heads, head, name);
+	result = es_tuple_update(heads->rel, &head->tid, heads->slot, GetCurrentCommandId(true),
+							 InvalidSnapshot, &tmfd, &update_indexes);
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result %d of updating a locked head row", (int) result);
+	if (update_indexes)
+	{
+		need_estate(heads);
+		es_insert_index_tuples(heads->rri, heads->slot, heads->estate, true, false, NULL, NIL);
+		ResetPerTupleExprContext(heads->estate);
+	}
+	head->tid = heads->slot->tts_tid;
+	ExecClearTuple(heads->slot);
+}

@@ -1,0 +1,291 @@
+/*
+ * log/name.c
+ *	  Categories and event types: names stored once, small ids in the events.
+ *
+ * Ids never change and rows are never deleted, so a session caches them for good once their
+ * transaction has committed; a row of our own open transaction is looked up each time, because a
+ * rollback takes its id away again. The caches are abandoned, not freed, when the store is another
+ * one than before (dropped and made again): callers may still hold names.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/settings.h"
+#include "log/name.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+typedef struct EsName
+{
+	const char *name;			/* into text; the key, with its length */
+	int			len;
+	int32		id;
+	text	   *text;
+} EsName;
+
+typedef struct EsNameCache
+{
+	Oid			table;			/* whose names these are */
+	HTAB	   *by_name;		/* EsName */
+	HTAB	   *by_id;			/* int32 -> text * */
+} EsNameCache;
+
+typedef struct EsNameById
+{
+	int32		id;
+	text	   *text;
+} EsNameById;
+
+typedef struct EsNameTable
+{
+	Oid			table;
+	Oid			pkey;
+	Oid			name_index;
+	const char *relname;
+} EsNameTable;
+
+static EsNameCache caches[2];
+static MemoryContext cache_context = NULL;
+
+static uint32
+name_hash(const void *key, Size size)
+{
+	const EsName *name = key;
+
+	return hash_bytes((const unsigned char *) name->name, name->len);
+}
+
+static int
+name_match(const void *a, const void *b, Size size)
+{
+	const EsName *left = a;
+	const EsName *right = b;
+
+	return left->len == right->len ? memcmp(left->name, right->name, left->len) : 1;
+}
+
+static EsNameTable
+name_table(EsNameKind kind)
+{
+	const EsStore *store = es_store();
+	EsNameTable t;
+
+	if (kind == ES_CATEGORY)
+	{
+		t.table = store->categories;
+		t.pkey = store->categories_pkey;
+		t.name_index = store->categories_name;
+		t.relname = "categories";
+	}
+	else
+	{
+		t.table = store->event_types;
+		t.pkey = store->event_types_pkey;
+		t.name_index = store->event_types_name;
+		t.relname = "event_types";
+	}
+	return t;
+}
+
+static EsNameCache *
+name_cache(EsNameKind kind, Oid table)
+{
+	EsNameCache *cache = &caches[kind];
+	HASHCTL		ctl;
+
+	if (cache->table == table)
+		return cache;
+
+	if (cache_context == NULL)
+		cache_context = AllocSetContextCreate(TopMemoryContext, "event_store names",
+											  ALLOCSET_DEFAULT_SIZES);
+	cache->table = InvalidOid;
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = offsetof(EsName, id);
+	ctl.entrysize = sizeof(EsName);
+	ctl.hash = name_hash;
+	ctl.match = name_match;
+	ctl.hcxt = cache_context;
+	cache->by_name = hash_create("event_store names", 64, &ctl,
+								 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int32);
+	ctl.entrysize = sizeof(EsNameById);
+	ctl.hcxt = cache_context;
+	cache->by_id = hash_create("event_store name ids", 64, &ctl,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	cache->table = table;
+	return cache;
+}
+
+static void
+remember(EsNameCache *cache, int32 id, const text *name)
+{
+	MemoryContext old = MemoryContextSwitchTo(cache_context);
+	text	   *copy = (text *) palloc(VARSIZE(name));
+	EsName		key;
+	EsName	   *entry;
+	EsNameById *by_id;
+	bool		found;
+
+	memcpy(copy, name, VARSIZE(name));
+	memset(&key, 0, sizeof(key));
+	key.name = VARDATA(copy);
+	key.len = VARSIZE(copy) - VARHDRSZ;
+	entry = hash_search(cache->by_name, &key, HASH_ENTER, &found);
+	entry->id = id;
+	entry->text = copy;
+	by_id = hash_search(cache->by_id, &id, HASH_ENTER, &found);
+	by_id->text = copy;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Looks a row up by one index; caches it when it is committed. The snapshot is the latest, in every
+ * isolation level: an id once committed is a fact, whatever this transaction may see of events.
+ */
+static text *
+look_up(EsNameKind kind, bool by_name, ScanKey key, int32 *id)
+{
+	Relation	rel = table_open(name_table(kind).table, AccessShareLock);
+	EsNameTable t = name_table(kind);	/* the lock may have brought news of another index */
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(rel, by_name ? t.name_index : t.pkey, true, snapshot, 1, key);
+	HeapTuple	tuple = systable_getnext(scan);
+	text	   *name = NULL;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+
+		*id = DatumGetInt32(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull));
+		name = DatumGetTextPCopy(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+			remember(name_cache(kind, t.table), *id, name);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return name;
+}
+
+/* The id of a name, 0 when there is none (yet). */
+int32
+es_name_find(EsNameKind kind, const char *name, int len)
+{
+	EsNameTable t = name_table(kind);
+	EsNameCache *cache = name_cache(kind, t.table);
+	EsName		probe;
+	EsName	   *entry;
+	ScanKeyData key;
+	int32		id = 0;
+
+	memset(&probe, 0, sizeof(probe));
+	probe.name = name;
+	probe.len = len;
+	entry = hash_search(cache->by_name, &probe, HASH_FIND, NULL);
+	if (entry != NULL)
+		return entry->id;
+
+	ScanKeyEntryInitialize(&key, 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(cstring_to_text_with_len(name, len)));
+	(void) look_up(kind, true, &key, &id);
+	return id;
+}
+
+/* Ids grow by one or more a name: only an id past the limit is a reason to count. */
+static void
+check_category_limit(int32 id, const char *name, int len)
+{
+	EsSql		sql;
+	uint64		count;
+	bool		isnull;
+
+	if (id <= es_max_categories)
+		return;
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run("SELECT count(*) FROM event_store.categories");
+	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	es_sql_end(&sql);
+	if (count > (uint64) es_max_categories)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many categories: \"%.*s\" would be number %llu",
+						pg_mbcliplen(name, len, 64), name, (unsigned long long) count),
+				 errdetail("The setting event_store.max_categories is %d.", es_max_categories),
+				 errhint("A stream is named category-id, such as account-123: the category is the kind of thing, the part before the first \"-\".")));
+}
+
+/*
+ * The id of a name, made if need be. A concurrent transaction that makes the same name is waited
+ * for; callers make several names in sorted order, before they lock any stream.
+ */
+int32
+es_name_make(EsNameKind kind, const char *name, int len)
+{
+	int32		id = es_name_find(kind, name, len);
+	EsSql		sql;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	EsNameTable t;
+	char		statement[128];
+
+	if (id != 0)
+		return id;
+
+	t = name_table(kind);
+	values[0] = PointerGetDatum(cstring_to_text_with_len(name, len));
+	snprintf(statement, sizeof(statement),
+			 "INSERT INTO event_store.%s (name) VALUES ($1) ON CONFLICT DO NOTHING", t.relname);
+	do
+	{
+		es_sql_begin(&sql, es_store()->owner);
+		es_sql_run_args(statement, 1, types, values, NULL);
+		es_sql_end(&sql);
+		CommandCounterIncrement();
+		id = es_name_find(kind, name, len);
+		CHECK_FOR_INTERRUPTS();
+	} while (id == 0);			/* the one who was first rolled back after we looked */
+	if (kind == ES_CATEGORY)
+		check_category_limit(id, name, len);
+	return id;
+}
+
+/* The name with this id; good at least until the caller's memory context is reset. */
+text *
+es_name_of(EsNameKind kind, int32 id)
+{
+	EsNameTable t = name_table(kind);
+	EsNameCache *cache = name_cache(kind, t.table);
+	EsNameById *entry = hash_search(cache->by_id, &id, HASH_FIND, NULL);
+	ScanKeyData key;
+	text	   *name;
+	int32		found;
+
+	if (entry != NULL)
+		return entry->text;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
+	name = look_up(kind, false, &key, &found);
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("event_store.%s has no row with id %d", t.relname, id)));
+	return name;
+}

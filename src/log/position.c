@@ -1,0 +1,61 @@
+/*
+ * log/position.c
+ *	  The sequence of global positions.
+ *
+ * nextval takes RowExclusiveLock on the sequence and keeps it to the end of the top transaction,
+ * released only after the transaction's rows are visible: that lock is how log/mark.c knows whom to
+ * wait for. Nothing in here may take a stronger lock or read the sequence in a way that takes the
+ * same one (pg_sequence_last_value does): a reader would look like an appender.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "commands/sequence.h"
+#include "storage/bufmgr.h"
+#include "utils/rel.h"
+
+#include "log/epoch.h"
+#include "log/position.h"
+#include "store/location.h"
+#include "log/transaction.h"
+
+/* The last position drawn by anyone, or the one before the first when none was. */
+int64
+es_position_last(void)
+{
+	Relation	seq = relation_open(es_store()->position_seq, AccessShareLock);
+	Buffer		buf = ReadBuffer(seq, 0);
+	Page		page;
+	ItemId		item;
+	HeapTupleHeader tuple;
+	Form_pg_sequence_data data;
+	int64		last;
+
+	LockBuffer(buf, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buf);
+	item = PageGetItemId(page, FirstOffsetNumber);
+	tuple = (HeapTupleHeader) PageGetItem(page, item);
+	data = (Form_pg_sequence_data) ((char *) tuple + tuple->t_hoff);
+	last = data->is_called ? data->last_value : data->last_value - 1;
+	UnlockReleaseBuffer(buf);
+	relation_close(seq, AccessShareLock);
+	return last;
+}
+
+/* Draws the next position; from here on this transaction holds the mark back until it ends. */
+int64
+es_position_draw(void)
+{
+	int64		position = nextval_internal(es_store()->position_seq, false);
+
+	if (unlikely(position <= es_epoch_start()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence \"%s.position_seq\" was set back", ES_SCHEMA),
+				 errdetail("It gave position %lld, but positions of this epoch are above %lld.",
+						   (long long) position, (long long) es_epoch_start()),
+				 errhint("Run SELECT es_begin_epoch().")));
+	es_xact_drew(position);
+	return position;
+}

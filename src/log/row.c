@@ -1,0 +1,172 @@
+/*
+ * log/row.c
+ *	  Writing rows of the log, below SQL.
+ *
+ * What the executor would do and this does itself: routing to the leaf, index entries (of every
+ * index, also one that a DBA added), NOT NULL and CHECK constraints where there are any. Triggers
+ * are refused, not skipped. Privileges were checked with EXECUTE on the calling function.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "base/compat.h"
+#include "log/row.h"
+
+/* Flush before the copied pointers keep too much payload waiting. */
+#define ES_LOG_BYTES	65536
+
+static void
+open_leaf(EsLogWriter *writer, int64 position)
+{
+	writer->leaf = es_leaf_for(position);
+	writer->rel = table_open(writer->leaf.relid, RowExclusiveLock);
+	es_store_check_leaf(writer->rel);
+	writer->check_constraints = writer->rel->rd_att->constr != NULL &&
+		(writer->rel->rd_att->constr->num_check > 0 || writer->rel->rd_att->constr->has_not_null);
+	writer->rri = makeNode(ResultRelInfo);
+	/* Range table index 0: there is none, and the messages of constraints must not look for it. */
+	InitResultRelInfo(writer->rri, writer->rel, 0, NULL, 0);
+	ExecOpenIndices(writer->rri, false);
+	if (writer->many)
+		writer->bulk = GetBulkInsertState();
+}
+
+static void
+insert_indexes(EsLogWriter *writer, TupleTableSlot *slot)
+{
+	es_insert_index_tuples(writer->rri, slot, writer->estate, false, false, NULL, NIL);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+static void
+flush(EsLogWriter *writer)
+{
+	CommandId	cid = GetCurrentCommandId(true);
+	MemoryContext old;
+
+	if (writer->used == 0)
+		return;
+	/* A multi-insert leaves a page's worth of memory behind each time. */
+	old = MemoryContextSwitchTo(writer->scratch);
+	if (writer->check_constraints)
+	{
+		for (int i = 0; i < writer->used; i++)
+			ExecConstraints(writer->rri, writer->slots[i], writer->estate);
+	}
+	if (writer->many)
+		table_multi_insert(writer->rel, writer->slots, writer->used, cid, 0, writer->bulk);
+	else
+		table_tuple_insert(writer->rel, writer->slots[0], cid, 0, NULL);
+	for (int i = 0; i < writer->used; i++)
+	{
+		insert_indexes(writer, writer->slots[i]);
+		ExecClearTuple(writer->slots[i]);
+	}
+	writer->used = 0;
+	writer->bytes = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(writer->scratch);
+}
+
+static void
+close_leaf(EsLogWriter *writer)
+{
+	flush(writer);
+	for (int i = 0; i < writer->made; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	writer->made = 0;
+	if (writer->bulk != NULL)
+	{
+		FreeBulkInsertState(writer->bulk);
+		table_finish_bulk_insert(writer->rel, 0);
+		writer->bulk = NULL;
+	}
+	ExecCloseIndices(writer->rri);
+	table_close(writer->rel, NoLock);
+	writer->rel = NULL;
+}
+
+/* rows: how many will be written, for the choice of the way to insert them. */
+EsLogWriter *
+es_log_writer_begin(int64 rows)
+{
+	EsLogWriter *writer = palloc0(sizeof(EsLogWriter));
+
+	writer->estate = CreateExecutorState();
+	writer->scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store insert",
+											ALLOCSET_DEFAULT_SIZES);
+	writer->many = rows > 1;
+	return writer;
+}
+
+/*
+ * Writes one row; it may wait in a slot until the next call. data and metadata must stay where they
+ * are until es_log_writer_end(); ids are copied.
+ */
+void
+es_log_write(EsLogWriter *writer, const EsLogRow *row)
+{
+	TupleTableSlot *slot;
+
+	if (writer->rel != NULL &&
+		(row->position < writer->leaf.from || row->position >= writer->leaf.to))
+		close_leaf(writer);
+	if (writer->rel == NULL)
+		open_leaf(writer, row->position);
+
+	if (writer->used == writer->made)
+		writer->slots[writer->made++] = table_slot_create(writer->rel, NULL);
+	slot = writer->slots[writer->used];
+	writer->ids[writer->used] = *row->event_id;
+	writer->salts[writer->used] = *row->salt;
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+	memset(slot->tts_isnull, 0, Natts_log * sizeof(bool));
+	slot->tts_values[Anum_log_position - 1] = Int64GetDatum(row->position);
+	slot->tts_values[Anum_log_stream - 1] = Int64GetDatum(row->stream);
+	slot->tts_values[Anum_log_version - 1] = Int64GetDatum(row->version);
+	slot->tts_values[Anum_log_occurred_at - 1] = TimestampTzGetDatum(row->occurred_at);
+	slot->tts_values[Anum_log_recorded_at - 1] = TimestampTzGetDatum(row->recorded_at);
+	slot->tts_values[Anum_log_category - 1] = Int32GetDatum(row->category);
+	slot->tts_values[Anum_log_event_type - 1] = Int32GetDatum(row->event_type);
+	slot->tts_values[Anum_log_schema_version - 1] = Int32GetDatum(row->schema_version);
+	slot->tts_values[Anum_log_rest - 1] = Int32GetDatum(row->rest);
+	slot->tts_values[Anum_log_event_id - 1] = UUIDPGetDatum(&writer->ids[writer->used]);
+	slot->tts_values[Anum_log_salt - 1] = UUIDPGetDatum(&writer->salts[writer->used]);
+	slot->tts_values[Anum_log_data - 1] = JsonbPGetDatum(row->data);
+	if (row->metadata != NULL)
+		slot->tts_values[Anum_log_metadata - 1] = JsonbPGetDatum(row->metadata);
+	else
+	{
+		slot->tts_values[Anum_log_metadata - 1] = (Datum) 0;
+		slot->tts_isnull[Anum_log_metadata - 1] = true;
+	}
+	ExecStoreVirtualTuple(slot);
+
+	writer->used++;
+	writer->bytes += VARSIZE(row->data);
+	if (writer->used == ES_LOG_SLOTS || writer->bytes > ES_LOG_BYTES)
+	{
+		CHECK_FOR_INTERRUPTS();
+		flush(writer);
+	}
+}
+
+void
+es_log_writer_end(EsLogWriter *writer)
+{
+	if (writer->rel != NULL)
+		close_leaf(writer);
+	FreeExecutorState(writer->estate);
+	MemoryContextDelete(writer->scratch);
+	pfree(writer);
+}

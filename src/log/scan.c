@@ -1,0 +1,629 @@
+/*
+ * log/scan.c
+ *	  The one routine that reads events: of a stream in version order, or of the log in position
+ *	  order, forward or backward, with filters on type and category applied before anything else of
+ *	  the row is looked at.
+ *
+ * A scan reads leaf by leaf, each through one of its two unique indexes, and only the leaves that
+ * can hold what is wanted. Where a few categories are wanted and the leaf has an index by category, it merges
+ * what that has of each, so that events in between cost nothing. A scan never skips a range that is not attached:
+ * versions of a stream are dense, so a missing one is noticed; a scan by position checks its range beforehand.
+ *
+ * Memory is constant: one slot, one leaf open, and the session's bounded cache of stream names.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/failure.h"
+#include "log/name.h"
+#include "log/scan.h"
+
+/* Of stream names that a session remembers before it begins anew. */
+#define ES_SCAN_NAMES_BYTES	(4 * 1024 * 1024)
+
+/* Of more categories it is cheaper to read the log as a whole. */
+#define MAX_MERGED			32
+
+typedef struct EsScanName
+{
+	int64		id;
+	text	   *name;
+} EsScanName;
+
+/* A scan in the current memory context and resource owner; takes over the registered snapshot. */
+EsScan *
+es_scan_create(Snapshot snapshot)
+{
+	EsScan	   *scan = palloc0(sizeof(EsScan));
+
+	scan->snapshot = snapshot;
+	scan->limit = ES_NO_LIMIT;
+	scan->context = CurrentMemoryContext;
+	scan->leaf = -1;
+	return scan;
+}
+
+/* Keeps the leaves that overlap positions from..to; *serial: of the list that they are from. */
+static void
+choose_leaves(EsScan *scan, int64 from, int64 to, uint64 *serial)
+{
+	EsLeaf	   *all;
+	int			count = es_leaves_copy(&all, serial);
+
+	scan->leaves = all;
+	scan->leaf_count = 0;
+	for (int i = 0; i < count; i++)
+		if (all[i].to > from && all[i].from <= to)
+			scan->leaves[scan->leaf_count++] = all[i];
+	scan->leaf = scan->backward ? scan->leaf_count : -1;
+}
+
+/*
+ * Wants versions from..to of a stream (the caller clamps them to what the head says), in the order
+ * that scan->backward says.
+ */
+void
+es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to)
+{
+	scan->by_stream = true;
+	scan->stream = head->id;
+	scan->from = from;
+	scan->to = to;
+	scan->left = from <= to ? to - from + 1 : 0;
+	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
+	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+	choose_leaves(scan, head->first_position, head->last_position, NULL);
+}
+
+/*
+ * Wants positions after < p <= upto. Raises an error that names the range when part of it is not
+ * attached.
+ */
+void
+es_scan_positions(EsScan *scan, int64 after, int64 upto)
+{
+	EsLeaf	   *all;
+	int64		next;
+	int			count;
+	uint64		serial;
+
+	if (after >= upto)
+		return;					/* no leaves, no rows */
+	do
+	{
+		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
+		scan->from = next;
+		scan->to = upto;
+		choose_leaves(scan, next, upto, &serial);
+		for (int i = 0; i < scan->leaf_count; i++)
+		{
+			if (scan->leaves[i].from > next)
+				es_range_missing(next, scan->leaves[i].from - 1);
+			next = scan->leaves[i].to;
+		}
+	} while (!es_check_newest_attached(upto, serial));
+	if (scan->leaf_count > 0 || upto < next)
+		return;
+	/* Only older leaves than the newest can have been there. */
+	count = es_leaves_copy(&all, NULL);
+	if (count > 0 && all[count - 1].from > upto)
+		es_range_missing(next, upto);
+}
+
+static void
+close_leaf(EsScan *scan)
+{
+	if (scan->rel == NULL)
+		return;
+	for (int i = 0; i < scan->cursor_count; i++)
+	{
+		index_endscan(scan->cursors[i].scan);
+		ExecDropSingleTupleTableSlot(scan->cursors[i].slot);
+	}
+	pfree(scan->cursors);
+	index_close(scan->index, NoLock);
+	table_close(scan->rel, NoLock);
+	scan->rel = NULL;
+}
+
+/* Which of the leaf's indexes to read. */
+static Oid
+choose_index(EsScan *scan)
+{
+	if (!scan->by_stream && !scan->backward && scan->filter_categories &&
+		bms_num_members(scan->categories) <= MAX_MERGED)
+	{
+		Oid			by_category = es_leaf_category_index(scan->rel);
+
+		if (OidIsValid(by_category))
+		{
+			scan->cursor_count = bms_num_members(scan->categories);
+			return by_category;
+		}
+	}
+	scan->cursor_count = 1;
+	return es_leaf_index(scan->rel, scan->by_stream);
+}
+
+/* Begins to read from..to by the index, with what its first column is to be, if that is not the range's. */
+static void
+open_cursor(EsScan *scan, EsScanCursor *cursor, bool has_first, RegProcedure equal, Datum first)
+{
+	ScanKeyData keys[3];
+	int			nkeys = 0;
+	int			column = has_first ? 2 : 1;
+
+	if (has_first)
+		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, equal, first);
+	ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(scan->from));
+	ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(scan->to));
+	cursor->slot = table_slot_create(scan->rel, NULL);
+	cursor->scan = es_index_beginscan(scan->rel, scan->index, scan->snapshot, nkeys);
+	cursor->scan->xs_want_itup = scan->index_category != 0 || scan->index_type != 0;
+	index_rescan(cursor->scan, keys, nkeys, NULL, 0);
+}
+
+/* Whether an event of this type passes. Upcasters may turn a type into one that is wanted: seen afterwards. */
+static bool
+type_passes(EsScan *scan, int32 type)
+{
+	return bms_is_member(type, scan->types) ||
+		(scan->upcast != NULL && es_upcast_may_become(scan->upcast, type, scan->type_names));
+}
+
+static int32
+index_column(IndexScanDesc scan, int column)
+{
+	bool		isnull;
+
+	return DatumGetInt32(index_getattr(scan->xs_itup, column, scan->xs_itupdesc, &isnull));
+}
+
+/*
+ * As index_getnext_slot(), past what the index alone shows to be unwanted: visiting its row would cost ten times as
+ * much, and whether that is visible does not matter.
+ */
+static bool
+next_that_passes(EsScan *scan, EsScanCursor *cursor, ScanDirection direction)
+{
+	IndexScanDesc index = cursor->scan;
+
+	for (;;)
+	{
+		if (!index->xs_heap_continue)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (index_getnext_tid(index, direction) == NULL)
+				return false;
+			if (scan->index_type != 0 && !type_passes(scan, index_column(index, scan->index_type)))
+				continue;
+			if (scan->index_category != 0 &&
+				!bms_is_member(index_column(index, scan->index_category), scan->categories))
+				continue;
+		}
+		if (index_fetch_heap(index, cursor->slot))
+			return true;
+	}
+}
+
+/* To its next row; false at the end. The index may keep what it allocates on the way until the scan's end. */
+static bool
+advance_cursor(EsScan *scan, EsScanCursor *cursor)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+	ScanDirection direction = scan->backward ? BackwardScanDirection : ForwardScanDirection;
+	bool		found = cursor->scan->xs_want_itup ? next_that_passes(scan, cursor, direction) :
+		index_getnext_slot(cursor->scan, direction, cursor->slot);
+
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
+static void
+advance_merged(EsScan *scan, EsScanCursor *cursor)
+{
+	cursor->position = advance_cursor(scan, cursor) ?
+		DatumGetInt64(es_row_column(cursor->slot, Anum_log_position)) : 0;
+}
+
+/* The index's column that is this one of the log, 0: none. A leaf whose index a DBA has made may have less than ours. */
+static int
+column_in_index(EsScan *scan, AttrNumber column)
+{
+	Form_pg_index form = scan->index->rd_index;
+
+	for (int i = 0; i < form->indnatts; i++)
+		if (form->indkey.values[i] == column)
+			return i + 1;
+	return 0;
+}
+
+/* Opens the next leaf in scan order; false when there is none left. */
+static bool
+open_next_leaf(EsScan *scan)
+{
+	MemoryContext old;
+	Oid			index;
+
+	close_leaf(scan);
+	scan->leaf += scan->backward ? -1 : 1;
+	if (scan->leaf < 0 || scan->leaf >= scan->leaf_count)
+		return false;
+
+	old = MemoryContextSwitchTo(scan->context);
+	scan->rel = table_open(scan->leaves[scan->leaf].relid, AccessShareLock);
+	es_store_check_leaf(scan->rel);
+	index = choose_index(scan);
+	scan->index = index_open(index, AccessShareLock);
+	scan->index_category = scan->filter_categories ? column_in_index(scan, Anum_log_category) : 0;
+	scan->index_type = scan->filter_types ? column_in_index(scan, Anum_log_event_type) : 0;
+	scan->cursors = palloc0(scan->cursor_count * sizeof(EsScanCursor));
+	scan->cursor = -1;
+	if (scan->by_stream)
+		open_cursor(scan, &scan->cursors[0], true, F_INT8EQ, Int64GetDatum(scan->stream));
+	else if (scan->index->rd_index->indnkeyatts == 1)
+		open_cursor(scan, &scan->cursors[0], false, InvalidOid, (Datum) 0);
+	else
+		for (int i = 0, category = -1; (category = bms_next_member(scan->categories, category)) >= 0; i++)
+			open_cursor(scan, &scan->cursors[i], true, F_INT4EQ, Int32GetDatum(category));
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* The leaf's next row, of the cursor that is at the lowest position; NULL at its end. */
+static TupleTableSlot *
+next_row(EsScan *scan)
+{
+	if (scan->cursor_count == 1)
+		return advance_cursor(scan, &scan->cursors[0]) ? scan->cursors[0].slot : NULL;
+
+	if (scan->cursor >= 0)
+		advance_merged(scan, &scan->cursors[scan->cursor]);
+	else
+		for (int i = 0; i < scan->cursor_count; i++)
+			advance_merged(scan, &scan->cursors[i]);
+	scan->cursor = -1;
+	for (int i = 0; i < scan->cursor_count; i++)
+		if (scan->cursors[i].position != 0 &&
+			(scan->cursor < 0 || scan->cursors[i].position < scan->cursors[scan->cursor].position))
+			scan->cursor = i;
+	return scan->cursor < 0 ? NULL : scan->cursors[scan->cursor].slot;
+}
+
+/* The version of a stream that must come next. */
+static int64
+next_version(const EsScan *scan)
+{
+	return scan->backward ? scan->from + (scan->left - 1) : scan->to - (scan->left - 1);
+}
+
+/* A version that is not the next one: part of the stream is not attached. */
+static void
+check_dense(EsScan *scan, TupleTableSlot *slot)
+{
+	int64		version = DatumGetInt64(es_row_column(slot, Anum_log_version));
+	int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+
+	if (version != next_version(scan))
+	{
+		if (scan->backward)
+			es_range_missing(position + 1, scan->last_position - 1);
+		es_range_missing(scan->last_position + 1, position - 1);
+	}
+	scan->left--;
+	scan->last_position = position;
+}
+
+/* Filters on what is stored. */
+static bool
+passes(EsScan *scan, TupleTableSlot *slot)
+{
+	if (scan->filter_types && !type_passes(scan, DatumGetInt32(es_row_column(slot, Anum_log_event_type))))
+		return false;
+	if (scan->filter_categories &&
+		!bms_is_member(DatumGetInt32(es_row_column(slot, Anum_log_category)), scan->categories))
+		return false;
+	return true;
+}
+
+static bool
+is_wanted(EsScan *scan, const text *type)
+{
+	ListCell   *lc;
+
+	foreach(lc, scan->type_names)
+	{
+		const text *wanted = lfirst(lc);
+
+		if (VARSIZE_ANY_EXHDR(wanted) == VARSIZE_ANY_EXHDR(type) &&
+			memcmp(VARDATA_ANY(wanted), VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The current event as it is stored, for an upcaster. */
+void
+es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape)
+{
+	slot_getallattrs(slot);
+	shape->type_id = DatumGetInt32(slot->tts_values[Anum_log_event_type - 1]);
+	shape->type = es_name_of(ES_EVENT_TYPE, shape->type_id);
+	shape->schema_version = DatumGetInt32(slot->tts_values[Anum_log_schema_version - 1]);
+	shape->data = slot->tts_values[Anum_log_data - 1];
+	shape->data_null = slot->tts_isnull[Anum_log_data - 1];
+	shape->metadata = slot->tts_values[Anum_log_metadata - 1];
+	shape->metadata_null = slot->tts_isnull[Anum_log_metadata - 1];
+	shape->occurred_at = DatumGetTimestampTz(slot->tts_values[Anum_log_occurred_at - 1]);
+	shape->stream = es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1]));
+	shape->version = DatumGetInt64(slot->tts_values[Anum_log_version - 1]);
+	shape->position = DatumGetInt64(slot->tts_values[Anum_log_position - 1]);
+}
+
+typedef struct UpcastAttempt
+{
+	EsScan	   *scan;
+	bool		kept;
+} UpcastAttempt;
+
+static void
+try_upcast(void *arg)
+{
+	UpcastAttempt *attempt = arg;
+
+	attempt->kept = es_upcast(attempt->scan->upcast, &attempt->scan->shape);
+}
+
+/* Upcasts in a subtransaction: an event that cannot be is shown as it is stored, with the error. */
+static bool
+upcast_or_note(EsScan *scan)
+{
+	UpcastAttempt attempt = {scan, true};
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+
+	scan->failure = es_catch(try_upcast, &attempt);
+	MemoryContextSwitchTo(old);
+	if (scan->failure != NULL)
+	{
+		es_upcast_failed(scan->upcast);
+		scan->changed = false;
+	}
+	return attempt.kept;
+}
+
+/* Upcasts the current event; false when that drops it or makes it a type that is not wanted. */
+static bool
+upcast(EsScan *scan, TupleTableSlot *slot)
+{
+	EsShape    *shape = &scan->shape;
+
+	scan->changed = false;
+	scan->failure = NULL;
+	if (scan->upcast == NULL)
+		return true;
+	if (es_upcast_applies(scan->upcast, DatumGetInt32(es_row_column(slot, Anum_log_event_type)),
+						  DatumGetInt32(es_row_column(slot, Anum_log_schema_version))))
+	{
+		es_scan_shape(scan, slot, shape);
+		scan->changed = true;
+		if (scan->catch_failures)
+		{
+			if (!upcast_or_note(scan))
+				return false;
+			if (scan->failure != NULL)
+				return true;
+		}
+		else if (!es_upcast(scan->upcast, shape))
+			return false;
+	}
+	return !scan->filter_types || is_wanted(scan, es_scan_type(scan, slot));
+}
+
+/* The type of the current event; good until the next one. */
+text *
+es_scan_type(EsScan *scan, TupleTableSlot *slot)
+{
+	if (scan->changed)
+		return scan->shape.type;
+	return es_name_of(ES_EVENT_TYPE, DatumGetInt32(es_row_column(slot, Anum_log_event_type)));
+}
+
+/* The next event, in a slot that is good until the next call; NULL at the end. */
+TupleTableSlot *
+es_scan_next(EsScan *scan)
+{
+	TupleTableSlot *slot;
+
+	if (scan->limit == 0)
+		return NULL;
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		slot = scan->rel == NULL ? NULL : next_row(scan);
+		if (slot == NULL)
+		{
+			if (open_next_leaf(scan))
+				continue;
+			if (scan->by_stream && scan->left > 0 && !scan->raw)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("version %lld of stream \"%s\" is not attached",
+								(long long) next_version(scan), text_to_cstring(scan->stream_name)),
+						 errdetail("It is stored %s position %lld.", scan->backward ? "before" : "after",
+								   (long long) scan->last_position),
+						 errhint("Attach the partition of event_store.log that was detached.")));
+			return NULL;
+		}
+		if (scan->by_stream)
+		{
+			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
+
+			if (scan->has_until && recorded_at > scan->until)
+			{
+				scan->limit = 0;
+				return NULL;
+			}
+			if (scan->until_position != 0 &&
+				DatumGetInt64(es_row_column(slot, Anum_log_position)) > scan->until_position)
+			{
+				scan->limit = 0;
+				return NULL;
+			}
+			if (!scan->raw)
+				check_dense(scan, slot);
+			scan->passed_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
+			scan->passed_position = scan->last_position;
+			scan->passed_recorded_at = recorded_at;
+		}
+		if (!passes(scan, slot) || !upcast(scan, slot))
+			continue;
+		if (scan->limit != ES_NO_LIMIT)
+			scan->limit--;
+		return slot;
+	}
+}
+
+/* ---------------------------------------------------------------- stream names */
+
+/*
+ * A stream's name never changes, and its id is never another's: the number of one whose transaction was rolled back is not
+ * drawn again. So a session remembers names for as long as the store is the same, in a few megabytes.
+ */
+static HTAB *names = NULL;
+static MemoryContext names_context = NULL;
+static Oid	names_of = InvalidOid;	/* the table that they are from */
+static Size names_bytes = 0;
+
+static void
+reset_names(void)
+{
+	HASHCTL		ctl;
+
+	names = NULL;
+	names_bytes = 0;
+	if (names_context == NULL)
+		names_context = AllocSetContextCreate(TopMemoryContext, "event_store stream names", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(names_context);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(EsScanName);
+	ctl.hcxt = names_context;
+	names = hash_create("event_store stream names", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	names_of = es_store()->heads;
+}
+
+/* The name of a stream that a row of this scan belongs to; good until the next es_scan_next() of any scan. */
+text *
+es_scan_stream_name(EsScan *scan, int64 stream)
+{
+	EsScanName *entry;
+	text	   *name;
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc heads;
+	HeapTuple	tuple;
+	bool		isnull;
+	MemoryContext old;
+
+	if (scan->by_stream)
+		return scan->stream_name;
+
+	if (names == NULL || names_of != es_store()->heads || names_bytes >= ES_SCAN_NAMES_BYTES)
+		reset_names();
+	entry = hash_search(names, &stream, HASH_FIND, NULL);
+	if (entry != NULL)
+		return entry->name;
+
+	rel = table_open(es_store()->heads, AccessShareLock);
+	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
+	heads = systable_beginscan(rel, es_store()->heads_pkey, true, scan->snapshot, 1, &key);
+	tuple = systable_getnext(heads);
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("event_store.heads has no row with id %lld", (long long) stream)));
+	/* Copied first: an entry without a name would outlive the error. */
+	old = MemoryContextSwitchTo(names_context);
+	name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
+	MemoryContextSwitchTo(old);
+	entry = hash_search(names, &stream, HASH_ENTER, NULL);
+	entry->name = name;
+	names_bytes += VARSIZE(name) + sizeof(EsScanName) + 3 * sizeof(void *);
+	systable_endscan(heads);
+	table_close(rel, NoLock);
+	return entry->name;
+}
+
+/*
+ * An es_recorded_event of the current row; pointers are good until the next row. Columns whose bit is not in `columns`
+ * are NULL: names cost a search, and data and metadata are most of a row.
+ */
+void
+es_scan_event(EsScan *scan, TupleTableSlot *slot, uint32 columns, Datum *values, bool *nulls)
+{
+#define WANTED(number) ((columns & (1 << (number))) != 0)
+	slot_getallattrs(slot);
+	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
+		nulls[i] = !WANTED(i);
+	values[0] = slot->tts_values[Anum_log_position - 1];
+	if (WANTED(1))
+		values[1] = PointerGetDatum(es_scan_stream_name(scan, DatumGetInt64(slot->tts_values[Anum_log_stream - 1])));
+	if (WANTED(2))
+		values[2] = PointerGetDatum(es_name_of(ES_CATEGORY, DatumGetInt32(slot->tts_values[Anum_log_category - 1])));
+	values[3] = slot->tts_values[Anum_log_version - 1];
+	if (WANTED(4))
+		values[4] = PointerGetDatum(es_scan_type(scan, slot));
+	values[5] = Int32GetDatum(es_scan_schema_version(scan, slot));
+	values[6] = slot->tts_values[Anum_log_event_id - 1];
+	if (WANTED(7))
+		values[7] = es_scan_data(scan, slot, &nulls[7]);
+	if (WANTED(8))
+	{
+		values[8] = slot->tts_values[Anum_log_metadata - 1];
+		nulls[8] = slot->tts_isnull[Anum_log_metadata - 1];
+	}
+	values[9] = slot->tts_values[Anum_log_occurred_at - 1];
+	values[10] = slot->tts_values[Anum_log_recorded_at - 1];
+#undef WANTED
+}
+
+/* Releases everything but the table locks, which are the transaction's. */
+void
+es_scan_end(EsScan *scan)
+{
+	close_leaf(scan);
+	if (scan->upcast != NULL && !scan->upcast_shared)
+		es_upcast_end(scan->upcast);
+	UnregisterSnapshot(scan->snapshot);
+}
+
+/*
+ * Where a scan for positions after < p <= upto may end that is to look at about `step` of them: those at which there is
+ * no event do not count, be they as many as an epoch jumps over.
+ */
+int64
+es_scan_step(Snapshot snapshot, int64 after, int64 step, int64 upto)
+{
+	EsScan	   *scan;
+	TupleTableSlot *slot;
+
+	if (upto <= after || upto - after <= step)
+		return upto;
+	scan = es_scan_create(RegisterSnapshot(snapshot));
+	es_scan_positions(scan, after + step, upto);
+	slot = es_scan_next(scan);
+	if (slot != NULL)
+		upto = DatumGetInt64(es_row_column(slot, Anum_log_position)) - 1;
+	es_scan_end(scan);
+	return upto;
+}

@@ -1,0 +1,122 @@
+/*
+ * log/transaction.c
+ *	  The transaction callback and what it guards.
+ *
+ * The lock manager never shows a session its own locks as conflicts, so a high-water mark taken
+ * inside a transaction that has drawn positions must stay below the first of them by other means:
+ * this variable. A rollback to a savepoint does not clear it, because the sequence's lock stays
+ * with the top transaction too and the positions drawn so far are settled only at its end.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+
+#include "state/definition.h"
+#include "base/fault.h"
+#include "projection/definition.h"
+#include "log/early_release.h"
+#include "base/shared.h"
+#include "log/transaction.h"
+
+static int64 first_position = 0;
+static bool progressed = false;
+static bool has_work = false;
+static bool store_made = false;
+
+static void
+reset(void)
+{
+	first_position = 0;
+	progressed = has_work = store_made = false;
+	es_shared_end_of_transaction();
+	es_define_end_of_transaction();
+	es_projection_end_of_transaction();
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (first_position != 0)
+			{
+				es_release_before_commit();
+				ES_FAULT(before_commit);
+			}
+			break;
+		case XACT_EVENT_COMMIT:
+			es_release_end_of_transaction(true);
+			if (first_position != 0)
+				ES_FAULT(after_commit);
+			/* Our rows are visible to new snapshots by now, and our locks are still held. */
+			if (first_position != 0 || has_work)
+				es_shared_announce(ES_NEWS_APPENDED);
+			if (progressed)
+				es_shared_announce(ES_NEWS_PROGRESS);
+			if (store_made)
+				es_shared_store_made();
+			reset();
+			break;
+		case XACT_EVENT_ABORT:
+			/* Positions that were drawn for nothing let the mark pass, too. */
+			if (first_position != 0)
+				es_shared_announce(ES_NEWS_APPENDED);
+			/* FALLTHROUGH */
+		case XACT_EVENT_PREPARE:
+			es_release_end_of_transaction(false);
+			reset();
+			break;
+		default:
+			break;
+	}
+}
+
+/* Registers the callback; called once, when the library is loaded. */
+void
+es_xact_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+}
+
+/* Notes a position drawn by the open transaction; positions only grow, so the first call counts. */
+void
+es_xact_drew(int64 position)
+{
+	if (first_position == 0)
+	{
+		first_position = position;
+		(void) es_shared();		/* attached now: the commit callback cannot */
+	}
+}
+
+/* Notes that the open transaction moves what others may wait for: a checkpoint, or the published mark. */
+void
+es_xact_progressed(void)
+{
+	progressed = true;
+	(void) es_shared();
+}
+
+/* Notes that the open transaction leaves work to the background workers. */
+void
+es_xact_has_work(void)
+{
+	has_work = true;
+	(void) es_shared();
+}
+
+/* Notes that the open transaction makes a store, which somebody should work for. */
+void
+es_xact_store_made(void)
+{
+	store_made = true;
+	(void) es_shared();
+}
+
+/* The first position that the open transaction drew, 0 when it drew none. */
+int64
+es_xact_first_position(void)
+{
+	return first_position;
+}

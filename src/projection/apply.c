@@ -1,0 +1,505 @@
+/*
+ * projection/apply.c
+ *	  Applying a batch to a projection's tables, exactly once.
+ *
+ * The handler, the checkpoint and the quarantine are changed in one subtransaction of the caller's transaction. First
+ * all of the batch at once. When that fails, and the error is not of a kind that passes or that concerns every event, the
+ * subtransaction is rolled back and the batch done again with care: calls in halves, each in a subtransaction of its
+ * own, until the call that fails is alone; it is parked (projection/quarantine.c), and the rest goes on. A handler that works on
+ * single calls but not on several is found out in the same way, and still works.
+ *
+ * A handler for which one call after the other fails, with none in between that does not, is taken to be broken: its
+ * events are not parked, the checkpoint stays, and the projection stops.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "projection/apply.h"
+#include "base/errors.h"
+#include "base/failure.h"
+#include "base/fault.h"
+#include "projection/quarantine.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+/* Calls parked in a row after which a handler is taken to be broken. */
+#define MAX_FAILURES		10
+
+/* How often a worker tries again before it gives up, or takes the error for the event's own. */
+#define BROKEN_ATTEMPTS		4
+#define PASSING_ATTEMPTS	8
+
+/* Pauses between attempts, in milliseconds: doubled each time. */
+#define FIRST_PAUSE			100
+#define LONGEST_PAUSE		10000
+
+typedef enum ErrorKind
+{
+	OF_THE_EVENT,
+	MAY_PASS,					/* would perhaps not come again */
+	OF_THE_HANDLER				/* would come with every event */
+} ErrorKind;
+
+/* One attempt at a batch, in a subtransaction. */
+typedef struct Attempt
+{
+	EsTask	   *task;
+	Snapshot	snapshot;
+	int64		upto;
+	bool		careful;
+	int64		together;		/* not 0: the parked streams of this number, instead of a batch */
+	int			attempts;		/* made so far for those */
+	EsBatch    *batch;
+	EsParked   *parked;
+	int			failures;
+	List	   *parked_calls;	/* ParkedCall *, to be reported when they are */
+	int64		events;
+	bool		broken;			/* given up, although the error looked like an event's own */
+	bool		nothing;
+} Attempt;
+
+typedef struct ParkedCall
+{
+	int64		position;		/* of its first event */
+	char	   *message;
+} ParkedCall;
+
+static ErrorKind
+kind_of(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+		case ERRCODE_TO_CATEGORY(ERRCODE_CONNECTION_EXCEPTION):		/* these two: another server's */
+		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
+			return MAY_PASS;
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INVALID_SCHEMA_NAME):
+		case ERRCODE_TO_CATEGORY(ERRCODE_FEATURE_NOT_SUPPORTED):
+			return OF_THE_HANDLER;
+		default:
+			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_OBJECT_IN_USE)
+				return MAY_PASS;
+			/* A range of the log that is not attached, a store that was changed. */
+			if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+				return OF_THE_HANDLER;
+			return OF_THE_EVENT;
+	}
+}
+
+/*
+ * Whether to try the batch again as it is. After some attempts an error that may pass is taken for the event's own; but not
+ * that somebody has locked a table, for however long: no event is to blame for that.
+ */
+static bool
+try_again(const ErrorData *error, const EsCheckpoint *checkpoint)
+{
+	return kind_of(error) == MAY_PASS &&
+		(checkpoint->attempts < PASSING_ATTEMPTS || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE);
+}
+
+/* Whether an error is none of the events' or the handler's, and to try again is all that it needs. */
+bool
+es_apply_may_pass(const ErrorData *error)
+{
+	return kind_of(error) == MAY_PASS;
+}
+
+/* The events of the calls from..to-1 that are not left out; all of the batch is as it is. */
+static Tuplestorestate *
+rows_of(EsBatch *batch, int64 from, int64 to, int64 *count)
+{
+	Tuplestorestate *rows;
+	TupleTableSlot *slot;
+	int64		first = batch->calls[from];
+	int64		last = batch->calls[to - 1];
+
+	*count = 0;
+	for (int64 i = 0; i < batch->count; i++)
+		*count += !batch->events[i].left_out && batch->events[i].key >= first && batch->events[i].key <= last;
+	if (*count == batch->count || *count == 0)
+		return batch->rows;
+
+	rows = tuplestore_begin_heap(false, false, work_mem);
+	slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+	tuplestore_rescan(batch->rows);
+	for (int64 i = 0; tuplestore_gettupleslot(batch->rows, true, false, slot); i++)
+	{
+		EsBatchEvent *event = &batch->events[i];
+
+		if (!event->left_out && event->key >= first && event->key <= last)
+			tuplestore_puttupleslot(rows, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return rows;
+}
+
+typedef struct Piece
+{
+	Attempt    *attempt;
+	int64		from;			/* calls */
+	int64		to;
+	int64		events;
+	MemoryContext context;
+} Piece;
+
+/* Runs the handler on some calls. */
+static void
+run_piece(void *arg)
+{
+	Piece	   *piece = arg;
+	EsBatch    *batch = piece->attempt->batch;
+	MemoryContext old = MemoryContextSwitchTo(piece->context);
+	Tuplestorestate *rows = rows_of(batch, piece->from, piece->to, &piece->events);
+
+	if (piece->events > 0)
+		es_handler_run(piece->attempt->task->handler, rows, batch->desc, piece->events);
+	if (rows != batch->rows)
+		tuplestore_end(rows);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+note_parked(Attempt *attempt, int64 call, const ErrorData *error)
+{
+	EsBatch    *batch = attempt->batch;
+	ParkedCall *parked = palloc(sizeof(ParkedCall));
+
+	es_batch_members(batch);
+	parked->position = batch->events[batch->members[batch->starts[call]]].position;
+	parked->message = pstrdup(error->message);
+	attempt->parked_calls = lappend(attempt->parked_calls, parked);
+}
+
+/* Says what was parked, when no later failure can take it back. */
+static void
+report_parked(const Attempt *attempt)
+{
+	ListCell   *lc;
+
+	foreach(lc, attempt->parked_calls)
+	{
+		ParkedCall *parked = lfirst(lc);
+
+		ereport(attempt->task->patient ? LOG : WARNING,
+				(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
+						attempt->task->checkpoint->projection,
+						attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
+						(long long) parked->position, parked->message),
+				 errdetail("The streams of its call are parked; everything else goes on."),
+				 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
+	}
+}
+
+/* Parks a call that failed; gives up when nothing else happens. */
+static void
+park(Attempt *attempt, int64 call, ErrorData *error)
+{
+	if (++attempt->failures >= MAX_FAILURES)
+	{
+		attempt->broken = true;
+		ReThrowError(error);
+	}
+	note_parked(attempt, call, error);
+	(void) es_parked_add(attempt->parked, attempt->batch, call, error);
+}
+
+/* Whether an error that was caught must end the attempt: to park what it struck would be wrong. */
+static void
+check_kind(const Attempt *attempt, ErrorData *error)
+{
+	if (kind_of(error) == OF_THE_HANDLER ||
+		try_again(error, attempt->task->checkpoint))
+		ReThrowError(error);
+}
+
+/* Runs a piece in a subtransaction. What it allocates is given back, also after an error: there may be thousands. */
+static ErrorData *
+try_piece(Piece *piece)
+{
+	ErrorData  *error;
+
+	piece->context = AllocSetContextCreate(CurrentMemoryContext, "event_store piece", ALLOCSET_DEFAULT_SIZES);
+	error = es_catch(run_piece, piece);
+	MemoryContextDelete(piece->context);
+	return error;
+}
+
+/* Applies calls from..to-1 with care: what fails alone is parked. */
+static void
+apply_calls(Attempt *attempt, int64 from, int64 to)
+{
+	Piece		piece = {attempt, from, to, 0, NULL};
+	ErrorData  *error;
+	int64		middle = from + (to - from) / 2;
+
+	if (from >= to)
+		return;
+	CHECK_FOR_INTERRUPTS();
+	error = try_piece(&piece);
+	if (error == NULL)
+	{
+		attempt->events += piece.events;
+		if (piece.events > 0)
+			attempt->failures = 0;
+		return;
+	}
+	check_kind(attempt, error);
+	if (to - from == 1)
+		park(attempt, from, error);
+	else
+	{
+		apply_calls(attempt, from, middle);
+		apply_calls(attempt, middle, to);
+	}
+	FreeErrorData(error);
+}
+
+/*
+ * Applies all calls of the batch with care, in order; those that have an event which cannot be upcast are parked when
+ * it is their turn, so that calls that do not fail are seen in between.
+ */
+static void
+apply_with_care(Attempt *attempt)
+{
+	EsBatch    *batch = attempt->batch;
+	ErrorData **failures = MemoryContextAllocExtended(CurrentMemoryContext,
+													  sizeof(ErrorData *) * Max(batch->call_count, 1),
+													  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	int64		from = 0;
+
+	for (int64 i = 0; i < batch->count; i++)
+		if (batch->events[i].failure != NULL && !batch->events[i].left_out)
+		{
+			int64		call = es_batch_call(batch, batch->events[i].key);
+
+			check_kind(attempt, batch->events[i].failure);
+			if (failures[call] == NULL)
+				failures[call] = batch->events[i].failure;
+		}
+	es_batch_members(batch);
+	for (int64 call = 0; call < batch->call_count; call++)
+		if (failures[call] != NULL)
+		{
+			apply_calls(attempt, from, call);
+			from = call + 1;
+			/* Unless it was parked behind another one meanwhile. */
+			if (!batch->events[batch->members[batch->starts[call]]].left_out)
+				park(attempt, call, failures[call]);
+		}
+	apply_calls(attempt, from, batch->call_count);
+}
+
+/* Reads what is parked under one number, and takes it out of the quarantine. */
+static void
+take_parked(Attempt *attempt)
+{
+	EsCheckpoint *checkpoint = attempt->task->checkpoint;
+	Oid			types[3] = {TEXTOID, BOOLOID, INT8OID};
+	Datum		values[3];
+	EsSql		sql;
+	uint64		count;
+	int64	   *streams;
+	int64	   *positions;
+
+	values[0] = CStringGetTextDatum(checkpoint->projection);
+	values[1] = BoolGetDatum(checkpoint->rebuild);
+	values[2] = Int64GetDatum(attempt->together);
+	es_sql_begin(&sql, es_store()->owner);
+	count = es_sql_run_args("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild = $2"
+							" AND together = $3 RETURNING stream, position, attempts", 3, types, values, NULL);
+	streams = SPI_palloc(sizeof(int64) * Max(count, 1));
+	positions = SPI_palloc(sizeof(int64) * Max(count, 1));
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool		isnull;
+
+		streams[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		positions[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+		attempt->attempts = Max(attempt->attempts,
+								DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3, &isnull)));
+	}
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+	attempt->batch = es_batch_of_streams(attempt->task->filter, es_handler_columns(attempt->task->handler), attempt->snapshot,
+										 streams, positions, count, checkpoint->cursor.position, true);
+}
+
+/* One attempt: reads the batch, runs the handler, saves what has come of it. */
+static void
+attempt_batch(void *arg)
+{
+	Attempt    *attempt = arg;
+	EsTask	   *task = attempt->task;
+	EsCheckpoint *checkpoint = task->checkpoint;
+	EsCheckpoint after = *checkpoint;
+	EsBatch    *batch;
+
+	attempt->failures = checkpoint->failures;
+	if (attempt->together != 0)
+	{
+		attempt->failures = 0;
+		take_parked(attempt);
+	}
+	else
+		attempt->batch = es_batch_read(task->filter, es_handler_columns(task->handler), attempt->snapshot, &checkpoint->cursor,
+									   attempt->upto, task->limit, task->max, attempt->careful);
+	batch = attempt->batch;
+	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle && !batch->more)
+	{
+		attempt->nothing = true;
+		es_batch_free(batch);
+		return;
+	}
+
+	attempt->parked = es_parked_load(checkpoint->projection, checkpoint->rebuild, checkpoint->quarantined > 0,
+									 attempt->attempts);
+	(void) es_parked_apply(attempt->parked, batch, 0);
+	if (batch->call_count > 0)
+	{
+		if (attempt->careful)
+			apply_with_care(attempt);
+		else
+		{
+			Piece		piece = {attempt, 0, batch->call_count, 0, CurrentMemoryContext};
+
+			run_piece(&piece);
+			attempt->events = piece.events;
+			if (piece.events > 0)
+				attempt->failures = 0;
+		}
+	}
+	es_parked_save(attempt->parked);
+	CommandCounterIncrement();
+
+	if (attempt->together == 0)
+		after.cursor = batch->next;
+	after.failures = attempt->failures;
+	after.quarantined = es_parked_count(attempt->parked);
+	ES_FAULT(before_checkpoint);
+	es_checkpoint_save(&after, attempt->events);
+	CommandCounterIncrement();
+	ES_FAULT(after_checkpoint);
+	task->more = batch->more;
+	task->split = attempt->careful && attempt->together == 0 && attempt->parked_calls == NIL && batch->call_count > 1;
+	*checkpoint = after;
+	es_batch_free(batch);		/* its files belong to this subtransaction */
+}
+
+static long
+pause_after(int attempts)
+{
+	return attempts > 6 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
+}
+
+/* Notes one failed attempt more, why, and when to make the next. */
+void
+es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error)
+{
+	checkpoint->attempts++;
+	checkpoint->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_after(checkpoint->attempts - 1));
+	es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
+}
+
+/* Tries, with care the second time. NULL, or the error for which nothing has changed. */
+static ErrorData *
+run_attempts(Attempt *attempt)
+{
+	EsTask	   *task = attempt->task;
+	EsCheckpoint before = *task->checkpoint;
+	ErrorData  *error = NULL;
+
+	for (;;)
+	{
+		attempt->batch = NULL;
+		attempt->parked_calls = NIL;
+		attempt->events = 0;
+		attempt->broken = attempt->nothing = false;
+		error = es_catch(attempt_batch, attempt);
+		if (error == NULL)
+			return NULL;
+		*task->checkpoint = before;
+		if (attempt->careful || kind_of(error) == OF_THE_HANDLER ||
+			try_again(error, task->checkpoint))
+			return error;
+		attempt->careful = true;
+	}
+}
+
+/*
+ * Applies the next batch of events up to a position, of which the snapshot shows all. Whatever is returned, the
+ * transaction can go on; with ES_LATER and ES_FAILED nothing was applied, and the checkpoint's row says why.
+ */
+EsResult
+es_apply(EsTask *task, Snapshot snapshot, int64 upto)
+{
+	EsCheckpoint *checkpoint = task->checkpoint;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store apply", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Attempt		attempt;
+	ErrorData  *error;
+	EsResult	result;
+
+	task->events = 0;
+	task->more = task->split = false;
+	task->error = NULL;
+	memset(&attempt, 0, sizeof(attempt));
+	attempt.task = task;
+	attempt.snapshot = snapshot;
+	attempt.upto = upto;
+	/* An older mark than the one that the checkpoint was moved by. */
+	if (upto <= checkpoint->cursor.position)
+		result = ES_NOTHING;
+	else if ((error = run_attempts(&attempt)) == NULL)
+	{
+		report_parked(&attempt);
+		task->events = attempt.events;
+		result = attempt.nothing ? ES_NOTHING : ES_APPLIED;
+	}
+	else
+	{
+		ErrorKind	kind = attempt.broken ? OF_THE_HANDLER : kind_of(error);
+
+		if (kind == MAY_PASS && !task->patient)
+			ReThrowError(error);
+		es_apply_failed(checkpoint, error);
+		result = kind != MAY_PASS && (!task->patient || checkpoint->attempts >= BROKEN_ATTEMPTS) ? ES_FAILED : ES_LATER;
+		task->error = MemoryContextStrdup(old, error->message);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return result;
+}
+
+/*
+ * Applies, in order, what is parked under a number; what fails again stays parked, with one attempt more. Returns the
+ * number of events applied.
+ */
+int64
+es_apply_parked(EsTask *task, int64 together)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store apply", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Attempt		attempt;
+
+	memset(&attempt, 0, sizeof(attempt));
+	attempt.task = task;
+	attempt.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	attempt.together = together;
+	attempt.careful = true;
+	attempt_batch(&attempt);
+	report_parked(&attempt);
+	UnregisterSnapshot(attempt.snapshot);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return attempt.events;
+}

@@ -1,0 +1,41 @@
+/*
+ * projection/apply.h
+ *	  Applying a batch to a projection's tables, exactly once.
+ */
+#ifndef ES_PROJECTION_APPLY_H
+#define ES_PROJECTION_APPLY_H
+
+#include "projection/checkpoint.h"
+#include "projection/definition.h"
+
+typedef enum EsResult
+{
+	ES_NOTHING,					/* there was nothing to do */
+	ES_APPLIED,
+	ES_LATER,					/* failed; to be tried again at the checkpoint's retry_at */
+	ES_FAILED					/* failed for good: the caller has to stop the projection */
+} EsResult;
+
+typedef struct EsTask
+{
+	EsCheckpoint *checkpoint;	/* locked */
+	const EsFilter *filter;
+	EsHandler  *handler;
+	int64		limit;			/* events */
+	int64		max;
+	bool		patient;		/* a worker, which can try again later */
+	bool		write_idle;		/* moves the checkpoint also when there was no event */
+
+	/* results */
+	int64		events;			/* applied */
+	bool		more;
+	bool		split;			/* it failed as a whole, and succeeded piece by piece */
+	char	   *error;			/* message, of ES_LATER and ES_FAILED */
+} EsTask;
+
+extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);
+extern int64 es_apply_parked(EsTask *task, int64 together);
+extern bool es_apply_may_pass(const ErrorData *error);
+extern void es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error);
+
+#endif							/* ES_PROJECTION_APPLY_H */

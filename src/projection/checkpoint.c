@@ -1,0 +1,157 @@
+/*
+ * projection/checkpoint.c
+ *	  Up to where a projection, or a rebuild of one, has come: a row that is changed in the same transaction as the
+ *	  projection's tables, so that every event is applied exactly once.
+ *
+ * The row is also the lock: whoever runs a batch, or changes what a batch depends on, holds it to the end of the
+ * transaction.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "projection/checkpoint.h"
+#include "base/sql.h"
+#include "store/location.h"
+#include "log/transaction.h"
+
+/* The rate is an average over about this time. */
+#define RATE_SECONDS	10.0
+
+static SPIPlanPtr lock_plan = NULL;
+static SPIPlanPtr try_plan = NULL;
+static SPIPlanPtr peek_plan = NULL;
+static SPIPlanPtr save_plan = NULL;
+
+static int64
+int_column(int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+/*
+ * Locks the checkpoint and reads it. False: there is none, or, without wait, another process holds it.
+ */
+bool
+es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint *checkpoint)
+{
+	EsSql		sql;
+	Oid			types[2] = {TEXTOID, BOOLOID};
+	Datum		values[2];
+	bool		found;
+
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = BoolGetDatum(rebuild);
+	es_sql_begin(&sql, es_store()->owner);
+#define LOCK_CHECKPOINT \
+	"SELECT position, scan_from, failures::bigint, quarantined::bigint, attempts::bigint, retry_at, rate, last_active" \
+	" FROM event_store.checkpoints WHERE projection = $1 AND rebuild = $2 FOR UPDATE"
+	if (wait)
+		found = es_sql_run_kept(&lock_plan, LOCK_CHECKPOINT, 2, types, values, NULL) > 0;
+	else
+		found = es_sql_run_kept(&try_plan, LOCK_CHECKPOINT " SKIP LOCKED", 2, types, values, NULL) > 0;
+	if (found)
+	{
+		bool		isnull;
+
+		checkpoint->projection = projection;
+		checkpoint->rebuild = rebuild;
+		checkpoint->cursor.position = int_column(1);
+		checkpoint->cursor.scan_from = int_column(2);
+		checkpoint->failures = int_column(3);
+		checkpoint->quarantined = int_column(4);
+		checkpoint->attempts = int_column(5);
+		checkpoint->retry_at = int_column(6);	/* both are 64 bits */
+		checkpoint->rate = DatumGetFloat8(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 7, &isnull));
+		checkpoint->last_active = int_column(8);
+	}
+	es_sql_end(&sql);
+	(void) es_store_now();		/* what was committed while we waited */
+	return found;
+}
+
+/* Where a projection is, as committed now; without a lock. False: it is not there. */
+bool
+es_checkpoint_peek(const char *projection, int64 *position)
+{
+	EsSql		sql;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	bool		found;
+
+	values[0] = CStringGetTextDatum(projection);
+	es_sql_begin(&sql, es_store()->owner);
+	found = es_sql_run_kept(&peek_plan, "SELECT position FROM event_store.checkpoints WHERE projection = $1"
+							" AND NOT rebuild", 1, types, values, NULL) > 0;
+	if (found)
+		*position = int_column(1);
+	es_sql_end(&sql);
+	return found;
+}
+
+/* Writes the checkpoint after `events` were applied. */
+void
+es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
+{
+	EsSql		sql;
+	Oid			types[9] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, INT4OID, INT4OID};
+	Datum		values[9];
+	char		nulls[9];
+	TimestampTz now = GetCurrentTimestamp();
+	double		seconds = checkpoint->last_active == 0 ? RATE_SECONDS :
+		Max(now - checkpoint->last_active, 1) / (double) USECS_PER_SEC;
+	double		weight = 1 - exp(-seconds / RATE_SECONDS);
+
+	if (events > 0)
+	{
+		checkpoint->rate += (events / seconds - checkpoint->rate) * weight;
+		checkpoint->last_active = now;
+	}
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(checkpoint->projection);
+	values[1] = BoolGetDatum(checkpoint->rebuild);
+	values[2] = Int64GetDatum(checkpoint->cursor.position);
+	values[3] = Int64GetDatum(checkpoint->cursor.scan_from);
+	values[4] = Int64GetDatum(events);
+	values[5] = Float8GetDatum(checkpoint->rate);
+	values[6] = TimestampTzGetDatum(checkpoint->last_active);
+	nulls[6] = checkpoint->last_active == 0 ? 'n' : ' ';
+	values[7] = Int32GetDatum(checkpoint->failures);
+	values[8] = Int32GetDatum(checkpoint->quarantined);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_kept(&save_plan, "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
+					" events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
+					" attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
+					" WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
+	es_sql_end(&sql);
+	es_xact_progressed();
+}
+
+/* Writes why a batch was not applied, and when to try again. */
+void
+es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 position)
+{
+	EsSql		sql;
+	Oid			types[7] = {TEXTOID, BOOLOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INT8OID};
+	Datum		values[7];
+
+	values[0] = CStringGetTextDatum(checkpoint->projection);
+	values[1] = BoolGetDatum(checkpoint->rebuild);
+	values[2] = Int32GetDatum(checkpoint->attempts);
+	values[3] = TimestampTzGetDatum(checkpoint->retry_at);
+	values[4] = CStringGetTextDatum(error->message);
+	values[5] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	values[6] = Int64GetDatum(position);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("UPDATE event_store.checkpoints SET attempts = $3, retry_at = $4, error = $5, error_code = $6,"
+					" error_position = $7 WHERE projection = $1 AND rebuild = $2", 7, types, values, NULL);
+	es_sql_end(&sql);
+}

@@ -1,0 +1,28 @@
+/*
+ * projection/checkpoint.h
+ *	  Up to where a projection, or a rebuild of one, has come.
+ */
+#ifndef ES_PROJECTION_CHECKPOINT_H
+#define ES_PROJECTION_CHECKPOINT_H
+
+#include "projection/batch.h"
+
+typedef struct EsCheckpoint
+{
+	const char *projection;
+	bool		rebuild;
+	EsCursor	cursor;
+	double		rate;			/* events a second, of late */
+	TimestampTz last_active;	/* 0: never */
+	int			failures;		/* calls parked in a row, with nothing applied in between */
+	int			quarantined;	/* streams */
+	int			attempts;		/* that failed since the last batch that did not */
+	TimestampTz retry_at;		/* 0: at once */
+} EsCheckpoint;
+
+extern bool es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint *checkpoint);
+extern bool es_checkpoint_peek(const char *projection, int64 *position);
+extern void es_checkpoint_save(EsCheckpoint *checkpoint, int64 events);
+extern void es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 position);
+
+#endif							/* ES_PROJECTION_CHECKPOINT_H */

@@ -1,0 +1,626 @@
+/*
+ * projection/definition.c
+ *	  Projections: what users have defined; creating, pausing, dropping.
+ *
+ * A session keeps the definitions; a change sends a relcache invalidation of their table, and the next look reads
+ * them anew, always as they are committed now: an append in an old snapshot must not miss an inline projection.
+ * Pointers are good until the end of the transaction, when sets that were replaced are freed.
+ *
+ * Whoever changes what a batch depends on locks the checkpoint's row first, and so waits for a batch that is under
+ * way; whoever runs one locks it too and then looks at the definition again.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/argument.h"
+#include "base/errors.h"
+#include "projection/inline.h"
+#include "projection/definition.h"
+#include "projection/rebuild.h"
+#include "base/run_as.h"
+#include "base/sql.h"
+#include "store/location.h"
+#include "log/transaction.h"
+
+PG_FUNCTION_INFO_V1(es_create_projection);
+PG_FUNCTION_INFO_V1(es_pause_projection);
+PG_FUNCTION_INFO_V1(es_resume_projection);
+PG_FUNCTION_INFO_V1(es_drop_projection);
+PG_FUNCTION_INFO_V1(es_set_projection_mode);
+
+typedef struct Definitions
+{
+	MemoryContext context;
+	uint64		generation;
+	EsProjection *projections;
+	int			count;
+	int			inline_count;
+	struct Definitions *next_retired;
+} Definitions;
+
+static Definitions *current = NULL;
+static Definitions *retired = NULL;
+
+/* ---------------------------------------------------------------- cache */
+
+static void
+free_definitions(Definitions *defs)
+{
+	for (int i = 0; i < defs->count; i++)
+		if (defs->projections[i].handler != NULL)
+			es_handler_free(defs->projections[i].handler);
+	MemoryContextDelete(defs->context);
+}
+
+/* Gives back the sets that nobody can be using any more. Must not fail. */
+void
+es_projection_end_of_transaction(void)
+{
+	while (retired != NULL)
+	{
+		Definitions *next = retired->next_retired;
+
+		free_definitions(retired);
+		retired = next;
+	}
+}
+
+/* The elements of a text[] without NULLs, as text * in the current context. */
+List *
+es_text_list(Datum array)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+	List	   *list = NIL;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i])
+			list = lappend(list, DatumGetTextPCopy(elements[i]));
+	return list;
+}
+
+static char *
+text_column(TupleTableSlot *slot, int column)
+{
+	return TextDatumGetCString(slot->tts_values[column - 1]);
+}
+
+static void
+read_projection(EsProjection *projection, TupleTableSlot *slot)
+{
+	ListCell   *lc;
+	char	   *state;
+
+	slot_getallattrs(slot);
+	projection->name = text_column(slot, 1);
+	projection->handler_text = text_column(slot, 2);
+	projection->filter.all_categories = slot->tts_isnull[2];
+	if (!slot->tts_isnull[2])
+		projection->filter.categories = es_text_list(slot->tts_values[2]);
+	projection->filter.all_types = slot->tts_isnull[3];
+	if (!slot->tts_isnull[3])
+		projection->filter.types = es_text_list(slot->tts_values[3]);
+	if (!slot->tts_isnull[4])
+		foreach(lc, es_text_list(slot->tts_values[4]))
+			projection->tables = lappend(projection->tables, text_to_cstring(lfirst(lc)));
+	projection->is_inline = strcmp(text_column(slot, 6), "inline") == 0;
+	projection->batch_size = DatumGetInt32(slot->tts_values[6]);
+	projection->from_position = DatumGetInt64(slot->tts_values[7]);
+	projection->side_effects = DatumGetBool(slot->tts_values[8]);
+	projection->role = text_column(slot, 10);
+	projection->search_path = text_column(slot, 11);
+	state = text_column(slot, 12);
+	projection->running = strcmp(state, "running") == 0;
+	projection->failed = strcmp(state, "failed") == 0;
+	projection->stale = DatumGetBool(slot->tts_values[12]);
+}
+
+static int
+compare_projections(const void *a, const void *b)
+{
+	return strcmp(((const EsProjection *) a)->name, ((const EsProjection *) b)->name);
+}
+
+static Definitions *
+read_definitions(void)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store projections",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Definitions *defs = palloc0(sizeof(Definitions));
+	Relation	rel = table_open(es_store()->projections, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	int			space = 8;
+
+	defs->context = context;
+	defs->projections = palloc0(sizeof(EsProjection) * space);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		if (defs->count == space)
+		{
+			defs->projections = repalloc(defs->projections, sizeof(EsProjection) * space * 2);
+			memset(defs->projections + space, 0, sizeof(EsProjection) * space);
+			space *= 2;
+		}
+		read_projection(&defs->projections[defs->count], slot);
+		defs->inline_count += defs->projections[defs->count].is_inline;
+		defs->count++;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	qsort(defs->projections, defs->count, sizeof(EsProjection), compare_projections);
+	MemoryContextSwitchTo(old);
+	return defs;
+}
+
+static Definitions *
+definitions(void)
+{
+	uint64		generation = es_store()->generation;
+	Definitions *defs;
+
+	if (current != NULL && current->generation == generation)
+		return current;
+	defs = read_definitions();
+	defs->generation = generation;	/* what changed while we were reading is noticed by the next call */
+	if (current != NULL)
+	{
+		current->next_retired = retired;
+		retired = current;
+	}
+	MemoryContextSetParent(defs->context, TopMemoryContext);
+	current = defs;
+	return current;
+}
+
+/* All projections, in order of name. */
+EsProjection *
+es_projections(int *count)
+{
+	Definitions *defs = definitions();
+
+	*count = defs->count;
+	return defs->projections;
+}
+
+bool
+es_has_inline_projections(void)
+{
+	return definitions()->inline_count > 0;
+}
+
+/* NULL: there is none of that name. */
+EsProjection *
+es_projection_find(const char *name)
+{
+	Definitions *defs = definitions();
+
+	for (int i = 0; i < defs->count; i++)
+		if (strcmp(defs->projections[i].name, name) == 0)
+			return &defs->projections[i];
+	return NULL;
+}
+
+/* The same; raises YE008 when there is none. */
+EsProjection *
+es_projection_get(const char *name)
+{
+	EsProjection *projection = es_projection_find(name);
+
+	if (projection == NULL)
+		ereport(ERROR,
+				(errcode(ES_UNKNOWN),
+				 errmsg("there is no projection \"%s\"", name),
+				 errhint("Create one with es_create_projection.")));
+	return projection;
+}
+
+EsHandler *
+es_projection_handler(EsProjection *projection)
+{
+	if (projection->handler == NULL)
+		projection->handler = es_handler_create(projection->handler_text, projection->role, projection->search_path,
+												projection->side_effects, InvalidOid);
+	return projection->handler;
+}
+
+/* Tells all sessions, at commit, that definitions have changed; this one at once. */
+void
+es_projection_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(es_store()->projections);
+	CommandCounterIncrement();
+	es_xact_progressed();		/* whoever waits for a projection looks again */
+	es_xact_has_work();
+}
+
+/* ---------------------------------------------------------------- changes */
+
+/* Runs a statement about one projection as the store's owner; returns the number of rows. */
+uint64
+es_projection_change(const char *statement, const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	EsSql		sql;
+	uint64		rows;
+
+	values[0] = CStringGetTextDatum(name);
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_run_args(statement, 1, types, values, NULL);
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+	return rows;
+}
+
+/* Waits for a batch that is under way, and keeps others from beginning until the end of the transaction. */
+static void
+lock_checkpoints(const char *name)
+{
+	(void) es_projection_change("SELECT FROM event_store.checkpoints WHERE projection = $1 ORDER BY rebuild DESC FOR UPDATE", name);
+	(void) es_store_now();		/* what was committed meanwhile */
+}
+
+/* Sets what a projection is to do: 'running', 'paused' or 'failed'. The checkpoint is locked. */
+void
+es_projection_set_state(const char *name, const char *state)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(state);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("UPDATE event_store.projections SET state = $2 WHERE name = $1", 2, types, values, NULL);
+	es_sql_end(&sql);
+	es_projection_changed();
+}
+
+static char *
+name_argument(FunctionCallInfo fcinfo)
+{
+	text	   *name = es_text_argument(fcinfo, 0, "name");
+	int			len = VARSIZE_ANY_EXHDR(name);
+
+	if (len == 0 || len > ES_MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument name must have 1 to %d bytes", ES_MAX_NAME),
+				 errdetail("It has %d.", len)));
+	return text_to_cstring(name);
+}
+
+/* The beginning of each function that changes a projection: its name, and the projection locked. */
+EsProjection *
+es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
+{
+	char	   *name = name_argument(fcinfo);
+
+	(void) es_store_now();
+	PreventCommandIfReadOnly(function);
+	es_refuse_in_stored_text(function);
+	(void) es_projection_get(name);
+	lock_checkpoints(name);
+	return es_projection_get(name);
+}
+
+/* ---------------------------------------------------------------- es_create_projection */
+
+/* A list of names: not empty, no NULL, each of the right length. */
+static void
+check_names(FunctionCallInfo fcinfo, int n, const char *argument, bool is_category)
+{
+	List	   *names;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(n))
+		return;
+	if (array_contains_nulls(es_array_argument(fcinfo, n, argument)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument %s must not contain NULL", argument)));
+	names = es_text_list(PG_GETARG_DATUM(n));
+	if (names == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument %s must not be empty", argument),
+				 errhint("NULL means all.")));
+	foreach(lc, names)
+	{
+		text	   *name = lfirst(lc);
+		int			len = VARSIZE_ANY_EXHDR(name);
+
+		if (len == 0 || len > ES_MAX_NAME)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("names in argument %s must have 1 to %d bytes", argument, ES_MAX_NAME),
+					 errdetail("One has %d.", len)));
+		if (is_category && memchr(VARDATA_ANY(name), '-', len) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"%s\" is not a category", text_to_cstring(name)),
+					 errdetail("A category is the part of a stream's name before the first \"-\".")));
+	}
+}
+
+/* Refuses a table that could not be kept in step with its checkpoint, or rebuilt. */
+static void
+check_table(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Form_pg_class form;
+	const char *trouble = NULL;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("argument tables has an OID that is no table: %u", relid)));
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	if (form->relkind != RELKIND_RELATION && form->relkind != RELKIND_PARTITIONED_TABLE)
+		trouble = "It is not a table.";
+	else if (form->relpersistence == RELPERSISTENCE_TEMP)
+		trouble = "It is temporary.";
+	else if (form->relpersistence == RELPERSISTENCE_UNLOGGED)
+		trouble = "It is unlogged: a crash would empty it, but not take back the checkpoint.";
+	else if (form->relnamespace == get_namespace_oid(ES_SCHEMA, false))
+		trouble = "It belongs to the event store itself.";
+	else if (IsCatalogNamespace(form->relnamespace))
+		trouble = "It belongs to the system.";
+	if (trouble != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" cannot be a table of a projection", NameStr(form->relname)),
+				 errdetail("%s", trouble)));
+	ReleaseSysCache(tuple);
+}
+
+/* The arguments categories and event_types, at these places. */
+void
+es_check_filter_arguments(FunctionCallInfo fcinfo, int categories, int types)
+{
+	check_names(fcinfo, categories, "categories", true);
+	check_names(fcinfo, types, "event_types", false);
+}
+
+/* The tables as text: OIDs mean nothing after a dump. (Datum) 0: none given. */
+static Datum
+tables_argument(FunctionCallInfo fcinfo, int n)
+{
+	ArrayType  *array;
+	Datum	   *elements;
+	Datum	   *names;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(n))
+		return (Datum) 0;
+	array = es_array_argument(fcinfo, n, "tables");
+	deconstruct_array(array, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT, &elements, &nulls, &count);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument tables must not be empty"),
+				 errhint("Leave it out for a projection that is never rebuilt.")));
+	names = palloc(sizeof(Datum) * count);
+	for (int i = 0; i < count; i++)
+	{
+		Oid			relid;
+
+		if (nulls[i])
+			es_null_element("tables", i);
+		relid = DatumGetObjectId(elements[i]);
+		check_table(relid);
+		for (int j = 0; j < i; j++)
+			if (strcmp(get_rel_name(relid), get_rel_name(DatumGetObjectId(elements[j]))) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("argument tables names \"%s\" twice", get_rel_name(relid)),
+						 errdetail("A rebuild tells them apart by their names alone.")));
+		names[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																  get_rel_name(relid)));
+	}
+	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static bool
+is_inline_mode(FunctionCallInfo fcinfo, int n)
+{
+	char	   *mode = text_to_cstring(es_text_argument(fcinfo, n, "mode"));
+
+	if (strcmp(mode, "inline") != 0 && strcmp(mode, "async") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unrecognized mode \"%s\"", mode),
+				 errhint("Modes are async and inline.")));
+	return strcmp(mode, "inline") == 0;
+}
+
+/*
+ * es_create_projection(name, handler, categories, event_types, tables, mode, batch_size, from_position, side_effects)
+ */
+Datum
+es_create_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo);
+	char	   *handler = text_to_cstring(es_text_argument(fcinfo, 1, "handler"));
+	char	   *path;
+	const char *role = GetUserNameFromId(GetUserId(), false);
+	Oid			types[11] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID, INT8OID,
+	BOOLOID, TEXTOID, TEXTOID};
+	Datum		values[11];
+	char		nulls[11];
+	bool		is_inline = is_inline_mode(fcinfo, 5);
+	bool		made;
+	EsSql		sql;
+
+	(void) es_store_now();
+	PreventCommandIfReadOnly("es_create_projection()");
+	es_refuse_in_stored_text("es_create_projection()");
+	path = es_registered_path();
+	es_check_filter_arguments(fcinfo, 2, 3);
+	if (PG_ARGISNULL(6))
+		es_null_argument("batch_size");
+	if (PG_ARGISNULL(7))
+		es_null_argument("from_position");
+	if (PG_ARGISNULL(8))
+		es_null_argument("side_effects");
+	if (PG_GETARG_INT32(6) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument batch_size must be 1 or more"),
+				 errdetail("It is %d.", PG_GETARG_INT32(6))));
+	if (PG_GETARG_INT64(7) < 0 || PG_GETARG_INT64(7) == PG_INT64_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument from_position must not be negative"),
+				 errdetail("It is %lld.", (long long) PG_GETARG_INT64(7))));
+	if (is_inline && PG_GETARG_BOOL(8))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an inline projection cannot have side effects"),
+				 errdetail("It runs inside of the append, which may be rolled back and tried again.")));
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(handler);
+	for (int i = 2; i <= 3; i++)
+	{
+		values[i] = PG_ARGISNULL(i) ? (Datum) 0 : PG_GETARG_DATUM(i);
+		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
+	}
+	values[4] = tables_argument(fcinfo, 4);
+	nulls[4] = values[4] == (Datum) 0 ? 'n' : ' ';
+	values[5] = CStringGetTextDatum(is_inline ? "inline" : "async");
+	values[6] = PG_GETARG_DATUM(6);
+	values[7] = PG_GETARG_DATUM(7);
+	values[8] = PG_GETARG_DATUM(8);
+	values[9] = CStringGetTextDatum(role);
+	values[10] = CStringGetTextDatum(path);
+
+	es_handler_check(handler, role, path, PG_GETARG_BOOL(8));
+
+	es_sql_begin(&sql, es_store()->owner);
+	made = es_sql_run_args("INSERT INTO event_store.projections VALUES"
+						   " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', false)"
+						   " ON CONFLICT (name) DO NOTHING", 11, types, values, nulls) > 0;
+	if (!made &&
+		es_sql_run_args("SELECT FROM event_store.projections WHERE name = $1 AND handler = $2"
+						" AND categories IS NOT DISTINCT FROM $3 AND event_types IS NOT DISTINCT FROM $4"
+						" AND tables IS NOT DISTINCT FROM $5 AND mode = $6 AND batch_size = $7"
+						" AND from_position = $8 AND side_effects = $9 AND role = $10 AND search_path = $11",
+						11, types, values, nulls) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("there is already another projection \"%s\"", name),
+				 errhint("To give it a new handler or filter, use es_rebuild_projection; else drop it first.")));
+	if (made)
+		es_sql_run_args("INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
+						" VALUES ($1, false, $8, $8 + 1)", 11, types, values, nulls);
+	es_sql_end(&sql);
+	if (made)
+	{
+		es_projection_changed();
+		if (is_inline)
+			es_inline_begin(name);
+	}
+	PG_RETURN_VOID();
+}
+
+/* ---------------------------------------------------------------- the others */
+
+Datum
+es_pause_projection(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_begin_change(fcinfo, "es_pause_projection()");
+
+	if (projection->is_inline)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("an inline projection cannot be paused"),
+				 errdetail("It would miss what is appended meanwhile."),
+				 errhint("Make it async first: SELECT es_set_projection_mode('%s', 'async').", projection->name)));
+	if (projection->running || projection->failed)
+		es_projection_set_state(projection->name, "paused");
+	PG_RETURN_VOID();
+}
+
+/* Also makes a failed projection, or a failed rebuild of it, try again. */
+Datum
+es_resume_projection(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_begin_change(fcinfo, "es_resume_projection()");
+	char	   *name = pstrdup(projection->name);
+
+	es_projection_change("UPDATE event_store.checkpoints SET attempts = 0, failures = 0, retry_at = NULL, error = NULL,"
+						 " error_code = NULL, error_position = NULL WHERE projection = $1", name);
+	es_projection_change("UPDATE event_store.rebuilds SET state = 'running' WHERE projection = $1", name);
+	es_projection_set_state(name, "running");
+	PG_RETURN_VOID();
+}
+
+/* Its tables stay as they are. */
+Datum
+es_drop_projection(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_begin_change(fcinfo, "es_drop_projection()");
+	char	   *name = pstrdup(projection->name);
+
+	es_rebuild_forget(name);
+	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1", name);
+	es_projection_change("DELETE FROM event_store.checkpoints WHERE projection = $1", name);
+	es_projection_change("DELETE FROM event_store.projections WHERE name = $1", name);
+	es_projection_changed();
+	PG_RETURN_VOID();
+}
+
+/* es_set_projection_mode(name, mode): without a gap or a double. */
+Datum
+es_set_projection_mode(PG_FUNCTION_ARGS)
+{
+	bool		to_inline = is_inline_mode(fcinfo, 1);
+	EsProjection *projection = es_projection_begin_change(fcinfo, "es_set_projection_mode()");
+	char	   *name = pstrdup(projection->name);
+
+	if (projection->is_inline == to_inline)
+		PG_RETURN_VOID();
+	if (to_inline && projection->side_effects)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an inline projection cannot have side effects"),
+				 errdetail("It runs inside of the append, which may be rolled back and tried again.")));
+	if (to_inline && !projection->running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is %s", name, projection->failed ? "failed" : "paused"),
+				 errhint("Resume it first: SELECT es_resume_projection('%s').", name)));
+	if (to_inline)
+		es_inline_begin(name);
+	else
+		es_inline_end(name);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,63 @@
+/*
+ * projection/definition.h
+ *	  Projections: what users have defined.
+ */
+#ifndef ES_PROJECTION_DEFINITION_H
+#define ES_PROJECTION_DEFINITION_H
+
+#include "fmgr.h"
+
+#include "projection/batch.h"
+#include "projection/handler.h"
+
+typedef struct EsProjection
+{
+	char	   *name;
+	char	   *handler_text;
+	EsFilter	filter;
+	List	   *tables;			/* char *, qualified and quoted; NIL: none listed */
+	bool		is_inline;
+	int			batch_size;
+	int64		from_position;
+	bool		side_effects;
+	char	   *role;
+	char	   *search_path;
+	bool		running;		/* neither paused nor failed */
+	bool		failed;
+	bool		stale;
+	EsHandler  *handler;		/* made when first needed */
+
+	/* What this process has noticed, to look at a row only when there may be something to do. */
+	int64		known_position;
+	int			limit;			/* events of the next batch; 0: not known yet */
+	bool		said_split;
+	TimestampTz idle_since;		/* when its checkpoint was written last */
+} EsProjection;
+
+/* Definitions, as committed now; good until the end of the transaction. */
+extern EsProjection *es_projections(int *count);
+extern EsProjection *es_projection_find(const char *name);
+extern EsProjection *es_projection_get(const char *name);
+extern EsHandler *es_projection_handler(EsProjection *projection);
+extern bool es_has_inline_projections(void);
+extern void es_projection_changed(void);
+extern void es_projection_end_of_transaction(void);
+extern uint64 es_projection_change(const char *statement, const char *name);
+extern void es_projection_set_state(const char *name, const char *state);
+extern EsProjection *es_projection_begin_change(FunctionCallInfo fcinfo, const char *function);
+extern void es_check_filter_arguments(FunctionCallInfo fcinfo, int categories, int types);
+extern List *es_text_list(Datum array);
+
+/* projection/run.c: for the background workers. */
+
+/* How many tasks there are for workers: projections that run and rebuilds. In a transaction. */
+extern int	es_projection_tasks(void);
+
+/*
+ * Looks at every projection and rebuild that no other process is at, and runs a batch of each that has something to
+ * do, in transactions of its own. True: there is more to do at once. Else *wait says after how many milliseconds to
+ * look again if nobody wakes us, -1 for no time in particular.
+ */
+extern bool es_projection_turn(long *wait);
+
+#endif							/* ES_PROJECTION_DEFINITION_H */

@@ -1,0 +1,247 @@
+/*
+ * projection/difference.c
+ *	  Making live tables equal to rebuilt ones, in the open transaction.
+ *
+ * Rows are matched by the primary key: what is gone is deleted, what differs is updated, what is new is inserted. So the
+ * tables stay the same tables, rows that are right are not touched, and a snapshot taken before sees everything as it
+ * was. First rows are deleted, from the last table to the first, then updated and inserted, from the first to the last: a
+ * table that refers to another comes after it in the projection's list. Without a primary key all rows are deleted and
+ * inserted. In the fast way the tables are truncated and filled instead, which old snapshots do not outlive.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_operator.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+#include "utils/varlena.h"
+
+#include "base/compat.h"
+#include "projection/difference.h"
+#include "base/failure.h"
+#include "projection/guard.h"
+#include "base/sql.h"
+
+/* What statements about one table are made of. */
+typedef struct Table
+{
+	const char *live;			/* qualified and quoted */
+	const char *beside;
+	bool		has_key;
+	StringInfoData same_key;	/* condition on l and s */
+	StringInfoData columns;		/* to be inserted */
+	StringInfoData changes;		/* column = s.column, the key's too: equal ones need not be the same */
+	StringInfoData left;		/* the columns in changes, of l and of s */
+	StringInfoData right;
+	StringInfoData identity;	/* setting identity sequences */
+} Table;
+
+/* The name of a table without its schema, quoted. */
+const char *
+es_table_name(const char *qualified)
+{
+	List	   *names = es_qualified_name(qualified);
+
+	return quote_identifier(strVal(llast(names)));
+}
+
+/* The equality of a type that a primary key may have, qualified: search_path is the handler's. */
+static const char *
+equality_of(Oid type)
+{
+	Oid			oid = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(oid));
+	Form_pg_operator form;
+	const char *name;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "type %s of a primary key has no equality operator", format_type_be(type));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	name = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return name;
+}
+
+static void
+describe(Table *table, const char *live, const char *schema)
+{
+	Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(live)), NoLock, false);
+	Relation	rel = table_open(relid, RowExclusiveLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	Bitmapset  *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+
+	table->live = live;
+	table->beside = psprintf("%s.%s", quote_identifier(schema), es_table_name(live));
+	table->has_key = key != NULL;
+	initStringInfo(&table->same_key);
+	initStringInfo(&table->columns);
+	initStringInfo(&table->changes);
+	initStringInfo(&table->left);
+	initStringInfo(&table->right);
+	initStringInfo(&table->identity);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		const char *name = quote_identifier(NameStr(att->attname));
+		bool		in_key = bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, key);
+
+		if (att->attisdropped || att->attgenerated != '\0')
+			continue;
+		appendStringInfo(&table->columns, "%s%s", table->columns.len > 0 ? ", " : "", name);
+		if (in_key)
+			appendStringInfo(&table->same_key, "%sl.%s %s s.%s", table->same_key.len > 0 ? " AND " : "", name,
+							 equality_of(att->atttypid), name);
+		if (att->attidentity != ATTRIBUTE_IDENTITY_ALWAYS)
+		{
+			const char *comma = table->changes.len > 0 ? ", " : "";
+
+			appendStringInfo(&table->changes, "%s%s = s.%s", comma, name, name);
+			appendStringInfo(&table->left, "%sl.%s", comma, name);
+			appendStringInfo(&table->right, "%ss.%s", comma, name);
+		}
+		if (att->attidentity != '\0')
+			appendStringInfo(&table->identity,
+							 "SELECT pg_catalog.setval(q, m) FROM (SELECT pg_catalog.pg_get_serial_sequence(%s, %s)"
+							 "::pg_catalog.regclass AS q, (SELECT pg_catalog.max(%s) FROM %s)::pg_catalog.int8 AS m) x"
+							 " WHERE m OPERATOR(pg_catalog.>) 0; ",
+							 quote_literal_cstr(live), quote_literal_cstr(NameStr(att->attname)), name, live);
+	}
+	table_close(rel, NoLock);
+}
+
+static void
+insert_all(const Table *table, const char *condition)
+{
+	if (table->columns.len > 0)
+		es_sql_runf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s%s", table->live,
+					table->columns.data, table->columns.data, table->beside, condition);
+}
+
+/* Rows of both are compared by their bytes: a type need not have an equality. */
+#define DIFFERENT	"ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record"
+
+static void
+update_rows(void *arg)
+{
+	const Table *table = arg;
+
+	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->live, table->changes.data,
+				table->beside, table->same_key.data, table->left.data, table->right.data);
+}
+
+/*
+ * Updates what differs. Where values change places under another unique index than the primary key's, which is checked
+ * row by row, the rows are deleted instead, to be inserted with the new ones: not where others that refer to them would go
+ * with them.
+ */
+static void
+update(const Table *table)
+{
+	ErrorData  *error = es_catch(update_rows, (void *) table);
+
+	if (error == NULL)
+		return;
+	if ((error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION && error->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION) ||
+		es_sql_runf("SELECT FROM pg_catalog.pg_constraint c WHERE c.contype OPERATOR(pg_catalog.=) 'f'"
+					" AND c.confrelid OPERATOR(pg_catalog.=) %s::pg_catalog.regclass"
+					" AND c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}')", quote_literal_cstr(table->live)) > 0)
+		ReThrowError(error);
+	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->live, table->beside,
+				table->same_key.data, table->left.data, table->right.data);
+}
+
+static void
+apply_slowly(Table *tables, int count)
+{
+	for (int i = count - 1; i >= 0; i--)
+	{
+		Table	   *table = &tables[i];
+
+		if (table->has_key)
+			es_sql_runf("DELETE FROM %s l WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", table->live, table->beside,
+						table->same_key.data);
+		else
+			es_sql_runf("DELETE FROM %s", table->live);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		Table	   *table = &tables[i];
+
+		if (table->has_key && table->changes.len > 0)
+			update(table);
+		if (table->has_key)
+			insert_all(table, psprintf(" WHERE NOT EXISTS (SELECT FROM %s l WHERE %s)", table->live,
+									   table->same_key.data));
+		else
+			insert_all(table, "");
+	}
+}
+
+static void
+apply_fast(Table *tables, int count)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", tables[i].live);
+	es_sql_runf("TRUNCATE %s", names.data);
+	for (int i = 0; i < count; i++)
+		insert_all(&tables[i], "");
+}
+
+static void
+apply(Table *tables, int count, bool fast)
+{
+	/* The planner knows nothing of tables that were filled a moment ago. */
+	for (int i = 0; i < count; i++)
+		es_sql_runf("ANALYZE %s", tables[i].beside);
+	if (fast)
+		apply_fast(tables, count);
+	else
+		apply_slowly(tables, count);
+	for (int i = 0; i < count; i++)
+		if (tables[i].identity.len > 0)
+			es_sql_run(tables[i].identity.data);
+}
+
+/*
+ * Makes the tables (qualified and quoted names) equal to those of the same names in a schema, as a role. Triggers and
+ * constraints of the tables find the search_path that they find when the handler runs.
+ */
+void
+es_difference_apply(Oid role, const char *search_path, const char *schema, List *names, bool fast)
+{
+	int			count = list_length(names);
+	Table	   *tables = palloc0(sizeof(Table) * count);
+	EsGuard		guard;
+	EsSql		sql;
+
+	for (int i = 0; i < count; i++)
+		describe(&tables[i], list_nth(names, i), schema);
+	es_sql_begin(&sql, role);
+	es_pin_setting("search_path", search_path);
+	es_pin_setting("row_security", "off");	/* rows that policies hide: an error, not half of the differences */
+	guard = es_guard_set((EsGuard) {true, InvalidOid});	/* triggers are as much the handler's as it is */
+	PG_TRY();
+	{
+		apply(tables, count, fast);
+	}
+	PG_FINALLY();
+	{
+		(void) es_guard_set(guard);
+	}
+	PG_END_TRY();
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+}

@@ -1,0 +1,17 @@
+/*
+ * projection/guard.h
+ *	  What a handler's statements may use.
+ */
+#ifndef ES_PROJECTION_GUARD_H
+#define ES_PROJECTION_GUARD_H
+
+typedef struct EsGuard
+{
+	bool		in_handler;
+	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
+} EsGuard;
+
+extern void es_guard_init(void);
+extern EsGuard es_guard_set(EsGuard guard);
+
+#endif							/* ES_PROJECTION_GUARD_H */

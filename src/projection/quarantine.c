@@ -1,0 +1,258 @@
+/*
+ * projection/quarantine.c
+ *	  The quarantine of a projection: streams whose events it has parked.
+ *
+ * When a call's events cannot be applied, every stream of the call is parked: its later events must not be applied
+ * before. And because a call is never applied in part, a later call that touches a parked stream is parked as a whole,
+ * and so are its other streams from there on. Streams that are tied together in this way have the same number
+ * `together`: they can only be tried again together.
+ *
+ * What is kept is, for each stream, the position of its first parked event; everything of the stream from there to the
+ * checkpoint is parked. The checkpoint's row is locked while any of this is read or written.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "projection/quarantine.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+typedef struct ParkedStream
+{
+	int64		stream;			/* key */
+	int64		together;
+	int64		position;		/* of the first parked event */
+	int64		events;			/* parked now, to be added */
+	const char *error;			/* of a call that failed; NULL where it only came behind one */
+	const char *error_code;
+	int64		error_position;
+	bool		changed;
+} ParkedStream;
+
+struct EsParked
+{
+	char	   *projection;
+	bool		rebuild;
+	int			attempts;		/* made so far for what is parked anew */
+	MemoryContext context;
+	HTAB	   *streams;
+};
+
+static Datum
+key_datum(const EsParked *parked)
+{
+	return CStringGetTextDatum(parked->projection);
+}
+
+/* The quarantine of a projection in the current memory context; `any`: whether the checkpoint says that there is one. */
+EsParked *
+es_parked_load(const char *projection, bool rebuild, bool any, int attempts)
+{
+	EsParked   *parked = palloc0(sizeof(EsParked));
+	HASHCTL		ctl;
+	EsSql		sql;
+	Oid			types[2] = {TEXTOID, BOOLOID};
+	Datum		values[2];
+
+	parked->projection = pstrdup(projection);
+	parked->rebuild = rebuild;
+	parked->attempts = attempts;
+	parked->context = CurrentMemoryContext;
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(ParkedStream);
+	ctl.hcxt = CurrentMemoryContext;
+	parked->streams = hash_create("event_store parked streams", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (!any)
+		return parked;
+
+	values[0] = key_datum(parked);
+	values[1] = BoolGetDatum(rebuild);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("SELECT stream, together, position FROM event_store.quarantine"
+					" WHERE projection = $1 AND rebuild = $2", 2, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		int64		stream = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+		ParkedStream *entry = hash_search(parked->streams, &stream, HASH_ENTER, NULL);
+
+		memset((char *) entry + sizeof(int64), 0, sizeof(ParkedStream) - sizeof(int64));
+		entry->together = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+		entry->position = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
+	}
+	es_sql_end(&sql);
+	return parked;
+}
+
+int
+es_parked_count(const EsParked *parked)
+{
+	return hash_get_num_entries(parked->streams);
+}
+
+/* Everything tied to one number is tied to the other from now on. */
+static void
+tie(EsParked *parked, int64 from, int64 to)
+{
+	HASH_SEQ_STATUS seq;
+	ParkedStream *entry;
+
+	if (from == to)
+		return;
+	hash_seq_init(&seq, parked->streams);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+		if (entry->together == from)
+		{
+			entry->together = to;
+			entry->changed = true;
+		}
+}
+
+/* An event of a call in the batch. */
+static EsBatchEvent *
+member(EsBatch *batch, int64 number)
+{
+	return &batch->events[batch->members[number]];
+}
+
+/* Parks a call; returns the number of its events. */
+static int64
+park_call(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
+{
+	int64		together = batch->calls[call];
+
+	for (int64 i = batch->starts[call]; i < batch->starts[call + 1]; i++)
+	{
+		ParkedStream *entry = hash_search(parked->streams, &member(batch, i)->stream, HASH_FIND, NULL);
+
+		if (entry != NULL)
+			together = Min(together, entry->together);
+	}
+	for (int64 i = batch->starts[call]; i < batch->starts[call + 1]; i++)
+	{
+		EsBatchEvent *event = member(batch, i);
+		ParkedStream *entry;
+		bool		found;
+
+		event->left_out = true;
+		entry = hash_search(parked->streams, &event->stream, HASH_ENTER, &found);
+		if (!found)
+		{
+			memset((char *) entry + sizeof(int64), 0, sizeof(ParkedStream) - sizeof(int64));
+			entry->position = event->position;
+			entry->together = together;
+		}
+		else
+		{
+			/*
+			 * It may have been parked behind another stream by a later call of the batch, before this one was
+			 * found to fail: what is between the two waits as well.
+			 */
+			entry->position = Min(entry->position, event->position);
+			if (entry->together != together)
+				tie(parked, entry->together, together);
+		}
+		if (error != NULL && entry->error == NULL)
+		{
+			entry->error = MemoryContextStrdup(parked->context, error->message);
+			entry->error_code = MemoryContextStrdup(parked->context, unpack_sql_state(error->sqlerrcode));
+			entry->error_position = member(batch, batch->starts[call])->position;
+		}
+		entry->events++;
+		entry->changed = true;
+	}
+	return batch->starts[call + 1] - batch->starts[call];
+}
+
+/*
+ * Parks the calls of a batch, from one on, that touch a parked stream. In order of their keys, which is the order of the
+ * events of every stream, so once is enough. Returns the number of events parked.
+ */
+int64
+es_parked_apply(EsParked *parked, EsBatch *batch, int64 from_call)
+{
+	int64		events = 0;
+
+	if (es_parked_count(parked) == 0)
+		return 0;
+	es_batch_members(batch);
+	for (int64 call = from_call; call < batch->call_count; call++)
+		for (int64 i = batch->starts[call]; i < batch->starts[call + 1]; i++)
+		{
+			EsBatchEvent *event = member(batch, i);
+			ParkedStream *entry;
+
+			if (event->left_out)
+				break;			/* parked already */
+			entry = hash_search(parked->streams, &event->stream, HASH_FIND, NULL);
+			if (entry != NULL && event->position >= entry->position)
+			{
+				events += park_call(parked, batch, call, NULL);
+				break;
+			}
+		}
+	return events;
+}
+
+/* Parks a call that failed, and what comes behind it in the batch. Returns the number of events parked. */
+int64
+es_parked_add(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
+{
+	int64		events;
+
+	es_batch_members(batch);
+	events = park_call(parked, batch, call, error);
+	return events + es_parked_apply(parked, batch, call + 1);
+}
+
+/* Writes what has changed. */
+void
+es_parked_save(EsParked *parked)
+{
+	HASH_SEQ_STATUS seq;
+	ParkedStream *entry;
+	EsSql		sql;
+	Oid			types[10] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, INT8OID, INT4OID};
+	SPIPlanPtr	plan = NULL;
+
+	es_sql_begin(&sql, es_store()->owner);
+	hash_seq_init(&seq, parked->streams);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		Datum		values[10];
+		char		nulls[10];
+
+		if (!entry->changed)
+			continue;
+		memset(nulls, ' ', sizeof(nulls));
+		values[0] = key_datum(parked);
+		values[1] = BoolGetDatum(parked->rebuild);
+		values[2] = Int64GetDatum(entry->stream);
+		values[3] = Int64GetDatum(entry->together);
+		values[4] = Int64GetDatum(entry->position);
+		values[5] = Int64GetDatum(entry->events);
+		values[6] = entry->error == NULL ? (Datum) 0 : CStringGetTextDatum(entry->error);
+		values[7] = entry->error == NULL ? (Datum) 0 : CStringGetTextDatum(entry->error_code);
+		values[8] = Int64GetDatum(entry->error_position);
+		values[9] = Int32GetDatum(parked->attempts + 1);
+		if (entry->error == NULL)
+			nulls[6] = nulls[7] = nulls[8] = 'n';
+		es_sql_run_kept(&plan, "INSERT INTO event_store.quarantine AS q VALUES"
+						" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp())"
+						" ON CONFLICT (projection, rebuild, stream) DO UPDATE SET together = EXCLUDED.together,"
+						" events = q.events + EXCLUDED.events, error = coalesce(q.error, EXCLUDED.error),"
+						" error_code = coalesce(q.error_code, EXCLUDED.error_code),"
+						" error_position = coalesce(q.error_position, EXCLUDED.error_position)",
+						10, types, values, nulls);
+	}
+	if (plan != NULL)
+		SPI_freeplan(plan);
+	es_sql_end(&sql);
+}

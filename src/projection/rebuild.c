@@ -1,0 +1,578 @@
+/*
+ * projection/rebuild.c
+ *	  Rebuilding a projection beside its live tables.
+ *
+ * A rebuild has a row in event_store.rebuilds, a checkpoint of its own and a schema with empty tables like the live
+ * ones. The handler runs with that schema first in its search_path; projection/guard.c refuses writes to anything else. Rows and
+ * checkpoint are committed together, so a rebuild goes on after a crash where it was. The live projection goes on
+ * meanwhile.
+ *
+ * When the tables beside have caught up, one transaction holds both checkpoints, brings them up to the mark and applies
+ * the differences to the live tables (projection/difference.c). Readers see the live tables as they were or as they are then,
+ * never in between.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "projection/apply.h"
+#include "base/argument.h"
+#include "projection/difference.h"
+#include "base/errors.h"
+#include "base/failure.h"
+#include "base/fault.h"
+#include "base/settings.h"
+#include "projection/inline.h"
+#include "log/mark.h"
+#include "worker/process.h"
+#include "projection/definition.h"
+#include "projection/rebuild.h"
+#include "base/run_as.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+PG_FUNCTION_INFO_V1(es_rebuild_projection);
+PG_FUNCTION_INFO_V1(es_cancel_rebuild);
+
+/* Events of a batch, at least: the live projection's own size is made for little lag. */
+#define REBUILD_BATCH		20000
+
+/* So far behind the mark, in positions, the live projection is stopped and the rest is done at once. */
+#define CLOSE_ENOUGH		20000
+
+/*
+ * How long a worker waits for a lock when it finishes: who waits for the sequence of positions, or to truncate a table,
+ * has appends or readers queue behind it, for as long as somebody else leaves a transaction open.
+ */
+#define FINISH_LOCK_TIMEOUT	"1s"
+
+/* A row of event_store.rebuilds. */
+typedef struct Rebuild
+{
+	char	   *name;
+	char	   *handler;
+	EsFilter	filter;
+	bool		fast;
+	char	   *role;
+	char	   *search_path;
+	char	   *schema;
+	bool		running;
+	TimestampTz started_at;
+} Rebuild;
+
+/* The handler of the rebuild that this process works on, with its plans. */
+static EsHandler *kept = NULL;
+static char *kept_for = NULL;
+static uint64 kept_generation = 0;
+
+/* Reads the row of a rebuild into the current memory context; false when there is none. */
+static bool
+read_rebuild(const char *name, Rebuild *rebuild)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	EsSql		sql;
+	bool		found;
+
+	values[0] = CStringGetTextDatum(name);
+	es_sql_begin(&sql, es_store()->owner);
+	found = es_sql_run_args("SELECT handler, categories, event_types, fast, role, search_path, schema, state, started_at"
+							" FROM event_store.rebuilds WHERE projection = $1", 1, types, values, NULL) > 0;
+	if (found)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		bool		isnull;
+		Datum		value;
+
+		rebuild->name = pstrdup(name);
+		rebuild->handler = SPI_getvalue(tuple, desc, 1);
+		value = SPI_getbinval(tuple, desc, 2, &rebuild->filter.all_categories);
+		rebuild->filter.categories = rebuild->filter.all_categories ? NIL : es_text_list(value);
+		value = SPI_getbinval(tuple, desc, 3, &rebuild->filter.all_types);
+		rebuild->filter.types = rebuild->filter.all_types ? NIL : es_text_list(value);
+		rebuild->fast = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
+		rebuild->role = SPI_getvalue(tuple, desc, 5);
+		rebuild->search_path = SPI_getvalue(tuple, desc, 6);
+		rebuild->schema = SPI_getvalue(tuple, desc, 7);
+		rebuild->running = strcmp(SPI_getvalue(tuple, desc, 8), "running") == 0;
+		rebuild->started_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 9, &isnull));
+		MemoryContextSwitchTo(old);
+	}
+	es_sql_end(&sql);
+	return found;
+}
+
+/* The names of the rebuilds that are under way, in a memory context. Read again when definitions have changed. */
+List *
+es_rebuilds(MemoryContext context)
+{
+	static List *names = NIL;
+	static uint64 generation = 0;
+	List	   *copy = NIL;
+	ListCell   *lc;
+	MemoryContext old;
+
+	if (generation != es_store()->generation)
+	{
+		uint64		now = es_store()->generation;
+		EsSql		sql;
+		uint64		count;
+		List	   *found = NIL;
+
+		es_sql_begin(&sql, es_store()->owner);
+		count = es_sql_run("SELECT projection FROM event_store.rebuilds WHERE state = 'running' ORDER BY 1");
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		for (uint64 i = 0; i < count; i++)
+			found = lappend(found, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+		MemoryContextSwitchTo(old);
+		es_sql_end(&sql);
+		list_free_deep(names);
+		names = found;
+		generation = now;
+	}
+	old = MemoryContextSwitchTo(context);
+	foreach(lc, names)
+		copy = lappend(copy, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(old);
+	return copy;
+}
+
+/* Drops what a rebuild has left. */
+void
+es_rebuild_forget(const char *name)
+{
+	Rebuild		rebuild;
+	EsSql		sql;
+
+	if (!read_rebuild(name, &rebuild))
+		return;
+	if (OidIsValid(get_namespace_oid(rebuild.schema, true)))
+	{
+		/* The tables belong to the projection's role, the schema to the store's owner. */
+		es_sql_begin(&sql, es_store()->owner);
+		es_pin_setting("client_min_messages", "warning");	/* no word about each table */
+		es_sql_runf("DROP SCHEMA %s CASCADE", quote_identifier(rebuild.schema));
+		es_sql_end(&sql);
+	}
+	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
+	es_projection_change("DELETE FROM event_store.checkpoints WHERE projection = $1 AND rebuild", name);
+	es_projection_change("DELETE FROM event_store.rebuilds WHERE projection = $1", name);
+}
+
+/* The handler's own path behind the schema of the tables beside. */
+static char *
+redirected_path(const char *schema, const char *search_path)
+{
+	return psprintf("%s, %s", quote_identifier(schema), search_path);
+}
+
+/* ---------------------------------------------------------------- es_rebuild_projection */
+
+/*
+ * Empty tables like the live ones, made as the projection's role, to which they belong. Their foreign keys are checked
+ * when the differences are applied.
+ */
+static void
+make_tables(const Rebuild *rebuild, List *tables)
+{
+	EsSql		sql;
+	ListCell   *lc;
+	Oid			role = es_role_to_run(rebuild->role);
+
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_runf("CREATE SCHEMA %s", quote_identifier(rebuild->schema));
+	es_sql_runf("COMMENT ON SCHEMA %s IS %s", quote_identifier(rebuild->schema),
+				quote_literal_cstr(psprintf("rebuild of projection %s; gone when it has ended", rebuild->name)));
+	if (role != es_store()->owner)
+		es_sql_runf("GRANT USAGE, CREATE ON SCHEMA %s TO %s", quote_identifier(rebuild->schema),
+					quote_identifier(rebuild->role));
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+	es_sql_begin(&sql, role);
+	foreach(lc, tables)
+		es_sql_runf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", quote_identifier(rebuild->schema),
+					es_table_name(lfirst(lc)), (char *) lfirst(lc));
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+}
+
+/* Runs the handler once without events: what cannot be redirected is refused here and now. */
+static void
+try_handler(const Rebuild *rebuild)
+{
+	EsHandler  *handler = es_handler_create(rebuild->handler, rebuild->role,
+											redirected_path(rebuild->schema, rebuild->search_path), false,
+											get_namespace_oid(rebuild->schema, false));
+
+	PG_TRY();
+	{
+		es_handler_try(handler);
+	}
+	PG_FINALLY();
+	{
+		es_handler_free(handler);	/* it is not in this transaction's memory */
+	}
+	PG_END_TRY();
+}
+
+static void
+store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuild)
+{
+	Oid			types[9] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, INT8OID};
+	Datum		values[9];
+	char		nulls[9];
+	EsSql		sql;
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(rebuild->name);
+	values[1] = CStringGetTextDatum(rebuild->handler);
+	for (int i = 2; i <= 3; i++)
+	{
+		values[i] = PG_ARGISNULL(i) ? (Datum) 0 : PG_GETARG_DATUM(i);
+		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
+	}
+	values[4] = BoolGetDatum(rebuild->fast);
+	values[5] = CStringGetTextDatum(rebuild->role);
+	values[6] = CStringGetTextDatum(rebuild->search_path);
+	values[7] = CStringGetTextDatum(rebuild->schema);
+	values[8] = Int64GetDatum(projection->from_position);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("INSERT INTO event_store.rebuilds (projection, handler, categories, event_types, fast, role,"
+					" search_path, schema, state, started_at) SELECT $1, $2, coalesce($3, categories),"
+					" coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp()"
+					" FROM event_store.projections WHERE name = $1", 9, types, values, nulls);
+	es_sql_run_args("INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
+					" VALUES ($1, true, $9, $9 + 1)", 9, types, values, nulls);
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+}
+
+/* es_rebuild_projection(name, handler, categories, event_types, fast) */
+Datum
+es_rebuild_projection(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_begin_change(fcinfo, "es_rebuild_projection()");
+	List	   *tables = NIL;
+	ListCell   *lc;
+	Rebuild		rebuild;
+
+	es_check_filter_arguments(fcinfo, 2, 3);
+	if (PG_ARGISNULL(4))
+		es_null_argument("fast");
+	if (projection->side_effects)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("projection \"%s\" has side effects and cannot be rebuilt", projection->name),
+				 errdetail("They would happen again.")));
+	if (projection->tables == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has no list of tables", projection->name),
+				 errdetail("A rebuild must know which tables to build beside the live ones."),
+				 errhint("Drop it and create it anew with the argument tables.")));
+	memset(&rebuild, 0, sizeof(rebuild));
+	rebuild.name = pstrdup(projection->name);
+	rebuild.fast = PG_GETARG_BOOL(4);
+	if (PG_ARGISNULL(1))
+	{
+		rebuild.handler = pstrdup(projection->handler_text);
+		rebuild.role = pstrdup(projection->role);
+		rebuild.search_path = pstrdup(projection->search_path);
+	}
+	else
+	{
+		rebuild.handler = text_to_cstring(PG_GETARG_TEXT_PP(1));
+		rebuild.role = pstrdup(GetUserNameFromId(GetUserId(), false));
+		rebuild.search_path = es_registered_path();
+		es_handler_check(rebuild.handler, rebuild.role, rebuild.search_path, false);
+	}
+	rebuild.schema = psprintf("event_store_rebuild_%08x",
+							  (unsigned int) hash_bytes((const unsigned char *) rebuild.name, strlen(rebuild.name)));
+	foreach(lc, projection->tables)
+		tables = lappend(tables, pstrdup(lfirst(lc)));
+
+	es_rebuild_forget(rebuild.name);	/* an earlier one begins anew */
+	make_tables(&rebuild, tables);
+	try_handler(&rebuild);
+	store_rebuild(fcinfo, es_projection_get(rebuild.name), &rebuild);
+	es_projection_changed();
+	PG_RETURN_VOID();
+}
+
+/* es_cancel_rebuild(name) -> whether there was one */
+Datum
+es_cancel_rebuild(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_begin_change(fcinfo, "es_cancel_rebuild()");
+	char	   *name = pstrdup(projection->name);
+	Rebuild		rebuild;
+	bool		found = read_rebuild(name, &rebuild);
+
+	es_rebuild_forget(name);
+	es_projection_changed();
+	PG_RETURN_BOOL(found);
+}
+
+/* ---------------------------------------------------------------- a rebuild at work */
+
+static EsHandler *
+handler_of(const Rebuild *rebuild)
+{
+	uint64		generation = es_store()->generation;
+
+	if (kept != NULL && (kept_generation != generation || strcmp(kept_for, rebuild->name) != 0))
+	{
+		es_handler_free(kept);
+		kept = NULL;
+		pfree(kept_for);
+	}
+	if (kept == NULL)
+	{
+		Oid			schema = get_namespace_oid(rebuild->schema, false);
+
+		kept_for = MemoryContextStrdup(TopMemoryContext, rebuild->name);
+		kept_generation = generation;
+		kept = es_handler_create(rebuild->handler, rebuild->role,
+								 redirected_path(rebuild->schema, rebuild->search_path), false, schema);
+	}
+	return kept;
+}
+
+/* Stops a rebuild; the tables beside stay for a look at them, until it is resumed, cancelled or begun anew. */
+static void
+stop_rebuild(const char *name, const char *error, bool patient)
+{
+	es_projection_change("UPDATE event_store.rebuilds SET state = 'failed' WHERE projection = $1", name);
+	es_projection_changed();
+	ereport(patient ? LOG : WARNING,
+			(errmsg("rebuild of projection \"%s\" has failed: %s", name, error),
+			 errdetail("The live tables are as they were."),
+			 errhint("SELECT es_resume_projection(%s), es_rebuild_projection() or es_cancel_rebuild().",
+					 quote_literal_cstr(name))));
+}
+
+typedef struct Finish
+{
+	const Rebuild *rebuild;
+	EsTask	   *task;
+	EsResult	result;			/* of the last batch */
+	bool		done;
+} Finish;
+
+/* The definition becomes the rebuilt one, the checkpoint and the quarantine too. */
+static void
+replace_definition(const Rebuild *rebuild)
+{
+	const char *name = rebuild->name;
+
+	es_projection_change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
+						 " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
+						 " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
+						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
+	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
+	es_projection_change("UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
+	es_projection_change("UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from, failures = r.failures,"
+						 " quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
+						 " error_position = NULL FROM event_store.checkpoints r"
+						 " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);
+	es_rebuild_forget(name);
+	es_projection_changed();
+}
+
+/*
+ * Holds the live projection, brings the tables beside up to the mark, and applies the differences. Not done when the
+ * mark that can be found now is older than what the live projection has.
+ */
+static void
+finish(void *arg)
+{
+	Finish	   *finish = arg;
+	EsTask	   *task = finish->task;
+	EsCheckpoint live;
+	EsProjection *projection;
+	Snapshot	snapshot;
+	int64		mark;
+
+	finish->done = false;
+	if (!es_checkpoint_lock(finish->rebuild->name, false, true, &live))
+		return;
+	projection = es_projection_get(finish->rebuild->name);
+	if (projection->is_inline)
+	{
+		mark = es_inline_lock();
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+	}
+	else
+		snapshot = es_mark_snapshot_inside(&mark);
+	if (mark < live.cursor.position && !projection->is_inline)
+	{
+		UnregisterSnapshot(snapshot);
+		return;
+	}
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		finish->result = es_apply(task, snapshot, mark);
+		if (finish->result == ES_LATER || finish->result == ES_FAILED)
+		{
+			UnregisterSnapshot(snapshot);
+			return;
+		}
+	} while (task->more);
+	UnregisterSnapshot(snapshot);
+
+	if (projection->is_inline)
+		es_inline_check_parked(finish->rebuild->name, true);
+	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
+						projection->tables, finish->rebuild->fast);
+	ES_FAULT(before_switch);
+	replace_definition(finish->rebuild);
+	finish->done = true;
+}
+
+/*
+ * One step of a rebuild whose checkpoint is locked, in the open transaction. True: there is more to do; *ended: it has
+ * come to its end, one way or the other.
+ */
+static bool
+step(Rebuild *rebuild, EsTask *task, bool *ended)
+{
+	Snapshot	snapshot;
+	int64		mark;
+	EsResult	result;
+	ErrorData  *error;
+	EsCheckpoint before = *task->checkpoint;
+	Finish		last = {rebuild, task, ES_NOTHING, false};
+	int			level;
+
+	*ended = false;
+	if (!OidIsValid(get_namespace_oid(rebuild->schema, true)))
+	{
+		/* Not redirected, the handler would write to the live tables. */
+		stop_rebuild(rebuild->name, psprintf("schema \"%s\" does not exist", rebuild->schema), task->patient);
+		*ended = true;
+		return false;
+	}
+	task->filter = &rebuild->filter;
+	task->handler = handler_of(rebuild);
+	task->write_idle = true;
+	task->limit = Max(REBUILD_BATCH, 1);
+	task->limit = Min(task->limit, es_max_batch);
+	task->max = es_max_batch;
+
+	snapshot = es_mark_snapshot_inside(&mark);
+	if (task->checkpoint->cursor.position + CLOSE_ENOUGH < mark)
+	{
+		result = es_apply(task, snapshot, mark);
+		UnregisterSnapshot(snapshot);
+		if (result == ES_FAILED)
+		{
+			stop_rebuild(rebuild->name, task->error, task->patient);
+			*ended = true;
+		}
+		return result == ES_APPLIED;
+	}
+	UnregisterSnapshot(snapshot);
+
+	level = NewGUCNestLevel();
+	if (task->patient)
+		es_pin_setting("lock_timeout", FINISH_LOCK_TIMEOUT);
+	error = es_catch(finish, &last);
+	AtEOXact_GUC(false, level);
+	if (error != NULL)
+	{
+		*task->checkpoint = before;
+		/* Of an inline projection, in a transaction that has appended: nothing that the rebuild could help. */
+		if (!task->patient && error->sqlerrcode == ERRCODE_ACTIVE_SQL_TRANSACTION)
+			ReThrowError(error);
+		if (es_apply_may_pass(error))
+		{
+			/* A lock that was not given, a deadlock: nothing is wrong with the rebuild. */
+			if (!task->patient)
+				ReThrowError(error);
+			es_apply_failed(task->checkpoint, error);
+			return false;
+		}
+		es_apply_failed(task->checkpoint, error);
+		stop_rebuild(rebuild->name, error->message, task->patient);
+	}
+	else if (last.result == ES_FAILED)
+		stop_rebuild(rebuild->name, task->error, task->patient);
+	*ended = error != NULL || last.result == ES_FAILED || last.done;
+	return false;
+}
+
+/* For a worker: one step, in a transaction of its own. True: there is more to do at once. */
+bool
+es_rebuild_step(const char *name, TimestampTz *due)
+{
+	EsCheckpoint checkpoint;
+	EsTask		task;
+	Rebuild		rebuild;
+	bool		more = false;
+	bool		ended = false;
+
+	if (!es_process_begin(psprintf("rebuild of projection %s", name)))
+		return false;
+	memset(&task, 0, sizeof(task));
+	task.patient = true;
+	task.checkpoint = &checkpoint;
+	if (es_checkpoint_lock(name, true, false, &checkpoint) && read_rebuild(name, &rebuild) && rebuild.running)
+	{
+		if (checkpoint.retry_at > GetCurrentTimestamp())
+			*due = *due == 0 ? checkpoint.retry_at : Min(*due, checkpoint.retry_at);
+		else
+		{
+			more = step(&rebuild, &task, &ended);
+			if (!more && !ended)
+			{
+				TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 10);
+
+				*due = *due == 0 ? soon : Min(*due, soon);
+			}
+		}
+	}
+	es_process_end();
+	return more;
+}
+
+/* In the foreground: runs a rebuild to its end in the open transaction. Returns the number of events. */
+int64
+es_rebuild_run(const char *name, int64 max_batches)
+{
+	EsCheckpoint checkpoint;
+	EsTask		task;
+	Rebuild		rebuild;
+	int64		events = 0;
+	bool		ended = false;
+
+	memset(&task, 0, sizeof(task));
+	task.checkpoint = &checkpoint;
+	for (int64 batches = 0; !ended && (max_batches == 0 || batches < max_batches); batches++)
+	{
+		bool		more;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!es_checkpoint_lock(name, true, true, &checkpoint) || !read_rebuild(name, &rebuild) || !rebuild.running)
+			break;
+		more = step(&rebuild, &task, &ended);
+		events += task.events;
+		if (!more && !ended)
+			break;				/* the mark is held back */
+	}
+	return events;
+}

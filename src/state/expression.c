@@ -1,0 +1,369 @@
+/*
+ * state/expression.c
+ *	  SQL expressions that users register: folds, upcasters, checks.
+ *
+ * An expression is parsed and planned once (SQL functions are inlined) and then run by the executor's
+ * expression interpreter, without SPI. It is one bare expression over the variables it is given: no
+ * FROM, no subquery, no aggregate, no set, nothing volatile and nothing that depends on when or by
+ * whom it is run.
+ *
+ * It is planned, initialised and evaluated as the role that registered it, in a security restricted
+ * operation, and only while the store's owner could SET ROLE to that role: otherwise a name written
+ * into a table row would be a way to that name's rights. Settings that change what stable functions
+ * return are pinned.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_node.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "state/expression.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+/* ---------------------------------------------------------------- parsing */
+
+static void
+not_an_expression(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("%s must be a single expression", what),
+			 errdetail("It has no FROM, WHERE, subquery, aggregate, window or set-returning function.")));
+}
+
+typedef struct ParseVariables
+{
+	const char *what;
+	const EsVariable *variables;
+	int			count;
+	Bitmapset  *used;
+} ParseVariables;
+
+/* A bare name that is one of the variables becomes a parameter. */
+static Node *
+resolve_column(ParseState *pstate, ColumnRef *cref)
+{
+	ParseVariables *known = pstate->p_ref_hook_state;
+	const char *name;
+
+	if (IsA(llast(cref->fields), A_Star))
+		not_an_expression(known->what);
+	if (list_length(cref->fields) != 1 || !IsA(linitial(cref->fields), String))
+		return NULL;
+	name = strVal(linitial(cref->fields));
+	for (int i = 0; i < known->count; i++)
+	{
+		Param	   *param;
+
+		if (strcmp(name, known->variables[i].name) != 0)
+			continue;
+		known->used = bms_add_member(known->used, i);
+		param = makeNode(Param);
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = i + 1;
+		param->paramtype = known->variables[i].type;
+		param->paramtypmod = -1;
+		param->paramcollid = get_typcollation(param->paramtype);
+		param->location = cref->location;
+		return (Node *) param;
+	}
+	return NULL;
+}
+
+/* The expression of a text like "state || data". */
+static Node *
+parse_expression(const char *text, const char *what)
+{
+	List	   *raw = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *select;
+	ResTarget  *target;
+
+	if (list_length(raw) != 1)
+		not_an_expression(what);
+	select = castNode(SelectStmt, linitial_node(RawStmt, raw)->stmt);
+	if (list_length(select->targetList) != 1 || select->distinctClause != NIL ||
+		select->fromClause != NIL || select->whereClause != NULL || select->groupClause != NIL ||
+		select->havingClause != NULL || select->windowClause != NIL || select->valuesLists != NIL ||
+		select->sortClause != NIL || select->limitOffset != NULL || select->limitCount != NULL ||
+		select->lockingClause != NIL || select->withClause != NULL || select->op != SETOP_NONE)
+		not_an_expression(what);
+	target = linitial_node(ResTarget, select->targetList);
+	if (target->name != NULL || target->indirection != NIL)
+		not_an_expression(what);
+	return target->val;
+}
+
+/* ---------------------------------------------------------------- what it may call */
+
+/* Stable, but of another answer tomorrow or for another session. */
+static bool
+function_is_fickle(Oid func)
+{
+	switch (func)
+	{
+		case F_NOW:
+		case F_TRANSACTION_TIMESTAMP:
+		case F_STATEMENT_TIMESTAMP:
+		case F_AGE_TIMESTAMPTZ:
+		case F_AGE_TIMESTAMP:
+		case F_CURRENT_USER:
+		case F_SESSION_USER:
+		case F_CURRENT_SCHEMA:
+		case F_CURRENT_SCHEMAS:
+		case F_CURRENT_DATABASE:
+		case F_CURRENT_SETTING_TEXT:
+		case F_CURRENT_SETTING_TEXT_BOOL:
+		case F_PG_BACKEND_PID:
+		case F_TXID_CURRENT:
+		case F_PG_CURRENT_XACT_ID:
+		case F_PG_CURRENT_SNAPSHOT:
+		case F_TXID_CURRENT_SNAPSHOT:
+		case F_INET_CLIENT_ADDR:
+		case F_INET_SERVER_ADDR:
+			return true;
+		default:
+			break;
+	}
+	/* Loads and reads of this extension: a state must not depend on another stream's. */
+	return func >= FirstNormalObjectId &&
+		getExtensionOfObject(ProcedureRelationId, func) == get_extension_oid("event_store", true);
+}
+
+static bool
+is_fickle(Oid func, void *context)
+{
+	return function_is_fickle(func);
+}
+
+static bool
+find_fickle(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, SQLValueFunction) || IsA(node, NextValueExpr) || IsA(node, CurrentOfExpr))
+		return true;
+	if (check_functions_in_node(node, is_fickle, context))
+		return true;
+	return expression_tree_walker(node, find_fickle, context);
+}
+
+static bool
+find_domain(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return IsA(node, CoerceToDomain) || expression_tree_walker(node, find_domain, context);
+}
+
+static void
+refuse_volatile(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+			 errmsg("%s must not call volatile functions", what),
+			 errhint("Declare a function that depends on its arguments alone IMMUTABLE.")));
+}
+
+static void
+refuse_fickle(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+			 errmsg("%s must not depend on the time, the session, the user or the store", what),
+			 errhint("Use occurred_at or recorded_at, or put the value into the event.")));
+}
+
+typedef struct FunctionNotes
+{
+	StringInfo	definitions;	/* of user-defined functions */
+	bool		user_defined;
+} FunctionNotes;
+
+static bool
+note_function(Oid func, void *context)
+{
+	FunctionNotes *notes = context;
+	HeapTuple	tuple;
+
+	if (func < FirstNormalObjectId)
+		return false;
+	notes->user_defined = true;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func));
+	if (HeapTupleIsValid(tuple))
+	{
+		if (((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION)
+			appendStringInfoString(notes->definitions,
+								   TextDatumGetCString(DirectFunctionCall1(pg_get_functiondef,
+																		   ObjectIdGetDatum(func))));
+		ReleaseSysCache(tuple);
+	}
+	return false;
+}
+
+static bool
+note_functions(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	/* Core's functions may call those of a type: to_jsonb() a cast to json, for example. */
+	if ((IsA(node, Const) && castNode(Const, node)->consttype >= FirstNormalObjectId) ||
+		(IsA(node, RowExpr) && castNode(RowExpr, node)->row_typeid >= FirstNormalObjectId))
+		((FunctionNotes *) context)->user_defined = true;
+	(void) check_functions_in_node(node, note_function, context);
+	return expression_tree_walker(node, note_functions, context);
+}
+
+/* ---------------------------------------------------------------- compiling and running */
+
+/*
+ * Compiles an expression in the current memory context. what names the argument in errors; role and
+ * search_path are those of the registration. Raises a syntax or type error of core's, or ours for
+ * what is not allowed.
+ */
+EsExpr *
+es_expr_compile(const char *text, const char *what, Oid result_type,
+				const EsVariable *variables, int count, const char *role, const char *search_path)
+{
+	EsExpr	   *compiled = palloc0(sizeof(EsExpr));
+	ParseVariables known = {what, variables, count, NULL};
+	ParseState *pstate;
+	FunctionNotes notes = {NULL, false};
+	StringInfoData definitions;
+	EsRights	rights;
+	Node	   *node;
+	Node	   *coerced;
+
+	compiled->role = es_role_to_run(role);
+	es_become(&rights, compiled->role, search_path, false);
+
+	pstate = make_parsestate(NULL);
+	pstate->p_sourcetext = text;
+	pstate->p_pre_columnref_hook = resolve_column;
+	pstate->p_ref_hook_state = &known;
+	node = transformExpr(pstate, parse_expression(text, what), EXPR_KIND_SELECT_TARGET);
+	if (pstate->p_hasSubLinks || pstate->p_hasAggs || pstate->p_hasWindowFuncs || pstate->p_hasTargetSRFs)
+		not_an_expression(what);
+	coerced = coerce_to_target_type(pstate, node, exprType(node), result_type, -1,
+									COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (coerced == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("%s must return %s, not %s", what, format_type_be(result_type),
+						format_type_be(exprType(node)))));
+	assign_expr_collations(pstate, coerced);
+
+	if (contain_volatile_functions(coerced))
+		refuse_volatile(what);
+	if (find_fickle(coerced, NULL))
+		refuse_fickle(what);
+
+	initStringInfo(&definitions);
+	notes.definitions = &definitions;
+	(void) note_functions(coerced, &notes);
+	compiled->planned = expression_planner((Expr *) coerced);
+	/* Once more: SQL functions were inlined, and what they call came to light. */
+	(void) note_functions((Node *) compiled->planned, &notes);
+	if (contain_volatile_functions((Node *) compiled->planned))
+		refuse_volatile(what);
+	if (find_fickle((Node *) compiled->planned, NULL))
+		refuse_fickle(what);
+	/* The planner has left only those with constraints, which may call anything. */
+	if (find_domain((Node *) compiled->planned, NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s must not cast to a domain with constraints", what)));
+	compiled->functions = definitions.data;
+	free_parsestate(pstate);
+	es_unbecome(&rights);
+
+	compiled->what = what;
+	compiled->role_name = pstrdup(role);
+	compiled->variables = variables;
+	compiled->variable_count = count;
+	compiled->used = known.used;
+	compiled->search_path = notes.user_defined ? pstrdup(search_path) : NULL;
+	return compiled;
+}
+
+/* Makes an expression ready, in the current memory context. */
+EsRun *
+es_run_open(const EsExpr *expr)
+{
+	EsRun	   *run = palloc0(sizeof(EsRun));
+
+	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
+	if (es_role_to_run(expr->role_name) != expr->role)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered this, is another one than it was", expr->role_name),
+				 errhint("Register it again.")));
+	run->expr = expr;
+	run->econtext = CreateStandaloneExprContext();
+	run->params = makeParamList(expr->variable_count);
+	for (int i = 0; i < expr->variable_count; i++)
+	{
+		run->params->params[i].ptype = expr->variables[i].type;
+		run->params->params[i].pflags = 0;
+		run->params->params[i].isnull = true;
+	}
+	run->econtext->ecxt_param_list_info = run->params;
+
+	/* Initialising checks EXECUTE on the functions: as the role that registered. */
+	es_run_enter(run);
+	run->state = ExecInitExprWithParams(expr->planned, run->params);
+	es_run_leave(run);
+	return run;
+}
+
+/*
+ * Takes on the role and the settings for one or more evaluations; what happens until es_run_leave()
+ * happens with that role's rights. After an error the transaction's abort restores everything.
+ */
+void
+es_run_enter(EsRun *run)
+{
+	es_become(&run->rights, run->expr->role, run->expr->search_path, false);
+}
+
+void
+es_run_leave(EsRun *run)
+{
+	es_unbecome(&run->rights);
+}
+
+void
+es_run_close(EsRun *run)
+{
+	FreeExprContext(run->econtext, true);
+	pfree(run);
+}
+
+/* The same after an error that was caught: what it held has been released with the subtransaction. */
+void
+es_run_abandon(EsRun *run)
+{
+	FreeExprContext(run->econtext, false);
+	pfree(run);
+}

@@ -1,0 +1,131 @@
+/*
+ * state/snapshot_request.c
+ *	  Loads that replayed far ask for a snapshot.
+ *
+ * A load must not write, and may run where it cannot. So it starts a background worker that takes the
+ * snapshot in a transaction of its own, and does not wait for it: at most one a second and session,
+ * and none where there is no free worker slot. Nothing depends on it. What the session has noticed of
+ * snapshots that it could not use travels with the request into event_store.counters.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "state/snapshot_request.h"
+#include "log/head.h"
+#include "state/load.h"
+#include "base/sql.h"
+#include "store/location.h"
+#include "worker/background.h"
+
+/* What a worker is told, in bgw_extra. */
+typedef struct SnapshotTask
+{
+	Oid			database;
+	int64		stream;
+	int64		damaged;
+	int64		outdated;
+} SnapshotTask;
+
+PGDLLEXPORT void es_snapshot_worker(Datum arg);
+
+static int64 noticed_damaged = 0;
+static int64 noticed_outdated = 0;
+static TimestampTz last_asked = 0;
+
+/* Notes a snapshot that was not used: damaged, or made under another definition. */
+void
+es_ask_count(bool damaged)
+{
+	if (damaged)
+		noticed_damaged++;
+	else
+		noticed_outdated++;
+}
+
+/* Has a snapshot of a stream taken in the background, soon or never. */
+void
+es_ask_for_snapshot(int64 stream)
+{
+	SnapshotTask task;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (RecoveryInProgress() || !IsUnderPostmaster ||
+		!TimestampDifferenceExceeds(last_asked, now, 1000))
+		return;
+
+	memset(&task, 0, sizeof(task));
+	task.database = MyDatabaseId;
+	task.stream = stream;
+	task.damaged = noticed_damaged;
+	task.outdated = noticed_outdated;
+	last_asked = now;
+	if (es_worker_start("es_snapshot_worker", "event_store snapshot taker", &task, sizeof(task), NULL))
+		noticed_damaged = noticed_outdated = 0;
+}
+
+/* The name of a stream by its id; NULL when there is none (any more). */
+static text *
+stream_name(int64 id)
+{
+	Relation	rel = table_open(es_store()->heads, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	text	   *name = NULL;
+	bool		isnull;
+
+	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = systable_beginscan(rel, es_store()->heads_pkey, true, GetActiveSnapshot(), 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return name;
+}
+
+/* Adds to one of event_store.counters. */
+void
+es_count(const char *name, int64 more)
+{
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2];
+	EsSql		sql;
+
+	if (more == 0)
+		return;
+	values[0] = CStringGetTextDatum(name);
+	values[1] = Int64GetDatum(more);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_run_args("UPDATE event_store.counters SET value = value + $2 WHERE name = $1", 2, types, values, NULL);
+	es_sql_end(&sql);
+}
+
+/* Entry of the worker. */
+void
+es_snapshot_worker(Datum arg)
+{
+	SnapshotTask task;
+	text	   *stream;
+
+	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
+	es_worker_begin(task.database, "taking a snapshot", 1000);
+	stream = stream_name(task.stream);
+	if (stream != NULL && es_take_snapshot(stream) > 0)
+		es_count("snapshots_taken", 1);
+	es_count("snapshots_damaged", task.damaged);
+	es_count("snapshots_outdated", task.outdated);
+	es_worker_end();
+}

@@ -1,0 +1,12 @@
+/*
+ * state/snapshot_request.h
+ *	  Loads that replayed far ask for a snapshot.
+ */
+#ifndef ES_STATE_SNAPSHOT_REQUEST_H
+#define ES_STATE_SNAPSHOT_REQUEST_H
+
+extern void es_ask_for_snapshot(int64 stream);
+extern void es_ask_count(bool damaged);
+extern void es_count(const char *name, int64 more);
+
+#endif							/* ES_STATE_SNAPSHOT_REQUEST_H */

@@ -1,0 +1,225 @@
+/*
+ * state/snapshot_worker.c
+ *	  Snapshots that are due: an event whose version is a multiple of its aggregate's snapshot_every.
+ *
+ * The coordinator looks through the log, behind the mark, for such events, which is cheap. When it finds one, a
+ * background worker takes the snapshots from there to the mark: folding may be slow, and runs text of users.
+ * How far either has come is in shared memory only; after a restart it begins at the mark, and what was due is
+ * asked for by loads (state/snapshot_request.c).
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "state/snapshot_request.h"
+#include "state/snapshot_worker.h"
+#include "state/load.h"
+#include "log/mark.h"
+#include "worker/process.h"
+#include "log/scan.h"
+#include "base/sql.h"
+#include "store/location.h"
+#include "worker/background.h"
+
+PGDLLEXPORT void es_due_worker(Datum arg);
+
+/* Positions that one look goes through at most. */
+#define LOOK_POSITIONS	5000
+
+/* Streams that a worker remembers, to take one snapshot where several versions were due. */
+#define REMEMBERED		10000
+
+/* What is registered, for the length of a look. */
+typedef struct Every
+{
+	int32		category;
+	int			every;
+} Every;
+
+typedef struct Taken
+{
+	int64		stream;
+	int64		version;		/* of the newest snapshot taken in this run */
+} Taken;
+
+/* Categories that have an aggregate, with events. */
+static int
+read_aggregates(Every **result)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EsSql		sql;
+	int			count;
+
+	es_sql_begin(&sql, es_store()->owner);
+	count = es_sql_run("SELECT c.id, a.snapshot_every FROM event_store.aggregates a"
+					   " JOIN event_store.categories c ON c.name = a.category");
+	*result = MemoryContextAlloc(context, sizeof(Every) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		bool		isnull;
+
+		(*result)[i].category = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		(*result)[i].every = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	es_sql_end(&sql);
+	return count;
+}
+
+/*
+ * The first event after a position, up to another and not much further than LOOK_POSITIONS, at which a snapshot is
+ * due. Returns its position, and the stream's name, in a context; else the position that was looked up to, and
+ * *stream is NULL.
+ */
+static int64
+next_due(MemoryContext context, int64 after, int64 upto, text **stream, int64 *id, int64 *version)
+{
+	Every	   *aggregates;
+	int			count = read_aggregates(&aggregates);
+	EsScan	   *scan;
+	TupleTableSlot *slot;
+	int64		position = 0;
+
+	*stream = NULL;
+	if (count == 0 || after >= upto)
+		return upto;
+	scan = es_scan_create(RegisterSnapshot(GetLatestSnapshot()));
+	upto = es_scan_step(scan->snapshot, after, LOOK_POSITIONS, upto);
+	scan->filter_categories = true;
+	for (int i = 0; i < count; i++)
+		scan->categories = bms_add_member(scan->categories, aggregates[i].category);
+	es_scan_positions(scan, after, upto);
+	while (*stream == NULL && (slot = es_scan_next(scan)) != NULL)
+	{
+		MemoryContext old = CurrentMemoryContext;
+		int32		category = DatumGetInt32(es_row_column(slot, Anum_log_category));
+
+		*version = DatumGetInt64(es_row_column(slot, Anum_log_version));
+		for (int i = 0; i < count; i++)
+			if (aggregates[i].category == category && *version % aggregates[i].every == 0)
+			{
+				position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+				*id = DatumGetInt64(es_row_column(slot, Anum_log_stream));
+				MemoryContextSwitchTo(context);
+				*stream = DatumGetTextPCopy(PointerGetDatum(es_scan_stream_name(scan, *id)));
+				MemoryContextSwitchTo(old);
+				break;
+			}
+	}
+	es_scan_end(scan);
+	return *stream != NULL ? position : upto;
+}
+
+/*
+ * Looks, in the open transaction, whether a snapshot is due between two positions. Returns the position to go on
+ * after: when *found, right before that event.
+ */
+int64
+es_due_look(int64 after, int64 upto, bool *found)
+{
+	text	   *stream;
+	int64		id;
+	int64		version;
+	int64		position = next_due(CurrentMemoryContext, after, upto, &stream, &id, &version);
+
+	*found = stream != NULL;
+	return *found ? position - 1 : position;
+}
+
+/* Takes one snapshot in a transaction of its own; an error is logged and the stream passed over. */
+static void
+take(text *stream, int64 id, HTAB *taken)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile int64 version = 0;
+
+	PG_TRY();
+	{
+		if (es_process_begin("taking a snapshot"))
+		{
+			version = es_take_snapshot(stream);
+			if (version > 0)
+				es_count("snapshots_taken", 1);
+			es_process_end();
+		}
+	}
+	PG_CATCH();
+	{
+		static bool logged = false;
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		es_process_abort();
+		ereport(logged ? DEBUG1 : LOG,
+				(errmsg("could not take a snapshot of stream \"%s\": %s", text_to_cstring(stream), error->message),
+				 errdetail("Loads of it replay more events.")));
+		logged = true;
+		version = PG_INT64_MAX; /* not once more in this run */
+	}
+	PG_END_TRY();
+	if (version > 0)
+	{
+		Taken	   *row = hash_search(taken, &id, HASH_ENTER, NULL);
+
+		row->version = version;
+	}
+}
+
+/* Entry of the worker: takes what is due from a position on, until it has come to the mark. */
+void
+es_due_worker(Datum arg)
+{
+	EsProcessTask task;
+	EsSharedDatabase *entry;
+	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(Taken)};
+	HTAB	   *taken = hash_create("event_store snapshots taken", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+	MemoryContext cycle;
+	int64		position;
+
+	es_process_init(&task, ES_SNAPSHOT_TAKER, 1000);
+	entry = es_process_entry();
+	position = task.position;
+	cycle = CurrentMemoryContext;
+	for (;;)
+	{
+		text	   *stream = NULL;
+		int64		id = 0;
+		int64		version = 0;
+		EsMarkState state;
+		Taken	   *known;
+
+		es_process_check();
+		if (!es_process_begin("looking for snapshots that are due"))
+			break;
+		es_mark_state(&state);
+		position = next_due(cycle, position, state.mark, &stream, &id, &version);
+		es_process_end();
+
+		if (stream != NULL)
+		{
+			known = hash_search(taken, &id, HASH_FIND, NULL);
+			if (known == NULL || known->version < version)
+				take(stream, id, taken);
+		}
+		if (hash_get_num_entries(taken) >= REMEMBERED)
+		{
+			hash_destroy(taken);
+			taken = hash_create("event_store snapshots taken", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+		}
+		pg_atomic_write_u64(&entry->snapshot_position, position);
+		if (stream == NULL && position >= state.mark)
+			break;
+	}
+	pgstat_report_stat(true);
+	proc_exit(0);
+}

@@ -1,0 +1,305 @@
+/*
+ * store/rights.c
+ *	  Rights of applications, and the trigger that refuses changes.
+ *
+ * A right is EXECUTE on a group of functions, and SELECT on the views for read, INSERT on the import
+ * table for import. What was given is kept in event_store.grants, because dropping the extension
+ * takes the functions' privileges with it; es_create_store() gives them again.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/errors.h"
+#include "store/rights.h"
+#include "base/lock.h"
+#include "base/sql.h"
+#include "store/location.h"
+
+PG_FUNCTION_INFO_V1(es_grant);
+PG_FUNCTION_INFO_V1(es_revoke);
+PG_FUNCTION_INFO_V1(es_refuse_change);
+
+typedef struct Right
+{
+	const char *name;
+	const char *functions;		/* names, every overload of them */
+	const char *relations;		/* with the privilege to give, NULL for none */
+} Right;
+
+static const Right rights[] = {
+	{"append",
+		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version', "
+		"'es_put_snapshot', 'es_get_snapshot'",
+	NULL},
+	{"read",
+		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
+		"'es_high_water_mark', 'es_find_append', 'es_load', 'es_load_version', 'es_load_at', 'es_load_valid_at', "
+		"'es_load_category', 'es_history', 'es_get_snapshot', 'es_replayed_events', 'es_wait_for_projection', "
+		"'es_fetch', 'es_ack', 'es_nack', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_check_cursor'",
+	"SELECT ON event_store.events, event_store.feed, event_store.streams, event_store.mark, event_store.epochs"},
+	{"import",
+		"'es_stream_version'",
+	"INSERT ON event_store.import"},
+	{"operate",
+		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_register_aggregate', "
+		"'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', 'es_register_upcaster', "
+		"'es_unregister_upcaster', 'es_test_upcasters', 'es_snapshot', 'es_drop_snapshots', "
+		"'es_create_projection', 'es_pause_projection', 'es_resume_projection', 'es_drop_projection', "
+		"'es_set_projection_mode', 'es_rebuild_projection', 'es_cancel_rebuild', 'es_run_projection', "
+		"'es_wait_for_projection', 'es_retry_quarantined', 'es_start_worker', 'es_stop_worker', 'es_workers', "
+		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription', 'es_check', "
+		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_begin_epoch'",
+	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.epochs, "
+		"event_store.grants, "
+		"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, "
+		"event_store.subscription_status, event_store.subscription_quarantine"},
+};
+
+/*
+ * Held to the end of the transaction by whoever changes rights, or makes what depends on the library: core fails with
+ * "tuple concurrently updated" when two do so at once. Two es_create_store() that begin together are common, where each
+ * server of an application calls it when it starts.
+ */
+void
+es_rights_lock(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_RIGHTS);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	/* What the one before us did. */
+	AcceptInvalidationMessages();
+}
+
+static const Right *
+find_right(const char *name)
+{
+	for (int i = 0; i < lengthof(rights); i++)
+		if (strcmp(rights[i].name, name) == 0)
+			return &rights[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized right \"%s\"", name),
+			 errhint("Rights are append, read, import and operate.")));
+}
+
+/*
+ * Runs a statement on event_store.grants as the store's owner: what the owner may have attached to
+ * the table must not run with the caller's rights.
+ */
+static uint64
+on_grants(const char *statement, const char *role, const char *right)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+	uint64		rows;
+
+	values[0] = CStringGetTextDatum(role);
+	values[1] = CStringGetTextDatum(right);
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_run_args(statement, 2, types, values, NULL);
+	es_sql_end(&sql);
+	return rows;
+}
+
+static bool
+has_right(const char *role, const char *right)
+{
+	return on_grants("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right) > 0;
+}
+
+/* A role that has another right too must keep what both give. */
+static bool
+function_still_needed(const char *role, const char *right, const char *function)
+{
+	char	   *quoted = psprintf("'%s'", function);
+	bool		needed = false;
+
+	for (int i = 0; i < lengthof(rights) && !needed; i++)
+		needed = strcmp(rights[i].name, right) != 0 &&
+			strstr(rights[i].functions, quoted) != NULL && has_right(role, rights[i].name);
+	pfree(quoted);
+	return needed;
+}
+
+/* GRANTs or REVOKEs what a right is made of, as the caller. */
+static void
+apply(const Right *right, const char *role, bool give)
+{
+	const char *verb = give ? "GRANT" : "REVOKE";
+	const char *to = give ? "TO" : "FROM";
+	const char *who = quote_identifier(role);
+	char	   *code = pstrdup(quote_identifier(get_namespace_name(es_extension_schema())));
+	char	   *query = psprintf("SELECT p.proname, p.oid::regprocedure::text AS signature, p.oid FROM pg_proc p"
+								 " WHERE p.pronamespace = %u AND p.proname IN (%s)"
+								 " AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid"
+								 "  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
+								 "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
+								 "  AND x.extname = 'event_store') ORDER BY 2",
+								 es_extension_schema(), right->functions);
+	EsSql		sql;
+	uint64		count;
+	SPITupleTable *functions;
+
+	es_sql_begin(&sql, InvalidOid);
+	count = es_sql_run(query);
+	functions = SPI_tuptable;
+	for (uint64 i = 0; i < count; i++)
+	{
+		char	   *name = SPI_getvalue(functions->vals[i], functions->tupdesc, 1);
+		char	   *signature = SPI_getvalue(functions->vals[i], functions->tupdesc, 2);
+
+		if (give || !function_still_needed(role, right->name, name))
+			es_sql_runf("%s EXECUTE ON FUNCTION %s %s %s", verb, signature, to, who);
+	}
+	/* GRANT by somebody who may not give only warns: that would look like success. */
+	if (give && es_sql_run(psprintf("SELECT FROM (%s) f WHERE NOT has_function_privilege(%s, f.oid, 'EXECUTE')",
+									query, quote_literal_cstr(role))) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("could not grant EXECUTE on the extension's functions"),
+				 errdetail("They belong to the owner of the extension.")));
+	if (give)
+		es_sql_runf("GRANT USAGE ON SCHEMA %s TO %s", code, who);
+	if (right->relations != NULL)
+	{
+		es_sql_runf("%s %s %s %s", verb, right->relations, to, who);
+		if (give)
+			es_sql_runf("GRANT USAGE ON SCHEMA event_store TO %s", who);
+	}
+	es_sql_end(&sql);
+}
+
+/* What another right gives was taken away with this one where they overlap: give it once more. */
+static void
+reapply_others(const char *role, const char *right)
+{
+	bool		any = false;
+
+	for (int i = 0; i < lengthof(rights); i++)
+		if (strcmp(rights[i].name, right) != 0 && has_right(role, rights[i].name))
+		{
+			apply(&rights[i], role, true);
+			any = true;
+		}
+	if (!any)
+	{
+		EsSql		sql;
+
+		es_sql_begin(&sql, InvalidOid);
+		es_sql_runf("REVOKE USAGE ON SCHEMA event_store FROM %s", quote_identifier(role));
+		es_sql_end(&sql);
+	}
+}
+
+/* Raises 42501 unless the caller is the store's owner, or acts with its rights. */
+void
+es_check_store_owner(void)
+{
+	Oid			owner = es_store()->owner;
+
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of the event store"),
+				 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
+}
+
+static void
+change_right(FunctionCallInfo fcinfo, bool give)
+{
+	char	   *role = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const Right *right = find_right(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+
+	(void) get_role_oid(role, false);
+	es_check_store_owner();
+	es_rights_lock();
+	if (give)
+	{
+		apply(right, role, true);
+		on_grants("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING", role, right->name);
+	}
+	else
+	{
+		on_grants("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right->name);
+		CommandCounterIncrement();
+		apply(right, role, false);
+		reapply_others(role, right->name);
+	}
+}
+
+Datum
+es_grant(PG_FUNCTION_ARGS)
+{
+	change_right(fcinfo, true);
+	PG_RETURN_VOID();
+}
+
+Datum
+es_revoke(PG_FUNCTION_ARGS)
+{
+	change_right(fcinfo, false);
+	PG_RETURN_VOID();
+}
+
+/* Gives every right on record again; roles that are gone are left out. */
+void
+es_grants_restore(void)
+{
+	EsSql		sql;
+	uint64		count;
+	SPITupleTable *grants;
+
+	es_sql_begin(&sql, es_store()->owner);
+	count = es_sql_run("SELECT g.role, g.\"right\" FROM event_store.grants g"
+					   " JOIN pg_roles r ON r.rolname = g.role ORDER BY 1, 2");
+	grants = SPI_tuptable;
+	for (uint64 i = 0; i < count; i++)
+	{
+		char	   *role = SPI_getvalue(grants->vals[i], grants->tupdesc, 1);
+		const Right *right = find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2));
+		Oid			owner;
+		int			context;
+
+		/* The grants themselves are the caller's. */
+		GetUserIdAndSecContext(&owner, &context);
+		SetUserIdAndSecContext(sql.saved_user, sql.saved_context);
+		apply(right, role, true);
+		SetUserIdAndSecContext(owner, context);
+	}
+	es_sql_end(&sql);
+}
+
+/* The trigger on the store's tables, BEFORE UPDATE OR DELETE OR TRUNCATE, for each statement. */
+Datum
+es_refuse_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const char *verb;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es_refuse_change() can only be called as a trigger")));
+	verb = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
+		TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE";
+	ereport(ERROR,
+			(errcode(ES_IMMUTABLE),
+			 errmsg("events are immutable"),
+			 errdetail("%s on \"%s\" is refused.", verb, RelationGetRelationName(trigger->tg_relation)),
+			 errhint("Append an event that corrects the earlier one.")));
+	return (Datum) 0;
+}

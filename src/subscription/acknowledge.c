@@ -1,0 +1,331 @@
+/*
+ * subscription/acknowledge.c
+ *	  What consumers say of the events that they fetched: done, or failed.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/argument.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/fault.h"
+#include "log/name.h"
+#include "log/scan.h"
+#include "store/location.h"
+#include "subscription/definition.h"
+
+PG_FUNCTION_INFO_V1(es_ack);
+PG_FUNCTION_INFO_V1(es_nack);
+
+/* What the consumer's last fetch left behind. */
+typedef struct Reply
+{
+	EsSubscription sub;
+	const text *name;
+	const text *consumer;
+	int64		upto;
+	int64		returned;		/* the last position that the fetch returned */
+	int64		covered;		/* up to where it returned everything of the consumer's streams */
+} Reply;
+
+/* A stream of which some events are acknowledged. */
+typedef struct Advance
+{
+	int64		stream;
+	int64		version;
+	int64		position;		/* 0: nothing left */
+} Advance;
+
+static void
+lost(const Reply *reply, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ES_LEASE_LOST),
+			 errmsg("consumer \"%s\" has lost its lease on subscription \"%s\"",
+					text_to_cstring(reply->consumer), text_to_cstring(reply->name)),
+			 errdetail("%s", detail),
+			 errhint("Call es_fetch again, with a longer lease or fewer events.")));
+}
+
+/* Locks the subscription and checks that the consumer may answer for events up to reply->upto. */
+static void
+begin_reply(Reply *reply, MemoryContext context)
+{
+	static EsStatement look = {
+		"SELECT c.returned, c.covered, c.lost FROM event_store.subscription_consumers c"
+		" WHERE c.subscription = $1 AND c.consumer = $2",
+		2, {INT4OID, TEXTOID}
+	};
+	Datum		values[2];
+	bool		isnull;
+
+	es_subscription_find(reply->name, true, context, &reply->sub);
+	values[0] = Int32GetDatum(reply->sub.id);
+	values[1] = PointerGetDatum(reply->consumer);
+	if (es_statement_run(&look, values, NULL) == 0)
+		lost(reply, "It has fetched no events, or too long ago.");
+	reply->returned = DatumGetInt64(es_statement_value(0, 1, &isnull));
+	reply->covered = DatumGetInt64(es_statement_value(0, 2, &isnull));
+	if (DatumGetBool(es_statement_value(0, 3, &isnull)))
+		lost(reply, "The lease had ended, and another consumer took over.");
+	if (reply->upto > reply->returned)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument up_to_position is beyond what was fetched"),
+				 errdetail("It is %lld; the last es_fetch of consumer \"%s\" ended at position %lld.",
+						   (long long) reply->upto, text_to_cstring(reply->consumer),
+						   (long long) reply->returned)));
+}
+
+static void
+reply_arguments(FunctionCallInfo fcinfo, int consumer, Reply *reply)
+{
+	memset(reply, 0, sizeof(*reply));
+	reply->name = es_subscription_argument(fcinfo, 0, "subscription");
+	if (PG_ARGISNULL(1))
+		es_null_argument("up_to_position");
+	reply->upto = PG_GETARG_INT64(1);
+	if (reply->upto < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument up_to_position must not be negative"),
+				 errdetail("It is %lld.", (long long) reply->upto)));
+	reply->consumer = es_consumer_argument(fcinfo, consumer);
+}
+
+/* ---------------------------------------------------------------- done */
+
+/*
+ * Finds a stream's first event after the acknowledged ones, up to the frontier. Without upcasters it is one that
+ * matches; with them that is for es_fetch to find out: an upcaster that fails must not stop an acknowledgement.
+ */
+static void
+advance(const Reply *reply, Snapshot snapshot, bool filter, Bitmapset *types, Advance *a)
+{
+	EsHead		head;
+	text	   *name = es_stream_by_id(a->stream, snapshot, &head);
+	int64		position = a->position;
+	EsScan	   *scan;
+	TupleTableSlot *slot;
+
+	a->position = 0;
+	if (name == NULL || head.last_position <= reply->upto)
+		return;
+	scan = es_scan_create(RegisterSnapshot(snapshot));
+	scan->filter_types = filter;
+	scan->types = types;
+	scan->until_position = reply->sub.position;
+	head.first_position = position; /* nothing before is looked at */
+	es_scan_stream(scan, name, &head, a->version, head.version);
+	while (a->position == 0 && (slot = es_scan_next(scan)) != NULL)
+	{
+		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+		if (position > reply->upto)
+		{
+			a->position = position;
+			a->version = DatumGetInt64(es_row_column(slot, Anum_log_version));
+		}
+	}
+	es_scan_end(scan);
+}
+
+static void
+advance_all(const Reply *reply, Advance *advances, int count)
+{
+	bool		filter = false;
+	Bitmapset  *types = NULL;
+	Snapshot	snapshot;
+	MemoryContext each;
+	MemoryContext old;
+
+	if (count == 0)
+		return;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (reply->sub.filter_types && es_upcaster_count(es_definitions()) == 0)
+	{
+		ListCell   *lc;
+
+		filter = true;
+		foreach(lc, reply->sub.types)
+		{
+			text	   *name = lfirst(lc);
+			int32		id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+
+			if (id != 0)
+				types = bms_add_member(types, id);
+		}
+	}
+	each = AllocSetContextCreate(CurrentMemoryContext, "event_store stream", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(each);
+	for (int i = 0; i < count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		advance(reply, snapshot, filter, types, &advances[i]);
+		MemoryContextReset(each);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(each);
+	UnregisterSnapshot(snapshot);
+}
+
+/* The consumer's streams with events up to reply->upto, in a memory context. */
+static int
+streams_to_advance(const Reply *reply, MemoryContext context, Advance **advances)
+{
+	static EsStatement look = {
+		"SELECT s.stream, s.version, s.position FROM event_store.subscription_streams s"
+		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL AND s.position <= $3",
+		3, {INT4OID, TEXTOID, INT8OID}
+	};
+	Datum		values[3];
+	uint64		count;
+	bool		isnull;
+
+	values[0] = Int32GetDatum(reply->sub.id);
+	values[1] = PointerGetDatum(reply->consumer);
+	values[2] = Int64GetDatum(reply->upto);
+	count = es_statement_run(&look, values, NULL);
+	*advances = MemoryContextAllocHuge(context, sizeof(Advance) * Max(count, 1));
+	for (uint64 i = 0; i < count; i++)
+	{
+		(*advances)[i].stream = DatumGetInt64(es_statement_value(i, 1, &isnull));
+		(*advances)[i].version = DatumGetInt64(es_statement_value(i, 2, &isnull));
+		(*advances)[i].position = DatumGetInt64(es_statement_value(i, 3, &isnull));
+	}
+	return (int) count;
+}
+
+/* Stores where the streams are now; those with nothing left go. */
+static void
+store_advances(const Reply *reply, const Advance *advances, int count)
+{
+	static EsStatement move = {
+		"UPDATE event_store.subscription_streams s SET version = u.version, position = u.position, attempts = 0"
+		" FROM unnest($2, $3, $4) u (stream, version, position) WHERE s.subscription = $1 AND s.stream = u.stream",
+		4, {INT4OID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
+	};
+	static EsStatement forget = {
+		"DELETE FROM event_store.subscription_streams s WHERE s.subscription = $1 AND s.stream = ANY ($2)",
+		2, {INT4OID, INT8ARRAYOID}
+	};
+	Datum	   *columns[3];
+	Datum	   *gone = palloc(sizeof(Datum) * Max(count, 1));
+	Datum		values[4];
+	int			moved = 0;
+	int			gone_count = 0;
+
+	for (int c = 0; c < 3; c++)
+		columns[c] = palloc(sizeof(Datum) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		if (advances[i].position == 0)
+			gone[gone_count++] = Int64GetDatum(advances[i].stream);
+		else
+		{
+			columns[0][moved] = Int64GetDatum(advances[i].stream);
+			columns[1][moved] = Int64GetDatum(advances[i].version);
+			columns[2][moved++] = Int64GetDatum(advances[i].position);
+		}
+	}
+	values[0] = Int32GetDatum(reply->sub.id);
+	if (gone_count > 0)
+	{
+		values[1] = PointerGetDatum(construct_array(gone, gone_count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		es_statement_run(&forget, values, NULL);
+	}
+	if (moved > 0)
+	{
+		for (int c = 0; c < 3; c++)
+			values[c + 1] = PointerGetDatum(construct_array(columns[c], moved, INT8OID, 8, FLOAT8PASSBYVAL,
+															TYPALIGN_DOUBLE));
+		es_statement_run(&move, values, NULL);
+	}
+}
+
+Datum
+es_ack(PG_FUNCTION_ARGS)
+{
+	static EsStatement forget_all = {
+		"DELETE FROM event_store.subscription_streams s"
+		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL",
+		2, {INT4OID, TEXTOID}
+	};
+	static EsStatement note = {
+		"UPDATE event_store.subscription_consumers SET acked_at = clock_timestamp()"
+		" WHERE subscription = $1 AND consumer = $2",
+		2, {INT4OID, TEXTOID}
+	};
+	MemoryContext context = CurrentMemoryContext;
+	Datum		values[2];
+	Advance    *advances = NULL;
+	int			count = 0;
+	bool		everything;
+	Reply		reply;
+	EsSql		sql;
+
+	es_subscription_prevent("es_ack()");
+	(void) es_store_now();
+	reply_arguments(fcinfo, 2, &reply);
+
+	es_subscription_begin(&sql);
+	begin_reply(&reply, context);
+	/* Often nobody has moved the frontier since the fetch: then no stream has anything left. */
+	everything = reply.upto == reply.returned && reply.covered >= reply.sub.position;
+	if (!everything)
+		count = streams_to_advance(&reply, context, &advances);
+	es_sql_end(&sql);
+
+	advance_all(&reply, advances, count);
+
+	es_subscription_begin(&sql);
+	values[0] = Int32GetDatum(reply.sub.id);
+	values[1] = PointerGetDatum(reply.consumer);
+	if (everything)
+		es_statement_run(&forget_all, values, NULL);
+	else
+		store_advances(&reply, advances, count);
+	es_statement_run(&note, values, NULL);
+	es_sql_end(&sql);
+	ES_FAULT(ack);
+	PG_RETURN_VOID();
+}
+
+/* ---------------------------------------------------------------- failed */
+
+Datum
+es_nack(PG_FUNCTION_ARGS)
+{
+	static EsStatement quarantine = {
+		"UPDATE event_store.subscription_streams SET consumer = NULL, reason = $4, attempts = attempts + 1,"
+		" since = clock_timestamp()"
+		" WHERE subscription = $1 AND consumer = $2 AND reason IS NULL AND position <= $3",
+		4, {INT4OID, TEXTOID, INT8OID, TEXTOID}
+	};
+	Datum		values[4];
+	text	   *reason;
+	Reply		reply;
+	EsSql		sql;
+
+	es_subscription_prevent("es_nack()");
+	(void) es_store_now();
+	reply_arguments(fcinfo, 3, &reply);
+	reason = es_text_argument(fcinfo, 2, "reason");
+
+	es_subscription_begin(&sql);
+	begin_reply(&reply, CurrentMemoryContext);
+	values[0] = Int32GetDatum(reply.sub.id);
+	values[1] = PointerGetDatum(reply.consumer);
+	values[2] = Int64GetDatum(reply.upto);
+	values[3] = PointerGetDatum(reason);
+	es_statement_run(&quarantine, values, NULL);
+	es_sql_end(&sql);
+	PG_RETURN_VOID();
+}

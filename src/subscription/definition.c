@@ -1,0 +1,345 @@
+/*
+ * subscription/definition.c
+ *	  Subscriptions: cursors of consumers outside the database. Their definitions, and what subscription/fetch.c and
+ *	  subscription/acknowledge.c share.
+ *
+ * A subscription has a *frontier* F (subscriptions.position). Each event up to F that matches its filters was
+ * acknowledged, or belongs to a stream that has a row in subscription_streams: then the row says which of the
+ * stream's events is the first that was not. So what is kept grows with the streams in flight, not with
+ * the events. A row is
+ *	  held         consumer is set; nobody else gets events of the stream
+ *	  free         neither consumer nor reason: the next es_fetch with room takes it
+ *	  quarantined  reason is set: nobody gets its events until es_retry_quarantined_subscription
+ * and goes when no event up to F is left. Events after F are found by the log.
+ *
+ * A consumer (subscription_consumers) has one lease for all the streams it holds. When another consumer
+ * looks for work after its end, it is marked *lost* and its streams become free, all at once; until it
+ * fetches again, what it acknowledges is refused. As long as nobody looked, nothing is lost.
+ *
+ * The lock is the subscription's row, FOR NO KEY UPDATE to the end of the transaction: whoever changes rows of these
+ * three tables takes it first, and decides by a snapshot that was taken after it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/argument.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "log/head.h"
+#include "store/location.h"
+#include "subscription/definition.h"
+
+PG_FUNCTION_INFO_V1(es_create_subscription);
+PG_FUNCTION_INFO_V1(es_drop_subscription);
+PG_FUNCTION_INFO_V1(es_retry_quarantined_subscription);
+
+/* ---------------------------------------------------------------- statements */
+
+/*
+ * Begins to run SQL on the tables of subscriptions. Their statistics are those of a moment, and rows come and go by
+ * the thousand: plans go through the indexes, whose scans also tidy up after rows that are gone.
+ */
+void
+es_subscription_begin(EsSql *sql)
+{
+	es_sql_begin(sql, es_store()->owner);
+	es_pin_setting("enable_seqscan", "off");
+	es_pin_setting("enable_bitmapscan", "off");
+	es_pin_setting("enable_hashjoin", "off");
+	es_pin_setting("enable_mergejoin", "off");
+	es_pin_setting("jit", "off");
+}
+
+/* Runs a statement, planned once a session; the plan cache notices when its tables are others. */
+uint64
+es_statement_run(EsStatement *statement, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare_cursor(statement->sql, statement->nargs, statement->types,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(SPI_result), statement->sql);
+		statement->plan = plan;
+	}
+	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement->sql);
+	return SPI_processed;
+}
+
+/* A value of the last statement's result. */
+Datum
+es_statement_value(uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+}
+
+/* ---------------------------------------------------------------- arguments */
+
+static void
+check_name(const text *value, const char *argument, bool may_be_empty)
+{
+	int			len = VARSIZE_ANY_EXHDR(value);
+
+	if ((len == 0 && !may_be_empty) || len > ES_MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument %s must have %d to %d bytes", argument, may_be_empty ? 0 : 1, ES_MAX_NAME),
+				 errdetail("It has %d bytes.", len)));
+}
+
+text *
+es_subscription_argument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	text	   *value = es_text_argument(fcinfo, n, name);
+
+	check_name(value, name, false);
+	return value;
+}
+
+/* NULL is the consumer with the empty name. */
+text *
+es_consumer_argument(FunctionCallInfo fcinfo, int n)
+{
+	text	   *value;
+
+	if (PG_ARGISNULL(n))
+		return cstring_to_text_with_len("", 0);
+	value = PG_GETARG_TEXT_PP(n);
+	check_name(value, "consumer", true);
+	return value;
+}
+
+/* Refuses a transaction in which a subscription cannot move. */
+void
+es_subscription_prevent(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandDuringRecovery(function);
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s is not supported in a transaction of isolation level REPEATABLE READ or SERIALIZABLE",
+						function),
+				 errdetail("Consumers compete by what the others have just committed."),
+				 errhint("Use READ COMMITTED.")));
+}
+
+static int
+compare_texts(const void *a, const void *b)
+{
+	const text *left = DatumGetTextPP(*(const Datum *) a);
+	const text *right = DatumGetTextPP(*(const Datum *) b);
+	int			len = Min(VARSIZE_ANY_EXHDR(left), VARSIZE_ANY_EXHDR(right));
+	int			result = memcmp(VARDATA_ANY(left), VARDATA_ANY(right), len);
+
+	if (result != 0)
+		return result;
+	return (int) VARSIZE_ANY_EXHDR(left) - (int) VARSIZE_ANY_EXHDR(right);
+}
+
+/* A filter as it is stored, names in order and each once, so that equal definitions look the same. */
+static Datum
+filter_argument(FunctionCallInfo fcinfo, int n, const char *argument, const char *element, bool is_category,
+				char *null)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+	int			kept = 0;
+
+	*null = PG_ARGISNULL(n) ? 'n' : ' ';
+	if (PG_ARGISNULL(n))
+		return (Datum) 0;
+	deconstruct_array(es_array_argument(fcinfo, n, argument), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, &nulls, &count);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument %s must not be empty", argument),
+				 errhint("NULL stands for all.")));
+	for (int i = 0; i < count; i++)
+	{
+		text	   *value;
+
+		if (nulls[i])
+			es_null_element(argument, i);
+		value = DatumGetTextPP(values[i]);
+		values[i] = PointerGetDatum(value);
+		check_name(value, element, false);
+		if (is_category && memchr(VARDATA_ANY(value), '-', VARSIZE_ANY_EXHDR(value)) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"%s\" is not a category", text_to_cstring(value)),
+					 errdetail("A category is the part of a stream's name before the first \"-\".")));
+	}
+	qsort(values, count, sizeof(Datum), compare_texts);
+	for (int i = 0; i < count; i++)
+		if (kept == 0 || compare_texts(&values[kept - 1], &values[i]) != 0)
+			values[kept++] = values[i];
+	return PointerGetDatum(construct_array(values, kept, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* ---------------------------------------------------------------- definitions */
+
+static void
+unknown(const text *name)
+{
+	ereport(ERROR,
+			(errcode(ES_UNKNOWN),
+			 errmsg("subscription \"%s\" does not exist", text_to_cstring(name)),
+			 errhint("Make it with es_create_subscription.")));
+}
+
+static bool
+filter_of(int column, List **names)
+{
+	bool		isnull;
+	Datum		array = es_statement_value(0, column, &isnull);
+	Datum	   *values;
+	int			count;
+
+	*names = NIL;
+	if (isnull)
+		return false;
+	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
+	for (int i = 0; i < count; i++)
+		*names = lappend(*names, DatumGetTextPCopy(values[i]));
+	return true;
+}
+
+/*
+ * The subscription of a name, in a memory context; locked to the end of the transaction if asked for. Raises YE008
+ * when there is none. Between es_subscription_begin() and es_sql_end().
+ */
+void
+es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubscription *sub)
+{
+	static EsStatement look = {
+		"SELECT b.id, b.position, b.categories, b.event_types FROM event_store.subscriptions b WHERE b.name = $1",
+		1, {TEXTOID}
+	};
+	static EsStatement look_and_lock = {
+		"SELECT b.id, b.position, b.categories, b.event_types FROM event_store.subscriptions b WHERE b.name = $1"
+		" FOR NO KEY UPDATE",
+		1, {TEXTOID}
+	};
+	Datum		values[1] = {PointerGetDatum(name)};
+	MemoryContext old;
+	bool		isnull;
+
+	if (es_statement_run(lock ? &look_and_lock : &look, values, NULL) == 0)
+		unknown(name);
+	sub->id = DatumGetInt32(es_statement_value(0, 1, &isnull));
+	sub->position = DatumGetInt64(es_statement_value(0, 2, &isnull));
+	old = MemoryContextSwitchTo(context);
+	sub->filter_categories = filter_of(3, &sub->categories);
+	sub->filter_types = filter_of(4, &sub->types);
+	MemoryContextSwitchTo(old);
+}
+
+Datum
+es_create_subscription(PG_FUNCTION_ARGS)
+{
+	Oid			types[4] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID};
+	Datum		values[4];
+	char		nulls[5] = "    ";
+	text	   *name;
+	EsSql		sql;
+
+	(void) es_store_now();
+	name = es_subscription_argument(fcinfo, 0, "name");
+	values[0] = PointerGetDatum(name);
+	values[1] = filter_argument(fcinfo, 1, "categories", "category", true, &nulls[1]);
+	values[2] = filter_argument(fcinfo, 2, "event_types", "event type", false, &nulls[2]);
+	if (PG_ARGISNULL(3))
+		es_null_argument("from_position");
+	if (PG_GETARG_INT64(3) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument from_position must not be negative"),
+				 errdetail("It is %lld; 0 starts with the first event.", (long long) PG_GETARG_INT64(3))));
+	values[3] = PG_GETARG_DATUM(3);
+
+	es_sql_begin(&sql, es_store()->owner);
+	if (es_sql_run_args("INSERT INTO event_store.subscriptions"
+						" (name, categories, event_types, from_position, position, created_at) VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
+						4, types, values, nulls) == 0 &&
+		es_sql_run_args("SELECT FROM event_store.subscriptions b WHERE b.name = $1"
+						" AND b.categories IS NOT DISTINCT FROM $2 AND b.event_types IS NOT DISTINCT FROM $3"
+						" AND b.from_position = $4", 4, types, values, nulls) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" already exists with another definition", text_to_cstring(name)),
+				 errhint("Drop it first with es_drop_subscription, or choose another name.")));
+	es_sql_end(&sql);
+	PG_RETURN_VOID();
+}
+
+Datum
+es_drop_subscription(PG_FUNCTION_ARGS)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+	text	   *name;
+	EsSubscription sub;
+	EsSql		sql;
+
+	(void) es_store_now();
+	name = es_subscription_argument(fcinfo, 0, "name");
+	es_subscription_begin(&sql);
+	es_subscription_find(name, true, CurrentMemoryContext, &sub);
+	values[0] = Int32GetDatum(sub.id);
+	es_sql_run_args("DELETE FROM event_store.subscription_streams WHERE subscription = $1", 1, types, values, NULL);
+	es_sql_run_args("DELETE FROM event_store.subscription_consumers WHERE subscription = $1", 1, types, values, NULL);
+	es_sql_run_args("DELETE FROM event_store.subscriptions WHERE id = $1", 1, types, values, NULL);
+	es_sql_end(&sql);
+	PG_RETURN_VOID();
+}
+
+/* The streams become free; how often each failed is kept until its first event is acknowledged. */
+Datum
+es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
+{
+	Oid			types[2] = {INT4OID, INT8OID};
+	Datum		values[2];
+	char		nulls[3] = " n";
+	text	   *name;
+	EsSubscription sub;
+	EsHead		head;
+	EsSql		sql;
+	int64		count;
+
+	es_subscription_prevent("es_retry_quarantined_subscription()");
+	(void) es_store_now();
+	name = es_subscription_argument(fcinfo, 0, "name");
+	if (!PG_ARGISNULL(1))
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		bool		found = es_stream_find(PG_GETARG_TEXT_PP(1), snapshot, &head);
+
+		UnregisterSnapshot(snapshot);
+		nulls[1] = ' ';
+		values[1] = Int64GetDatum(found ? head.id : 0);
+	}
+	es_subscription_begin(&sql);
+	es_subscription_find(name, true, CurrentMemoryContext, &sub);
+	values[0] = Int32GetDatum(sub.id);
+	count = es_sql_run_args("UPDATE event_store.subscription_streams SET reason = NULL, since = NULL"
+							" WHERE subscription = $1 AND reason IS NOT NULL AND ($2 IS NULL OR stream = $2)",
+							2, types, values, nulls);
+	es_sql_end(&sql);
+	PG_RETURN_INT64(count);
+}

@@ -1,0 +1,14 @@
+/*
+ * worker/coordinator.h
+ *	  The process that works for one database's store.
+ */
+#ifndef ES_WORKER_COORDINATOR_H
+#define ES_WORKER_COORDINATOR_H
+
+#include "postmaster/bgworker.h"
+
+#include "worker/process.h"
+
+extern bool es_coordinator_start(const EsProcessTask *task, int notify_pid, BackgroundWorkerHandle **handle);
+
+#endif							/* ES_WORKER_COORDINATOR_H */

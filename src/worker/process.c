@@ -1,0 +1,313 @@
+/*
+ * worker/process.c
+ *	  What the background processes that stay have in common: coordinator and pool workers.
+ *
+ * Three things must never wait long for them:
+ *
+ *	- DROP DATABASE and its like lock the database and then wait five seconds for everybody who is connected to it:
+ *	  es_process_check() sees the lock, and the process exits. The launcher, or the postmaster, starts it again.
+ *	- DROP EXTENSION locks the extension: es_process_begin() takes a lock on it for each transaction, without ever
+ *	  waiting for it. While somebody holds it there is no work; when the extension is gone, or another, the
+ *	  process exits.
+ *	- every other process waits now and then for all to pass a barrier: nothing here goes on for long without
+ *	  CHECK_FOR_INTERRUPTS().
+ *
+ * How a coordinator ended is left in shared memory for the launcher.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/lock.h"
+#include "worker/process.h"
+#include "store/location.h"
+#include "worker/background.h"
+
+static EsProcessTask task;
+static EsRole role;
+static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has run */
+static EsSharedDatabase private_entry;	/* where there is no room in shared memory: nobody else sees it */
+static EsSharedWorker *place = NULL;	/* in the entry; NULL for a snapshot taker or sealer */
+static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
+static Oid	extension = InvalidOid; /* that this process works for */
+static char version[64];		/* of it */
+static Oid	store = InvalidOid;	/* its table, so that a store that was dropped and made anew is noticed */
+
+/* Takes the lock of a process for the length of the session: 0 is the coordinator's. False: somebody has it. */
+bool
+es_process_lock(int number)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+es_process_unlock(int number)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* Whether some command has locked a database against connections. */
+bool
+es_database_locked(Oid database)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	if (LockAcquire(&tag, RowExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, RowExclusiveLock, true);
+	return false;
+}
+
+/* Registered before the connection is made, so it runs after everything else was given back. */
+static void
+leave(int code, Datum arg)
+{
+	es_shared_detach(entry, place);
+	if (role != ES_COORDINATOR)
+		return;
+	for (int i = 0; i < ES_SHARED_WORKERS; i++)
+		es_shared_kick(entry, &entry->workers[i]);
+	es_shared_wake_launcher();
+}
+
+/*
+ * Enters this process in shared memory and connects it to its database. Does not return when another process has its
+ * place.
+ */
+void
+es_process_init(EsProcessTask *given, EsRole its_role, int lock_timeout)
+{
+	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
+	*given = task;
+	role = its_role;
+	cycle = AllocSetContextCreate(TopMemoryContext, "event_store cycle", ALLOCSET_DEFAULT_SIZES);
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+
+	entry = es_shared_entry(task.database);
+	if (entry == NULL)
+	{
+		entry = &private_entry;
+		es_shared_init_entry(entry);
+		entry->database = task.database;
+	}
+	if (role == ES_COORDINATOR || role == ES_POOL_WORKER)
+	{
+		place = role == ES_COORDINATOR ? &entry->coordinator : &entry->workers[task.number];
+		if (!es_shared_attach(entry, place))
+			proc_exit(0);
+		before_shmem_exit(leave, (Datum) 0);
+	}
+
+	if (role == ES_COORDINATOR)
+	{
+		entry->end = ES_END_UNKNOWN;
+		entry->starts++;
+		if (entry->stopped)
+			es_process_exit(ES_END_STOPPED);
+
+		/*
+		 * The postmaster starts us again and again when there is no launcher. That the database is gone only shows
+		 * when connecting to it fails.
+		 */
+		if (!task.owned && entry->connecting >= 3)
+			es_process_exit(ES_END_ABSENT);
+		entry->connecting++;
+	}
+	es_worker_connect(task.database, lock_timeout);
+	entry->connecting = 0;
+	pgstat_report_appname(MyBgworkerEntry->bgw_type);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(cycle);
+}
+
+/* The entry of this process's database; not shared where there was no room. */
+EsSharedDatabase *
+es_process_entry(void)
+{
+	return entry;
+}
+
+/* Ends the process, and says why. A pool worker just goes: the coordinator finds out for itself. */
+void
+es_process_exit(EsEnd end)
+{
+	bool		again = end == ES_END_YIELDED || end == ES_END_CHANGED || end == ES_END_TERMINATED;
+
+	if (role == ES_COORDINATOR)
+		entry->end = end;
+	/* The postmaster restarts after an exit with 1 what has a restart time. */
+	proc_exit(role == ES_COORDINATOR && !task.owned && again ? 1 : 0);
+}
+
+/* Whether this process should exit; for those who come between two calls of es_process_check() through much work. */
+bool
+es_process_wanted_away(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	return entry->stopped || (role != ES_COORDINATOR && entry->coordinator.pid == 0) ||
+		(role == ES_POOL_WORKER && task.number >= entry->workers_wanted) ||
+		es_database_locked(task.database);
+}
+
+/*
+ * To be called between transactions, at least every ES_MAX_SLEEP: handles signals, and exits when it is time to. What was
+ * allocated between transactions since the last call is gone.
+ */
+void
+es_process_check(void)
+{
+	if (ProcDiePending)
+		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_TERMINATED);	/* without a line in the log */
+	QueryCancelPending = false; /* between two of them there is nothing to cancel */
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (es_process_wanted_away())
+		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_YIELDED);
+	MemoryContextSwitchTo(cycle);
+	MemoryContextReset(cycle);
+}
+
+/* Reads the extension's row; false when there is none. */
+static bool
+read_extension(Oid *oid, char *into, Size size)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("event_store"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		stored = heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(rel), &isnull);
+
+		*oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		into[0] = '\0';
+		if (!isnull)
+			strlcpy(into, TextDatumGetCString(stored), size);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/*
+ * Begins a transaction, with a snapshot and a lock on the extension. False, and no transaction, when somebody is
+ * dropping the extension just now: try again later. Does not return when there is nothing to work for any more, or
+ * another process should.
+ */
+bool
+es_process_begin(const char *activity)
+{
+	LOCKTAG		tag;
+	Oid			oid;
+	Oid			schema;
+	Oid			table;
+	char		now[sizeof(version)];
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, activity);
+	debug_query_string = activity;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!read_extension(&oid, now, sizeof(now)))
+		es_process_exit(ES_END_ABSENT);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, oid, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		es_process_abort();
+		return false;
+	}
+	AcceptInvalidationMessages();
+	schema = get_namespace_oid(ES_SCHEMA, true);
+	table = OidIsValid(schema) ? get_relname_relid("store", schema) : InvalidOid;
+	if (!read_extension(&oid, now, sizeof(now)) || !OidIsValid(table))
+		es_process_exit(ES_END_ABSENT);
+	if (!OidIsValid(extension))
+	{
+		extension = oid;
+		store = table;
+		strlcpy(version, now, sizeof(version));
+	}
+	else if (oid != extension || table != store || strcmp(now, version) != 0)
+		es_process_exit(ES_END_CHANGED);
+	return true;
+}
+
+static void
+ended(void)
+{
+	MemoryContextSwitchTo(cycle);
+	pgstat_report_stat(false);
+	debug_query_string = NULL;
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/* Commits. */
+void
+es_process_end(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	ended();
+}
+
+/* Rolls back, after an error too. */
+void
+es_process_abort(void)
+{
+	AbortCurrentTransaction();
+	ended();
+}
+
+/*
+ * Sleeps until the latch is set or the time (milliseconds) is up. The latch is not reset: the loop does that first.
+ */
+void
+es_process_sleep(long timeout, const char *what)
+{
+	if (timeout >= ES_MAX_SLEEP)
+		pgstat_report_stat(true);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Max(0, Min(timeout, ES_MAX_SLEEP)), es_wait_event(what));
+}

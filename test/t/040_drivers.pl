@@ -6,6 +6,7 @@ use warnings;
 
 use Cwd;
 use File::Basename;
+use Npm;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -69,20 +70,9 @@ SKIP:
 
 SKIP:
 {
-	my $out = '';
-	my $found = sub { return IPC::Run::run([@_], '<', \undef, '>&', \$out) };
+	my $missing = Npm::need('pg@8', 'postgres@3');
 
-	skip 'no node', 1 if system('command -v node >/dev/null 2>&1') != 0;
-	local $ENV{NODE_PATH} = $ENV{NODE_PATH} // '';
-	if (!$found->('node', '-e', 'require("pg"); require("postgres")'))
-	{
-		my $dir = PostgreSQL::Test::Utils::tempdir();
-		skip 'no npm', 1 if system('command -v npm >/dev/null 2>&1') != 0;
-		skip 'npm cannot install pg and postgres here', 1
-			if !$found->('timeout', '60', 'npm', 'install', '--prefix', $dir, '--cache', "$dir/cache", '--no-audit', '--no-fund',
-			'--no-update-notifier', '--fetch-retries=0', '--fetch-timeout=20000', 'pg@8', 'postgres@3');
-		$ENV{NODE_PATH} = "$dir/node_modules";
-	}
+	skip $missing, 1 if $missing;
 	local $ENV{PGHOST} = $node->host;
 	local $ENV{PGPORT} = $node->port;
 	local $ENV{PGDATABASE} = 'postgres';

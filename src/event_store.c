@@ -24,12 +24,12 @@ void
 _PG_init(void)
 {
 	es_fault_init();
-	es_guc_init();
+	es_settings_init();
 	es_shared_init();
 	es_guard_init();
 	es_store_init();
 	es_define_init();
-	es_xact_init();
-	es_release_init();
+	es_transaction_init();
+	es_early_release_init();
 	es_launcher_init();
 }

@@ -373,7 +373,7 @@ wrong_version(const EsCallStream *stream, const EsElement *element)
 	const char *meaning = element->expected == 0 ? " (no stream)" :
 		element->expected == ES_EXISTS ? " (an existing stream)" : "";
 
-	es_release_await(&stream->head);	/* whose version is reported */
+	es_early_release_await(&stream->head);	/* whose version is reported */
 	ereport(ERROR,
 			(errcode(ES_WRONG_VERSION),
 			 errmsg("wrong expected version of stream \"%s\"", text_to_cstring(stream->name)),
@@ -463,7 +463,7 @@ stamp_call(EsCall *call)
 }
 
 static int64 *
-draw_positions(EsCall *call)
+allocate_positions(EsCall *call)
 {
 	int64	   *positions = MemoryContextAllocHuge(call->context, sizeof(int64) * (Size) call->event_count);
 
@@ -471,7 +471,7 @@ draw_positions(EsCall *call)
 	{
 		if ((i & 1023) == 1023)
 			CHECK_FOR_INTERRUPTS();
-		positions[i] = es_position_draw();
+		positions[i] = es_position_allocate();
 	}
 	call->first_position = positions[0];
 	call->last_position = positions[call->event_count - 1];
@@ -645,8 +645,8 @@ es_call_execute(EsCall *call)
 	check_events(call);			/* a retry of what was accepted once is not checked again */
 	if (call->event_count > 0)
 	{
-		positions = draw_positions(call);
-		ES_FAULT(after_draw);
+		positions = allocate_positions(call);
+		ES_FAULT(after_allocation);
 		stamp = stamp_call(call);
 		write_events(call, positions, stamp);
 		ES_FAULT(after_insert);
@@ -662,7 +662,7 @@ es_call_execute(EsCall *call)
 			es_check_only_result(call, &call->elements[e], false);
 			/* Where positions are drawn nobody waits: our own commit will be behind what it rests on. */
 			if (call->event_count == 0)
-				es_release_await(&call->streams[call->elements[e].stream].head);
+				es_early_release_await(&call->streams[call->elements[e].stream].head);
 		}
 	es_heads_close(&heads);
 	CommandCounterIncrement();

@@ -70,7 +70,7 @@ es_hash_requests(EsCall *call, uint8 *batch_request)
 static void
 key_reused(const text *key, const char *what)
 {
-	es_release_await_all();		/* it is reported that there was one */
+	es_early_release_await_all();		/* it is reported that there was one */
 	ereport(ERROR,
 			(errcode(ES_KEY_REUSED),
 			 errmsg("idempotency key \"%s\" was used for another request", text_to_cstring(key)),
@@ -88,7 +88,7 @@ es_replay_batch(EsCall *call, const uint8 *request)
 		return false;
 	if (memcmp(row.request, request, ES_DIGEST_LEN) != 0)
 		key_reused(call->batch_key, "The first batch with this key had other events.");
-	es_release_await_all();
+	es_early_release_await_all();
 	call->replayed = true;
 	call->replayed_events = row.version;
 	call->first_position = row.first_position;
@@ -222,7 +222,7 @@ es_replay_streams(EsCall *call)
 	}
 
 	for (int i = 0; i < call->stream_count; i++)
-		es_release_await(&call->streams[i].head);	/* what is reported again */
+		es_early_release_await(&call->streams[i].head);	/* what is reported again */
 	call->replayed = true;
 	call->replayed_events = call->event_count;
 	for (int e = 0; e < call->element_count; e++)

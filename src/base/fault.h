@@ -10,7 +10,7 @@
 /* The points, and whether the transaction may still be rolled back there. */
 #define ES_FAULT_POINTS(POINT) \
 	POINT(after_lock, true)			/* an append: the streams are locked */ \
-	POINT(after_draw, true)			/* the positions are drawn */ \
+	POINT(after_allocation, true)			/* the positions are drawn */ \
 	POINT(after_insert, true)		/* the events are in the log, the heads are not up to date */ \
 	POINT(before_commit, true)		/* of a transaction that has appended; the callback of commits */ \
 	POINT(after_commit, false)		/* its rows are visible, its locks are held */ \

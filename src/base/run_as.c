@@ -35,7 +35,7 @@
  * not act as it.
  */
 Oid
-es_role_to_run(const char *role)
+es_run_as_role(const char *role)
 {
 	Oid			oid = get_role_oid(role, true);
 	Oid			owner = es_store()->owner;
@@ -176,23 +176,23 @@ es_refuse_in_stored_text(const char *function)
 }
 
 /*
- * Takes on a role and its settings; what happens until es_unbecome() happens with that role's rights. After an
+ * Takes on a role and its settings; what happens until es_run_as_end() happens with that role's rights. After an
  * error the abort of the (sub)transaction restores everything. may_append: only the handler of a projection with
  * side effects.
  */
 void
-es_become(EsRights *rights, Oid role, const char *search_path, bool may_append)
+es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, bool may_append)
 {
-	GetUserIdAndSecContext(&rights->saved_user, &rights->saved_context);
-	SetUserIdAndSecContext(role, rights->saved_context | SECURITY_LOCAL_USERID_CHANGE |
+	GetUserIdAndSecContext(&run_as->saved_user, &run_as->saved_context);
+	SetUserIdAndSecContext(role, run_as->saved_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT | (may_append ? 0 : ES_MAY_NOT_APPEND));
 	/* Core's own functions change no settings: without others there is nothing to undo. */
-	rights->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
+	run_as->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
 }
 
 void
-es_unbecome(EsRights *rights)
+es_run_as_end(EsRunAs *run_as)
 {
-	es_settings_close(rights->guc_level);
-	SetUserIdAndSecContext(rights->saved_user, rights->saved_context);
+	es_settings_close(run_as->guc_level);
+	SetUserIdAndSecContext(run_as->saved_user, run_as->saved_context);
 }

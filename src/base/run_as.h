@@ -5,17 +5,17 @@
 #ifndef ES_BASE_RUN_AS_H
 #define ES_BASE_RUN_AS_H
 
-typedef struct EsRights
+typedef struct EsRunAs
 {
 	Oid			saved_user;
 	int			saved_context;
 	int			guc_level;
-} EsRights;
+} EsRunAs;
 
-extern Oid	es_role_to_run(const char *role);
+extern Oid	es_run_as_role(const char *role);
 extern char *es_registered_path(void);
-extern void es_become(EsRights *rights, Oid role, const char *search_path, bool may_append);
-extern void es_unbecome(EsRights *rights);
+extern void es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, bool may_append);
+extern void es_run_as_end(EsRunAs *run_as);
 extern bool es_in_stored_text(void);
 extern void es_refuse_in_stored_text(const char *function);
 extern int	es_settings_open(const char *search_path);

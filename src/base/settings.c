@@ -41,7 +41,7 @@ int			es_seal_size = ES_DEFAULT_SEAL_SIZE;
 
 /* Defines the settings and reserves the prefix; called once, when the library is loaded. */
 void
-es_guc_init(void)
+es_settings_init(void)
 {
 	DefineCustomIntVariable("event_store.as_of_wait",
 							"Sets how long an as-of load waits until its time is final.",

@@ -21,6 +21,6 @@ extern int	es_poll_interval;		/* milliseconds */
 extern int	es_seal_interval;		/* seconds; 0: never */
 extern int	es_seal_size;			/* events */
 
-extern void es_guc_init(void);
+extern void es_settings_init(void);
 
 #endif							/* ES_BASE_SETTINGS_H */

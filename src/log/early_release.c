@@ -146,7 +146,7 @@ release_callback(ResourceReleasePhase phase, bool commit, bool top, void *arg)
 
 /* Called once, when the library is loaded. */
 void
-es_release_init(void)
+es_early_release_init(void)
 {
 	RegisterResourceReleaseCallback(release_callback, NULL);
 }
@@ -165,7 +165,7 @@ deletes_files(void)
 
 /* In the callback before a commit, of a transaction that has appended. */
 void
-es_release_before_commit(void)
+es_early_release_before_commit(void)
 {
 	if (!es_early_lock_release || keep_locks || synchronous_commit <= SYNCHRONOUS_COMMIT_OFF ||
 		synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_APPLY || deletes_files() || !es_shared_note_early_release())
@@ -177,7 +177,7 @@ es_release_before_commit(void)
 
 /* In the callbacks after a commit, an abort or PREPARE. */
 void
-es_release_end_of_transaction(bool commit)
+es_early_release_end_of_transaction(bool commit)
 {
 	if (lowered)
 		synchronous_commit = chosen;
@@ -189,7 +189,7 @@ es_release_end_of_transaction(bool commit)
 
 /* Notes that the open transaction calls ForceSyncCommit(). */
 void
-es_release_keep_locks(void)
+es_early_release_keep_locks(void)
 {
 	keep_locks = true;
 }
@@ -203,7 +203,7 @@ lsn_of(const EsHead *head)
 
 /* Notes the version of a head that the open transaction has locked, and may write over. */
 void
-es_release_build_on(const EsHead *head)
+es_early_release_build_on(const EsHead *head)
 {
 	if (in_use() && !TransactionIdIsCurrentTransactionId(head->writer))
 		built_on = Max(built_on, lsn_of(head));
@@ -214,7 +214,7 @@ es_release_build_on(const EsHead *head)
  * have written before.
  */
 void
-es_release_await(const EsHead *head)
+es_early_release_await(const EsHead *head)
 {
 	XLogRecPtr	lsn;
 
@@ -246,7 +246,7 @@ inserted(void)
 
 /* The same for everything that can have been seen by now. */
 void
-es_release_await_all(void)
+es_early_release_await_all(void)
 {
 	if (in_use() && !RecoveryInProgress())
 		await_lsn(inserted());
@@ -254,7 +254,7 @@ es_release_await_all(void)
 
 /* Flushes everything that was inserted by now, whoever did it in whatever way. */
 void
-es_release_flush_all(void)
+es_early_release_flush_all(void)
 {
 	await_lsn(inserted());
 }

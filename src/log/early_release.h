@@ -7,13 +7,13 @@
 
 struct EsHead;
 
-extern void es_release_init(void);
-extern void es_release_before_commit(void);
-extern void es_release_end_of_transaction(bool commit);
-extern void es_release_keep_locks(void);
-extern void es_release_build_on(const struct EsHead *head);
-extern void es_release_await(const struct EsHead *head);
-extern void es_release_await_all(void);
-extern void es_release_flush_all(void);
+extern void es_early_release_init(void);
+extern void es_early_release_before_commit(void);
+extern void es_early_release_end_of_transaction(bool commit);
+extern void es_early_release_keep_locks(void);
+extern void es_early_release_build_on(const struct EsHead *head);
+extern void es_early_release_await(const struct EsHead *head);
+extern void es_early_release_await_all(void);
+extern void es_early_release_flush_all(void);
 
 #endif							/* ES_LOG_EARLY_RELEASE_H */

@@ -150,7 +150,7 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	found = head_find(&heads, name, snapshot, head);
 	es_heads_close(&heads);
 	if (found)
-		es_release_await(head);	/* the caller will report what the stream has */
+		es_early_release_await(head);	/* the caller will report what the stream has */
 	return found;
 }
 
@@ -355,7 +355,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			case TM_Ok:
 				es_head_read(heads->slot, head);
 				ExecClearTuple(heads->slot);
-				es_release_build_on(head);
+				es_early_release_build_on(head);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:
 			case TM_Deleted:

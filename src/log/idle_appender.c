@@ -110,7 +110,7 @@ complain(const char *gid, TimestampTz prepared)
 
 /* Ends those that were idle for longer than event_store.idle_append_timeout; returns how many. */
 int
-es_holder_end_idle(void)
+es_idle_appenders_end(void)
 {
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		args[2];

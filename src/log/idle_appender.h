@@ -5,6 +5,6 @@
 #ifndef ES_LOG_IDLE_APPENDER_H
 #define ES_LOG_IDLE_APPENDER_H
 
-extern int	es_holder_end_idle(void);
+extern int	es_idle_appenders_end(void);
 
 #endif							/* ES_LOG_IDLE_APPENDER_H */

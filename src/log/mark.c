@@ -123,7 +123,7 @@ poll_rounds(void)
 static int64
 below_own(int64 mark)
 {
-	int64		own = es_xact_first_position();
+	int64		own = es_transaction_first_position();
 
 	return own != 0 && own <= mark ? own - 1 : mark;
 }
@@ -242,7 +242,7 @@ mark_snapshot(int64 *mark, bool flush)
 		*mark = below_own(row.mark);
 		/* It was flushed before it was published, but a standby may not have what it speaks of. */
 		if (flush)
-			es_release_await_all();
+			es_early_release_await_all();
 		return snapshot;
 	}
 
@@ -258,7 +258,7 @@ mark_snapshot(int64 *mark, bool flush)
 	}
 	*mark = below_own(*mark);
 	if (flush)
-		es_release_flush_all();
+		es_early_release_flush_all();
 #if !(defined(ES_MUTANT) && ES_MUTANT == 2)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 #endif
@@ -371,7 +371,7 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	state->stable_until = row.stable_until;
 	state->floor = row.floor;
 	mark = below_own(Max(known_mark, row.mark));
-	stable_until = settled && es_xact_first_position() == 0 ? row.floor : row.stable_until;
+	stable_until = settled && es_transaction_first_position() == 0 ? row.floor : row.stable_until;
 	if (!always && mark <= row.mark && row.floor >= goal &&
 		(row.stable_until >= goal || stable_until <= row.stable_until))
 		return false;
@@ -380,9 +380,9 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	 * The row must not be durable before the events it speaks of, nor before the sequence's own
 	 * record: after a crash a position below a published mark would be drawn again.
 	 */
-	es_release_flush_all();
+	es_early_release_flush_all();
 	ForceSyncCommit();
-	es_release_keep_locks();
+	es_early_release_keep_locks();
 
 	/* The new floor is a time after the round: then what it has settled is stamped at or before it. */
 	state->floor = GetCurrentTimestamp();
@@ -399,7 +399,7 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	state->mark = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	es_sql_end(&sql);
 	CommandCounterIncrement();
-	es_xact_progressed();
+	es_transaction_progressed();
 	ES_FAULT(publish);
 	return state->mark > row.mark;
 }

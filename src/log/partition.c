@@ -63,7 +63,7 @@ typedef struct WorkerTask
 
 PGDLLEXPORT void es_partition_worker(Datum arg);
 
-static EsLeaf *cached = NULL;
+static EsPartition *cached = NULL;
 static int	cached_count = 0;
 static uint64 cached_generation = 0;	/* of the store; 0: to be read again */
 static uint64 cached_serial = 0;	/* of the list */
@@ -71,10 +71,10 @@ static TimestampTz last_failure = 0;	/* of a worker of this session */
 static int64 cached_last = 0;	/* a position that is drawn, or will be by this call */
 
 static int
-compare_leaves(const void *a, const void *b)
+compare_partitions(const void *a, const void *b)
 {
-	const EsLeaf *left = a;
-	const EsLeaf *right = b;
+	const EsPartition *left = a;
+	const EsPartition *right = b;
 
 	return (left->from > right->from) - (left->from < right->from);
 }
@@ -93,7 +93,7 @@ bound(List *datums)
 
 /* Reads a leaf's bounds from the catalog; false when it is just going away. */
 static bool
-read_leaf(Relation pg_class, Oid relid, EsLeaf *leaf)
+read_partition(Relation pg_class, Oid relid, EsPartition *partition)
 {
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -117,9 +117,9 @@ read_leaf(Relation pg_class, Oid relid, EsLeaf *leaf)
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("the event log has a default partition"),
 						 errhint("Detach it: the log must consist of ranges of positions.")));
-			leaf->relid = relid;
-			leaf->from = bound(spec->lowerdatums);
-			leaf->to = bound(spec->upperdatums);
+			partition->relid = relid;
+			partition->from = bound(spec->lowerdatums);
+			partition->to = bound(spec->upperdatums);
 			found = true;
 		}
 	}
@@ -143,7 +143,7 @@ refresh(void)
 	Relation	pg_class;
 	List	   *children;
 	ListCell   *lc;
-	EsLeaf	   *leaves;
+	EsPartition	   *partitions;
 	int			count = 0;
 
 	if (cached_generation == generation && cached != NULL)
@@ -152,22 +152,22 @@ refresh(void)
 	log = table_open(store->log, AccessShareLock);
 	generation = es_store()->generation;	/* the lock may have brought news */
 	children = find_inheritance_children(RelationGetRelid(log), NoLock);
-	leaves = palloc(sizeof(EsLeaf) * Max(list_length(children), 1));
+	partitions = palloc(sizeof(EsPartition) * Max(list_length(children), 1));
 	pg_class = table_open(RelationRelationId, AccessShareLock);
 	foreach(lc, children)
-		count += read_leaf(pg_class, lfirst_oid(lc), &leaves[count]);
+		count += read_partition(pg_class, lfirst_oid(lc), &partitions[count]);
 	table_close(pg_class, AccessShareLock);
 	table_close(log, NoLock);
 	list_free(children);
-	qsort(leaves, count, sizeof(EsLeaf), compare_leaves);
+	qsort(partitions, count, sizeof(EsPartition), compare_partitions);
 
 	if (cached != NULL)
 		pfree(cached);
 	cached = NULL;
 	cached_count = 0;
-	cached = MemoryContextAlloc(TopMemoryContext, sizeof(EsLeaf) * Max(count, 1));
-	memcpy(cached, leaves, sizeof(EsLeaf) * count);
-	pfree(leaves);
+	cached = MemoryContextAlloc(TopMemoryContext, sizeof(EsPartition) * Max(count, 1));
+	memcpy(cached, partitions, sizeof(EsPartition) * count);
+	pfree(partitions);
 	cached_count = count;
 	cached_generation = generation;
 	cached_serial++;
@@ -176,19 +176,19 @@ refresh(void)
 
 /* A copy of the list of leaves, ordered by position, in the caller's context; and its serial number, where it is asked for. */
 int
-es_leaves_copy(EsLeaf **leaves, uint64 *serial)
+es_partitions_copy(EsPartition **partitions, uint64 *serial)
 {
 	refresh();
 	if (serial != NULL)
 		*serial = cached_serial;
-	*leaves = palloc(sizeof(EsLeaf) * Max(cached_count, 1));
-	memcpy(*leaves, cached, sizeof(EsLeaf) * cached_count);
+	*partitions = palloc(sizeof(EsPartition) * Max(cached_count, 1));
+	memcpy(*partitions, cached, sizeof(EsPartition) * cached_count);
 	return cached_count;
 }
 
 /* The leaf of a position in a list by position: the last one that begins at or before it, if that reaches it; else NULL. */
-const EsLeaf *
-es_leaf_among(const EsLeaf *leaves, int count, int64 position)
+const EsPartition *
+es_partition_among(const EsPartition *partitions, int count, int64 position)
 {
 	int			low = 0;
 	int			high = count;
@@ -197,42 +197,42 @@ es_leaf_among(const EsLeaf *leaves, int count, int64 position)
 	{
 		int			mid = (low + high) / 2;
 
-		if (leaves[mid].from <= position)
+		if (partitions[mid].from <= position)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low > 0 && position < leaves[low - 1].to ? &leaves[low - 1] : NULL;
+	return low > 0 && position < partitions[low - 1].to ? &partitions[low - 1] : NULL;
 }
 
-static const EsLeaf *
-find_leaf(int64 position)
+static const EsPartition *
+find_partition(int64 position)
 {
-	return es_leaf_among(cached, cached_count, position);
+	return es_partition_among(cached, cached_count, position);
 }
 
 /* What is in none of the leaves, from the beginning of the log up to a position; in the current memory context. */
 int
-es_leaf_gaps(const EsLeaf *leaves, int count, int64 last, EsLeafGap **gaps)
+es_partition_gaps(const EsPartition *partitions, int count, int64 last, EsPartitionGap **gaps)
 {
 	int64		next = ES_NODE_START(es_store()->node);
 	int			found = 0;
 
-	*gaps = palloc(sizeof(EsLeafGap) * (count + 1));
+	*gaps = palloc(sizeof(EsPartitionGap) * (count + 1));
 	for (int i = 0; i < count; i++)
 	{
-		if (leaves[i].from > next)
-			(*gaps)[found++] = (EsLeafGap) {next, leaves[i].from - 1};
-		next = Max(next, leaves[i].to);
+		if (partitions[i].from > next)
+			(*gaps)[found++] = (EsPartitionGap) {next, partitions[i].from - 1};
+		next = Max(next, partitions[i].to);
 	}
 	if (last >= next)
-		(*gaps)[found++] = (EsLeafGap) {next, last};
+		(*gaps)[found++] = (EsPartitionGap) {next, last};
 	return found;
 }
 
 /* Whether a part of the positions from..to is in a gap. */
 bool
-es_in_leaf_gap(const EsLeafGap *gaps, int count, int64 from, int64 to)
+es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 from, int64 to)
 {
 	for (int i = 0; i < count; i++)
 		if (gaps[i].from <= to && gaps[i].to >= from)
@@ -249,7 +249,7 @@ newest_end(void)
 
 /*
  * Raises an error when there is a table for the positions after the newest leaf that is no leaf: then that one was detached,
- * and a read that wants them must not just end before. False: the leaves are others than those that es_leaves_copy()
+ * and a read that wants them must not just end before. False: the leaves are others than those that es_partitions_copy()
  * gave with this serial number, because one has been attached since; choose again.
  */
 bool
@@ -257,7 +257,7 @@ es_check_newest_attached(int64 upto, uint64 serial)
 {
 	int64		from;
 	Oid			relid;
-	EsLeaf		leaf;
+	EsPartition		partition;
 	Relation	pg_class;
 	bool		attached;
 
@@ -273,7 +273,7 @@ es_check_newest_attached(int64 upto, uint64 serial)
 
 	/* Who makes a leaf commits first and tells about it then: the catalog may know what no invalidation has said. */
 	pg_class = table_open(RelationRelationId, AccessShareLock);
-	attached = read_leaf(pg_class, relid, &leaf);
+	attached = read_partition(pg_class, relid, &partition);
 	table_close(pg_class, AccessShareLock);
 	if (attached)
 	{
@@ -349,7 +349,7 @@ es_partition_make(int64 from, int64 to)
 static bool
 nearly_full(int64 position)
 {
-	const EsLeaf *newest;
+	const EsPartition *newest;
 
 	if (cached_count == 0)
 		return true;
@@ -373,7 +373,7 @@ make_next(int64 needed)
 
 /* How many leaves are empty so far, behind the one in use. */
 static int
-leaves_ahead(int64 last)
+partitions_ahead(int64 last)
 {
 	int			count = 0;
 
@@ -388,7 +388,7 @@ es_partition_wanted(int ahead)
 {
 	(void) es_store_now();
 	refresh();
-	return leaves_ahead(es_position_last()) < ahead && newest_end() < ES_NODE_END(es_store()->node);
+	return partitions_ahead(es_position_last()) < ahead && newest_end() < ES_NODE_END(es_store()->node);
 }
 
 /*
@@ -531,7 +531,7 @@ es_partition_prepare(int64 events)
 	 * drawn. A worker gives up after a second when somebody holds a lock on the log that it needs, a manual
 	 * ANALYZE for example. Then we queue for that lock ourselves, where a timeout, a cancel or the deadlock
 	 * detector reaches us, and have another one try. One that ends sooner without a leaf has met an error,
-	 * which es_leaf_for() will meet too, and report.
+	 * which es_partition_for() will meet too, and report.
 	 */
 	while (!await_maker(last + events))
 	{
@@ -550,32 +550,32 @@ es_partition_prepare(int64 events)
  * es_partition_prepare() found, or no worker could be started. Only here, behind the heads, is the
  * makers' lock kept to the end of a transaction: the order heads, makers' lock is the same everywhere.
  */
-EsLeaf
-es_leaf_for(int64 position)
+EsPartition
+es_partition_for(int64 position)
 {
-	const EsLeaf *leaf;
+	const EsPartition *partition;
 
 	refresh();
 	cached_last = Max(cached_last, position);
-	leaf = find_leaf(position);
-	if (unlikely(leaf == NULL) && (await_maker(position) || make_by_worker(position, WORKER_LOCK_TIMEOUT)))
-		leaf = find_leaf(position);
-	if (unlikely(leaf == NULL))
+	partition = find_partition(position);
+	if (unlikely(partition == NULL) && (await_maker(position) || make_by_worker(position, WORKER_LOCK_TIMEOUT)))
+		partition = find_partition(position);
+	if (unlikely(partition == NULL))
 	{
 		(void) lock_partitions(true);
 		make_until(position);
-		leaf = find_leaf(position);
+		partition = find_partition(position);
 	}
-	if (leaf == NULL)
+	if (partition == NULL)
 		es_range_missing(position, position);
-	return *leaf;
+	return *partition;
 }
 
 /* The valid index of a leaf over just these columns, InvalidOid when there is none; a unique one, or any. */
 static Oid
-find_leaf_index(Relation leaf, bool unique, int natts, const AttrNumber *columns)
+find_partition_index(Relation partition, bool unique, int natts, const AttrNumber *columns)
 {
-	List	   *indexes = RelationGetIndexList(leaf);
+	List	   *indexes = RelationGetIndexList(partition);
 	ListCell   *lc;
 	Oid			found = InvalidOid;
 
@@ -598,27 +598,27 @@ find_leaf_index(Relation leaf, bool unique, int natts, const AttrNumber *columns
 
 /* The index of a leaf that finds an event by its position, or by its stream and version. */
 Oid
-es_leaf_index(Relation leaf, bool by_stream)
+es_partition_index(Relation partition, bool by_stream)
 {
 	static const AttrNumber position[] = {Anum_log_position};
 	static const AttrNumber version[] = {Anum_log_stream, Anum_log_version};
-	Oid			found = by_stream ? find_leaf_index(leaf, true, 2, version) : find_leaf_index(leaf, true, 1, position);
+	Oid			found = by_stream ? find_partition_index(partition, true, 2, version) : find_partition_index(partition, true, 1, position);
 
 	if (!OidIsValid(found))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("partition \"%s\" of the event log lacks a unique index", RelationGetRelationName(leaf)),
+				 errmsg("partition \"%s\" of the event log lacks a unique index", RelationGetRelationName(partition)),
 				 errdetail("It would be on %s.", by_stream ? "stream and version" : "position")));
 	return found;
 }
 
 /* The one by category and position, which a DBA may have dropped: then InvalidOid. */
 Oid
-es_leaf_category_index(Relation leaf)
+es_partition_category_index(Relation partition)
 {
 	static const AttrNumber columns[] = {Anum_log_category, Anum_log_position};
 
-	return find_leaf_index(leaf, false, 2, columns);
+	return find_partition_index(partition, false, 2, columns);
 }
 
 /* A read needs positions from..to, but no attached leaf covers them. */

@@ -45,7 +45,7 @@ es_position_last(void)
 
 /* Draws the next position; from here on this transaction holds the mark back until it ends. */
 int64
-es_position_draw(void)
+es_position_allocate(void)
 {
 	int64		position = nextval_internal(es_store()->position_seq, false);
 
@@ -56,6 +56,6 @@ es_position_draw(void)
 				 errdetail("It gave position %lld, but positions of this epoch are above %lld.",
 						   (long long) position, (long long) es_epoch_start()),
 				 errhint("Run SELECT es_begin_epoch().")));
-	es_xact_drew(position);
+	es_transaction_allocated(position);
 	return position;
 }

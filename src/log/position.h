@@ -6,6 +6,6 @@
 #define ES_LOG_POSITION_H
 
 extern int64 es_position_last(void);
-extern int64 es_position_draw(void);
+extern int64 es_position_allocate(void);
 
 #endif							/* ES_LOG_POSITION_H */

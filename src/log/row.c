@@ -24,11 +24,11 @@
 #define ES_LOG_BYTES	65536
 
 static void
-open_leaf(EsLogWriter *writer, int64 position)
+open_partition(EsLogWriter *writer, int64 position)
 {
-	writer->leaf = es_leaf_for(position);
-	writer->rel = table_open(writer->leaf.relid, RowExclusiveLock);
-	es_store_check_leaf(writer->rel);
+	writer->partition = es_partition_for(position);
+	writer->rel = table_open(writer->partition.relid, RowExclusiveLock);
+	es_store_check_partition(writer->rel);
 	writer->check_constraints = writer->rel->rd_att->constr != NULL &&
 		(writer->rel->rd_att->constr->num_check > 0 || writer->rel->rd_att->constr->has_not_null);
 	writer->rri = makeNode(ResultRelInfo);
@@ -77,7 +77,7 @@ flush(EsLogWriter *writer)
 }
 
 static void
-close_leaf(EsLogWriter *writer)
+close_partition(EsLogWriter *writer)
 {
 	flush(writer);
 	for (int i = 0; i < writer->made; i++)
@@ -117,10 +117,10 @@ es_log_write(EsLogWriter *writer, const EsLogRow *row)
 	TupleTableSlot *slot;
 
 	if (writer->rel != NULL &&
-		(row->position < writer->leaf.from || row->position >= writer->leaf.to))
-		close_leaf(writer);
+		(row->position < writer->partition.from || row->position >= writer->partition.to))
+		close_partition(writer);
 	if (writer->rel == NULL)
-		open_leaf(writer, row->position);
+		open_partition(writer, row->position);
 
 	if (writer->used == writer->made)
 		writer->slots[writer->made++] = table_slot_create(writer->rel, NULL);
@@ -165,7 +165,7 @@ void
 es_log_writer_end(EsLogWriter *writer)
 {
 	if (writer->rel != NULL)
-		close_leaf(writer);
+		close_partition(writer);
 	FreeExecutorState(writer->estate);
 	MemoryContextDelete(writer->scratch);
 	pfree(writer);

@@ -33,7 +33,7 @@ typedef struct EsLogRow
 
 typedef struct EsLogWriter
 {
-	EsLeaf		leaf;
+	EsPartition		partition;
 	Relation	rel;			/* NULL: no leaf open */
 	EState	   *estate;
 	MemoryContext scratch;		/* of one flush */

@@ -11,17 +11,17 @@
 
 #include "log/digest.h"
 
-/* A stream as the snapshot shows it; good until the next es_evidence_row(). */
-typedef struct EsEvidenceStream
+/* A stream as the snapshot shows it; good until the next es_row_digest_read(). */
+typedef struct EsRowDigestStream
 {
 	int64		id;
 	text	   *name;			/* NULL: there is no head row */
 	int32		category;
 	int64		version;
 	int64		last_position;
-} EsEvidenceStream;
+} EsRowDigestStream;
 
-typedef struct EsEvidence
+typedef struct EsRowDigest
 {
 	Snapshot	snapshot;
 	EsHasher   *hasher;
@@ -30,7 +30,7 @@ typedef struct EsEvidence
 	/* of the current row */
 	EsDigestInput input;
 	uint8		inner[ES_DIGEST_LEN];
-	const EsEvidenceStream *stream;
+	const EsRowDigestStream *stream;
 	const text *category;
 	int64		stream_id;
 	int32		category_id;
@@ -44,14 +44,14 @@ typedef struct EsEvidence
 	HTAB	   *streams;
 	HTAB	   *types;
 	HTAB	   *categories;
-} EsEvidence;
+} EsRowDigest;
 
-extern EsEvidence *es_evidence_begin(Snapshot snapshot);
-extern const EsEvidenceStream *es_evidence_stream(EsEvidence *evidence, int64 id);
-extern const text *es_evidence_category(EsEvidence *evidence, int32 id);
-extern bool es_evidence_row(EsEvidence *evidence, TupleTableSlot *slot);
-extern void es_evidence_leaf(EsEvidence *evidence, uint8 *leaf);
-extern void es_evidence_chain(EsEvidence *evidence, uint8 *chain);
-extern void es_evidence_end(EsEvidence *evidence);
+extern EsRowDigest *es_row_digest_begin(Snapshot snapshot);
+extern const EsRowDigestStream *es_row_digest_stream(EsRowDigest *digests, int64 id);
+extern const text *es_row_digest_category(EsRowDigest *digests, int32 id);
+extern bool es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot);
+extern void es_row_digest_leaf(EsRowDigest *digests, uint8 *leaf);
+extern void es_row_digest_chain(EsRowDigest *digests, uint8 *chain);
+extern void es_row_digest_end(EsRowDigest *digests);
 
 #endif							/* ES_LOG_ROW_DIGEST_H */

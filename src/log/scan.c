@@ -49,23 +49,23 @@ es_scan_create(Snapshot snapshot)
 	scan->snapshot = snapshot;
 	scan->limit = ES_NO_LIMIT;
 	scan->context = CurrentMemoryContext;
-	scan->leaf = -1;
+	scan->partition = -1;
 	return scan;
 }
 
 /* Keeps the leaves that overlap positions from..to; *serial: of the list that they are from. */
 static void
-choose_leaves(EsScan *scan, int64 from, int64 to, uint64 *serial)
+choose_partitions(EsScan *scan, int64 from, int64 to, uint64 *serial)
 {
-	EsLeaf	   *all;
-	int			count = es_leaves_copy(&all, serial);
+	EsPartition	   *all;
+	int			count = es_partitions_copy(&all, serial);
 
-	scan->leaves = all;
-	scan->leaf_count = 0;
+	scan->partitions = all;
+	scan->partition_count = 0;
 	for (int i = 0; i < count; i++)
 		if (all[i].to > from && all[i].from <= to)
-			scan->leaves[scan->leaf_count++] = all[i];
-	scan->leaf = scan->backward ? scan->leaf_count : -1;
+			scan->partitions[scan->partition_count++] = all[i];
+	scan->partition = scan->backward ? scan->partition_count : -1;
 }
 
 /*
@@ -82,7 +82,7 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 	scan->left = from <= to ? to - from + 1 : 0;
 	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
 	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	choose_leaves(scan, head->first_position, head->last_position, NULL);
+	choose_partitions(scan, head->first_position, head->last_position, NULL);
 }
 
 /*
@@ -92,7 +92,7 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
 {
-	EsLeaf	   *all;
+	EsPartition	   *all;
 	int64		next;
 	int			count;
 	uint64		serial;
@@ -104,24 +104,24 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
 		scan->from = next;
 		scan->to = upto;
-		choose_leaves(scan, next, upto, &serial);
-		for (int i = 0; i < scan->leaf_count; i++)
+		choose_partitions(scan, next, upto, &serial);
+		for (int i = 0; i < scan->partition_count; i++)
 		{
-			if (scan->leaves[i].from > next)
-				es_range_missing(next, scan->leaves[i].from - 1);
-			next = scan->leaves[i].to;
+			if (scan->partitions[i].from > next)
+				es_range_missing(next, scan->partitions[i].from - 1);
+			next = scan->partitions[i].to;
 		}
 	} while (!es_check_newest_attached(upto, serial));
-	if (scan->leaf_count > 0 || upto < next)
+	if (scan->partition_count > 0 || upto < next)
 		return;
 	/* Only older leaves than the newest can have been there. */
-	count = es_leaves_copy(&all, NULL);
+	count = es_partitions_copy(&all, NULL);
 	if (count > 0 && all[count - 1].from > upto)
 		es_range_missing(next, upto);
 }
 
 static void
-close_leaf(EsScan *scan)
+close_partition(EsScan *scan)
 {
 	if (scan->rel == NULL)
 		return;
@@ -143,7 +143,7 @@ choose_index(EsScan *scan)
 	if (!scan->by_stream && !scan->backward && scan->filter_categories &&
 		bms_num_members(scan->categories) <= MAX_MERGED)
 	{
-		Oid			by_category = es_leaf_category_index(scan->rel);
+		Oid			by_category = es_partition_category_index(scan->rel);
 
 		if (OidIsValid(by_category))
 		{
@@ -152,7 +152,7 @@ choose_index(EsScan *scan)
 		}
 	}
 	scan->cursor_count = 1;
-	return es_leaf_index(scan->rel, scan->by_stream);
+	return es_partition_index(scan->rel, scan->by_stream);
 }
 
 /* Begins to read from..to by the index, with what its first column is to be, if that is not the range's. */
@@ -250,19 +250,19 @@ column_in_index(EsScan *scan, AttrNumber column)
 
 /* Opens the next leaf in scan order; false when there is none left. */
 static bool
-open_next_leaf(EsScan *scan)
+open_next_partition(EsScan *scan)
 {
 	MemoryContext old;
 	Oid			index;
 
-	close_leaf(scan);
-	scan->leaf += scan->backward ? -1 : 1;
-	if (scan->leaf < 0 || scan->leaf >= scan->leaf_count)
+	close_partition(scan);
+	scan->partition += scan->backward ? -1 : 1;
+	if (scan->partition < 0 || scan->partition >= scan->partition_count)
 		return false;
 
 	old = MemoryContextSwitchTo(scan->context);
-	scan->rel = table_open(scan->leaves[scan->leaf].relid, AccessShareLock);
-	es_store_check_leaf(scan->rel);
+	scan->rel = table_open(scan->partitions[scan->partition].relid, AccessShareLock);
+	es_store_check_partition(scan->rel);
 	index = choose_index(scan);
 	scan->index = index_open(index, AccessShareLock);
 	scan->index_category = scan->filter_categories ? column_in_index(scan, Anum_log_category) : 0;
@@ -452,7 +452,7 @@ es_scan_next(EsScan *scan)
 		slot = scan->rel == NULL ? NULL : next_row(scan);
 		if (slot == NULL)
 		{
-			if (open_next_leaf(scan))
+			if (open_next_partition(scan))
 				continue;
 			if (scan->by_stream && scan->left > 0 && !scan->raw)
 				ereport(ERROR,
@@ -601,7 +601,7 @@ es_scan_event(EsScan *scan, TupleTableSlot *slot, uint32 columns, Datum *values,
 void
 es_scan_end(EsScan *scan)
 {
-	close_leaf(scan);
+	close_partition(scan);
 	if (scan->upcast != NULL && !scan->upcast_shared)
 		es_upcast_end(scan->upcast);
 	UnregisterSnapshot(scan->snapshot);

@@ -63,9 +63,9 @@ typedef struct EsScan
 	int64		to;				/* last one */
 	int64		left;			/* by stream: versions still to come */
 	int64		last_position;	/* of the row before */
-	EsLeaf	   *leaves;
-	int			leaf_count;
-	int			leaf;			/* the one being read */
+	EsPartition	   *partitions;
+	int			partition_count;
+	int			partition;			/* the one being read */
 	Relation	rel;
 	Relation	index;
 	int			index_category; /* column of the index that has the category, when a filter asks for it; else 0 */

@@ -41,12 +41,12 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			if (first_position != 0)
 			{
-				es_release_before_commit();
+				es_early_release_before_commit();
 				ES_FAULT(before_commit);
 			}
 			break;
 		case XACT_EVENT_COMMIT:
-			es_release_end_of_transaction(true);
+			es_early_release_end_of_transaction(true);
 			if (first_position != 0)
 				ES_FAULT(after_commit);
 			/* Our rows are visible to new snapshots by now, and our locks are still held. */
@@ -64,7 +64,7 @@ xact_callback(XactEvent event, void *arg)
 				es_shared_announce(ES_NEWS_APPENDED);
 			/* FALLTHROUGH */
 		case XACT_EVENT_PREPARE:
-			es_release_end_of_transaction(false);
+			es_early_release_end_of_transaction(false);
 			reset();
 			break;
 		default:
@@ -74,14 +74,14 @@ xact_callback(XactEvent event, void *arg)
 
 /* Registers the callback; called once, when the library is loaded. */
 void
-es_xact_init(void)
+es_transaction_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
 }
 
 /* Notes a position drawn by the open transaction; positions only grow, so the first call counts. */
 void
-es_xact_drew(int64 position)
+es_transaction_allocated(int64 position)
 {
 	if (first_position == 0)
 	{
@@ -92,7 +92,7 @@ es_xact_drew(int64 position)
 
 /* Notes that the open transaction moves what others may wait for: a checkpoint, or the published mark. */
 void
-es_xact_progressed(void)
+es_transaction_progressed(void)
 {
 	progressed = true;
 	(void) es_shared();
@@ -100,7 +100,7 @@ es_xact_progressed(void)
 
 /* Notes that the open transaction leaves work to the background workers. */
 void
-es_xact_has_work(void)
+es_transaction_has_work(void)
 {
 	has_work = true;
 	(void) es_shared();
@@ -108,7 +108,7 @@ es_xact_has_work(void)
 
 /* Notes that the open transaction makes a store, which somebody should work for. */
 void
-es_xact_store_made(void)
+es_transaction_store_made(void)
 {
 	store_made = true;
 	(void) es_shared();
@@ -116,7 +116,7 @@ es_xact_store_made(void)
 
 /* The first position that the open transaction drew, 0 when it drew none. */
 int64
-es_xact_first_position(void)
+es_transaction_first_position(void)
 {
 	return first_position;
 }

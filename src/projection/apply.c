@@ -54,22 +54,22 @@ typedef struct Attempt
 	Snapshot	snapshot;
 	int64		upto;
 	bool		careful;
-	int64		together;		/* not 0: the parked streams of this number, instead of a batch */
+	int64		group;		/* not 0: the parked streams of this number, instead of a batch */
 	int			attempts;		/* made so far for those */
 	EsBatch    *batch;
-	EsParked   *parked;
+	EsQuarantine   *quarantine;
 	int			failures;
-	List	   *parked_calls;	/* ParkedCall *, to be reported when they are */
+	List	   *quarantined_calls;	/* ParkedCall *, to be reported when they are */
 	int64		events;
 	bool		broken;			/* given up, although the error looked like an event's own */
 	bool		nothing;
 } Attempt;
 
-typedef struct ParkedCall
+typedef struct QuarantinedCall
 {
 	int64		position;		/* of its first event */
 	char	   *message;
-} ParkedCall;
+} QuarantinedCall;
 
 static ErrorKind
 kind_of(const ErrorData *error)
@@ -169,32 +169,32 @@ run_piece(void *arg)
 }
 
 static void
-note_parked(Attempt *attempt, int64 call, const ErrorData *error)
+note_quarantined(Attempt *attempt, int64 call, const ErrorData *error)
 {
 	EsBatch    *batch = attempt->batch;
-	ParkedCall *parked = palloc(sizeof(ParkedCall));
+	QuarantinedCall *quarantine = palloc(sizeof(QuarantinedCall));
 
 	es_batch_members(batch);
-	parked->position = batch->events[batch->members[batch->starts[call]]].position;
-	parked->message = pstrdup(error->message);
-	attempt->parked_calls = lappend(attempt->parked_calls, parked);
+	quarantine->position = batch->events[batch->members[batch->starts[call]]].position;
+	quarantine->message = pstrdup(error->message);
+	attempt->quarantined_calls = lappend(attempt->quarantined_calls, quarantine);
 }
 
 /* Says what was parked, when no later failure can take it back. */
 static void
-report_parked(const Attempt *attempt)
+report_quarantined(const Attempt *attempt)
 {
 	ListCell   *lc;
 
-	foreach(lc, attempt->parked_calls)
+	foreach(lc, attempt->quarantined_calls)
 	{
-		ParkedCall *parked = lfirst(lc);
+		QuarantinedCall *quarantine = lfirst(lc);
 
 		ereport(attempt->task->patient ? LOG : WARNING,
 				(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
 						attempt->task->checkpoint->projection,
 						attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
-						(long long) parked->position, parked->message),
+						(long long) quarantine->position, quarantine->message),
 				 errdetail("The streams of its call are parked; everything else goes on."),
 				 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
 	}
@@ -202,15 +202,15 @@ report_parked(const Attempt *attempt)
 
 /* Parks a call that failed; gives up when nothing else happens. */
 static void
-park(Attempt *attempt, int64 call, ErrorData *error)
+quarantine_call(Attempt *attempt, int64 call, ErrorData *error)
 {
 	if (++attempt->failures >= MAX_FAILURES)
 	{
 		attempt->broken = true;
 		ReThrowError(error);
 	}
-	note_parked(attempt, call, error);
-	(void) es_parked_add(attempt->parked, attempt->batch, call, error);
+	note_quarantined(attempt, call, error);
+	(void) es_quarantine_add(attempt->quarantine, attempt->batch, call, error);
 }
 
 /* Whether an error that was caught must end the attempt: to park what it struck would be wrong. */
@@ -255,7 +255,7 @@ apply_calls(Attempt *attempt, int64 from, int64 to)
 	}
 	check_kind(attempt, error);
 	if (to - from == 1)
-		park(attempt, from, error);
+		quarantine_call(attempt, from, error);
 	else
 	{
 		apply_calls(attempt, from, middle);
@@ -294,14 +294,14 @@ apply_with_care(Attempt *attempt)
 			from = call + 1;
 			/* Unless it was parked behind another one meanwhile. */
 			if (!batch->events[batch->members[batch->starts[call]]].left_out)
-				park(attempt, call, failures[call]);
+				quarantine_call(attempt, call, failures[call]);
 		}
 	apply_calls(attempt, from, batch->call_count);
 }
 
 /* Reads what is parked under one number, and takes it out of the quarantine. */
 static void
-take_parked(Attempt *attempt)
+take_quarantined(Attempt *attempt)
 {
 	EsCheckpoint *checkpoint = attempt->task->checkpoint;
 	Oid			types[3] = {TEXTOID, BOOLOID, INT8OID};
@@ -313,7 +313,7 @@ take_parked(Attempt *attempt)
 
 	values[0] = CStringGetTextDatum(checkpoint->projection);
 	values[1] = BoolGetDatum(checkpoint->rebuild);
-	values[2] = Int64GetDatum(attempt->together);
+	values[2] = Int64GetDatum(attempt->group);
 	es_sql_begin(&sql, es_store()->owner);
 	count = es_sql_run_args("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild = $2"
 							" AND together = $3 RETURNING stream, position, attempts", 3, types, values, NULL);
@@ -345,25 +345,25 @@ attempt_batch(void *arg)
 	EsBatch    *batch;
 
 	attempt->failures = checkpoint->failures;
-	if (attempt->together != 0)
+	if (attempt->group != 0)
 	{
 		attempt->failures = 0;
-		take_parked(attempt);
+		take_quarantined(attempt);
 	}
 	else
 		attempt->batch = es_batch_read(task->filter, es_handler_columns(task->handler), attempt->snapshot, &checkpoint->cursor,
 									   attempt->upto, task->limit, task->max, attempt->careful);
 	batch = attempt->batch;
-	if (batch->call_count == 0 && attempt->together == 0 && !task->write_idle && !batch->more)
+	if (batch->call_count == 0 && attempt->group == 0 && !task->write_idle && !batch->more)
 	{
 		attempt->nothing = true;
 		es_batch_free(batch);
 		return;
 	}
 
-	attempt->parked = es_parked_load(checkpoint->projection, checkpoint->rebuild, checkpoint->quarantined > 0,
+	attempt->quarantine = es_quarantine_load(checkpoint->projection, checkpoint->rebuild, checkpoint->quarantined > 0,
 									 attempt->attempts);
-	(void) es_parked_apply(attempt->parked, batch, 0);
+	(void) es_quarantine_apply(attempt->quarantine, batch, 0);
 	if (batch->call_count > 0)
 	{
 		if (attempt->careful)
@@ -378,19 +378,19 @@ attempt_batch(void *arg)
 				attempt->failures = 0;
 		}
 	}
-	es_parked_save(attempt->parked);
+	es_quarantine_save(attempt->quarantine);
 	CommandCounterIncrement();
 
-	if (attempt->together == 0)
+	if (attempt->group == 0)
 		after.cursor = batch->next;
 	after.failures = attempt->failures;
-	after.quarantined = es_parked_count(attempt->parked);
+	after.quarantined = es_quarantine_count(attempt->quarantine);
 	ES_FAULT(before_checkpoint);
 	es_checkpoint_save(&after, attempt->events);
 	CommandCounterIncrement();
 	ES_FAULT(after_checkpoint);
 	task->more = batch->more;
-	task->split = attempt->careful && attempt->together == 0 && attempt->parked_calls == NIL && batch->call_count > 1;
+	task->split = attempt->careful && attempt->group == 0 && attempt->quarantined_calls == NIL && batch->call_count > 1;
 	*checkpoint = after;
 	es_batch_free(batch);		/* its files belong to this subtransaction */
 }
@@ -421,7 +421,7 @@ run_attempts(Attempt *attempt)
 	for (;;)
 	{
 		attempt->batch = NULL;
-		attempt->parked_calls = NIL;
+		attempt->quarantined_calls = NIL;
 		attempt->events = 0;
 		attempt->broken = attempt->nothing = false;
 		error = es_catch(attempt_batch, attempt);
@@ -461,7 +461,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 		result = ES_NOTHING;
 	else if ((error = run_attempts(&attempt)) == NULL)
 	{
-		report_parked(&attempt);
+		report_quarantined(&attempt);
 		task->events = attempt.events;
 		result = attempt.nothing ? ES_NOTHING : ES_APPLIED;
 	}
@@ -485,7 +485,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
  * number of events applied.
  */
 int64
-es_apply_parked(EsTask *task, int64 together)
+es_apply_quarantined(EsTask *task, int64 group)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store apply", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -494,10 +494,10 @@ es_apply_parked(EsTask *task, int64 together)
 	memset(&attempt, 0, sizeof(attempt));
 	attempt.task = task;
 	attempt.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	attempt.together = together;
+	attempt.group = group;
 	attempt.careful = true;
 	attempt_batch(&attempt);
-	report_parked(&attempt);
+	report_quarantined(&attempt);
 	UnregisterSnapshot(attempt.snapshot);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

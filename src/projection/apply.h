@@ -34,7 +34,7 @@ typedef struct EsTask
 } EsTask;
 
 extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);
-extern int64 es_apply_parked(EsTask *task, int64 together);
+extern int64 es_apply_quarantined(EsTask *task, int64 group);
 extern bool es_apply_may_pass(const ErrorData *error);
 extern void es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error);
 

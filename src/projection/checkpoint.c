@@ -132,7 +132,7 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 					" attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
 					" WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
 	es_sql_end(&sql);
-	es_xact_progressed();
+	es_transaction_progressed();
 }
 
 /* Writes why a batch was not applied, and when to try again. */

@@ -254,8 +254,8 @@ es_projection_changed(void)
 {
 	CacheInvalidateRelcacheByRelid(es_store()->projections);
 	CommandCounterIncrement();
-	es_xact_progressed();		/* whoever waits for a projection looks again */
-	es_xact_has_work();
+	es_transaction_progressed();		/* whoever waits for a projection looks again */
+	es_transaction_has_work();
 }
 
 /* ---------------------------------------------------------------- changes */

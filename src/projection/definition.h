@@ -58,6 +58,6 @@ extern int	es_projection_tasks(void);
  * do, in transactions of its own. True: there is more to do at once. Else *wait says after how many milliseconds to
  * look again if nobody wakes us, -1 for no time in particular.
  */
-extern bool es_projection_turn(long *wait);
+extern bool es_projections_run(long *wait);
 
 #endif							/* ES_PROJECTION_DEFINITION_H */

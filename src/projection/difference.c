@@ -35,7 +35,7 @@
 typedef struct Table
 {
 	const char *live;			/* qualified and quoted */
-	const char *beside;
+	const char *shadow;
 	bool		has_key;
 	StringInfoData same_key;	/* condition on l and s */
 	StringInfoData columns;		/* to be inserted */
@@ -81,7 +81,7 @@ describe(Table *table, const char *live, const char *schema)
 	Bitmapset  *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
 
 	table->live = live;
-	table->beside = psprintf("%s.%s", quote_identifier(schema), es_table_name(live));
+	table->shadow = psprintf("%s.%s", quote_identifier(schema), es_table_name(live));
 	table->has_key = key != NULL;
 	initStringInfo(&table->same_key);
 	initStringInfo(&table->columns);
@@ -124,7 +124,7 @@ insert_all(const Table *table, const char *condition)
 {
 	if (table->columns.len > 0)
 		es_sql_runf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s%s", table->live,
-					table->columns.data, table->columns.data, table->beside, condition);
+					table->columns.data, table->columns.data, table->shadow, condition);
 }
 
 /* Rows of both are compared by their bytes: a type need not have an equality. */
@@ -136,7 +136,7 @@ update_rows(void *arg)
 	const Table *table = arg;
 
 	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->live, table->changes.data,
-				table->beside, table->same_key.data, table->left.data, table->right.data);
+				table->shadow, table->same_key.data, table->left.data, table->right.data);
 }
 
 /*
@@ -156,7 +156,7 @@ update(const Table *table)
 					" AND c.confrelid OPERATOR(pg_catalog.=) %s::pg_catalog.regclass"
 					" AND c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}')", quote_literal_cstr(table->live)) > 0)
 		ReThrowError(error);
-	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->live, table->beside,
+	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->live, table->shadow,
 				table->same_key.data, table->left.data, table->right.data);
 }
 
@@ -168,7 +168,7 @@ apply_slowly(Table *tables, int count)
 		Table	   *table = &tables[i];
 
 		if (table->has_key)
-			es_sql_runf("DELETE FROM %s l WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", table->live, table->beside,
+			es_sql_runf("DELETE FROM %s l WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", table->live, table->shadow,
 						table->same_key.data);
 		else
 			es_sql_runf("DELETE FROM %s", table->live);
@@ -205,7 +205,7 @@ apply(Table *tables, int count, bool fast)
 {
 	/* The planner knows nothing of tables that were filled a moment ago. */
 	for (int i = 0; i < count; i++)
-		es_sql_runf("ANALYZE %s", tables[i].beside);
+		es_sql_runf("ANALYZE %s", tables[i].shadow);
 	if (fast)
 		apply_fast(tables, count);
 	else

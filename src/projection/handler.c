@@ -147,13 +147,13 @@ void
 es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 count)
 {
 	SPIPlanPtr *plan = &handler->plans[count >= LARGE_BATCH ? 1 : 0];
-	EsRights	rights;
+	EsRunAs	run_as;
 	SPIExecuteOptions options = {0};
 	EsGuard		guard = {true, handler->only_schema};
 	EsGuard		before;
 	volatile int rc = 0;
 
-	es_become(&rights, es_role_to_run(handler->role), handler->search_path, handler->may_append);
+	es_run_as_begin(&run_as, es_run_as_role(handler->role), handler->search_path, handler->may_append);
 	SPI_connect();
 	register_events(rows, desc, count);
 	tuplestore_rescan(rows);
@@ -179,7 +179,7 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 	if (rc < 0)
 		elog(ERROR, "SPI failed with %s", SPI_result_code_string(rc));
 	SPI_finish();
-	es_unbecome(&rights);
+	es_run_as_end(&run_as);
 }
 
 /* The columns of new_events that it needs a batch to have. */

@@ -80,7 +80,7 @@ es_inline_run(int64 first, int64 last)
 int64
 es_inline_lock(void)
 {
-	if (es_xact_first_position() != 0)
+	if (es_transaction_first_position() != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a projection cannot become inline, or cease to be, in a transaction that has appended events")));
@@ -111,7 +111,7 @@ set_mode(const char *name, const char *statement, int64 position)
  * projection itself, or of its rebuild.
  */
 void
-es_inline_check_parked(const char *name, bool rebuild)
+es_inline_check_quarantine(const char *name, bool rebuild)
 {
 	Oid			types[2] = {TEXTOID, BOOLOID};
 	Datum		values[2];
@@ -144,11 +144,11 @@ es_inline_begin(const char *name)
 {
 	int64		last;
 
-	if (es_xact_first_position() == 0)
+	if (es_transaction_first_position() == 0)
 		(void) es_projection_catch_up(name, PG_INT64_MAX);
 	last = es_inline_lock();
 	(void) es_projection_catch_up(name, last);
-	es_inline_check_parked(name, false);
+	es_inline_check_quarantine(name, false);
 	set_mode(name, "UPDATE event_store.projections SET mode = 'inline' WHERE name = $1 AND $2 >= 0", last);
 }
 

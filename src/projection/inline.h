@@ -9,7 +9,7 @@
 
 extern void es_inline_run(int64 first, int64 last);
 extern int64 es_inline_lock(void);
-extern void es_inline_check_parked(const char *name, bool rebuild);
+extern void es_inline_check_quarantine(const char *name, bool rebuild);
 extern void es_inline_begin(const char *name);
 extern void es_inline_end(const char *name);
 

@@ -21,19 +21,19 @@
 #include "base/sql.h"
 #include "store/location.h"
 
-typedef struct ParkedStream
+typedef struct QuarantinedStream
 {
 	int64		stream;			/* key */
-	int64		together;
+	int64		group;
 	int64		position;		/* of the first parked event */
 	int64		events;			/* parked now, to be added */
 	const char *error;			/* of a call that failed; NULL where it only came behind one */
 	const char *error_code;
 	int64		error_position;
 	bool		changed;
-} ParkedStream;
+} QuarantinedStream;
 
-struct EsParked
+struct EsQuarantine
 {
 	char	   *projection;
 	bool		rebuild;
@@ -43,34 +43,34 @@ struct EsParked
 };
 
 static Datum
-key_datum(const EsParked *parked)
+key_datum(const EsQuarantine *quarantine)
 {
-	return CStringGetTextDatum(parked->projection);
+	return CStringGetTextDatum(quarantine->projection);
 }
 
 /* The quarantine of a projection in the current memory context; `any`: whether the checkpoint says that there is one. */
-EsParked *
-es_parked_load(const char *projection, bool rebuild, bool any, int attempts)
+EsQuarantine *
+es_quarantine_load(const char *projection, bool rebuild, bool any, int attempts)
 {
-	EsParked   *parked = palloc0(sizeof(EsParked));
+	EsQuarantine   *quarantine = palloc0(sizeof(EsQuarantine));
 	HASHCTL		ctl;
 	EsSql		sql;
 	Oid			types[2] = {TEXTOID, BOOLOID};
 	Datum		values[2];
 
-	parked->projection = pstrdup(projection);
-	parked->rebuild = rebuild;
-	parked->attempts = attempts;
-	parked->context = CurrentMemoryContext;
+	quarantine->projection = pstrdup(projection);
+	quarantine->rebuild = rebuild;
+	quarantine->attempts = attempts;
+	quarantine->context = CurrentMemoryContext;
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(ParkedStream);
+	ctl.entrysize = sizeof(QuarantinedStream);
 	ctl.hcxt = CurrentMemoryContext;
-	parked->streams = hash_create("event_store parked streams", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	quarantine->streams = hash_create("event_store parked streams", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	if (!any)
-		return parked;
+		return quarantine;
 
-	values[0] = key_datum(parked);
+	values[0] = key_datum(quarantine);
 	values[1] = BoolGetDatum(rebuild);
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run_args("SELECT stream, together, position FROM event_store.quarantine"
@@ -81,36 +81,36 @@ es_parked_load(const char *projection, bool rebuild, bool any, int attempts)
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		int64		stream = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
-		ParkedStream *entry = hash_search(parked->streams, &stream, HASH_ENTER, NULL);
+		QuarantinedStream *entry = hash_search(quarantine->streams, &stream, HASH_ENTER, NULL);
 
-		memset((char *) entry + sizeof(int64), 0, sizeof(ParkedStream) - sizeof(int64));
-		entry->together = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+		memset((char *) entry + sizeof(int64), 0, sizeof(QuarantinedStream) - sizeof(int64));
+		entry->group = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
 		entry->position = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
 	}
 	es_sql_end(&sql);
-	return parked;
+	return quarantine;
 }
 
 int
-es_parked_count(const EsParked *parked)
+es_quarantine_count(const EsQuarantine *quarantine)
 {
-	return hash_get_num_entries(parked->streams);
+	return hash_get_num_entries(quarantine->streams);
 }
 
 /* Everything tied to one number is tied to the other from now on. */
 static void
-tie(EsParked *parked, int64 from, int64 to)
+tie(EsQuarantine *quarantine, int64 from, int64 to)
 {
 	HASH_SEQ_STATUS seq;
-	ParkedStream *entry;
+	QuarantinedStream *entry;
 
 	if (from == to)
 		return;
-	hash_seq_init(&seq, parked->streams);
+	hash_seq_init(&seq, quarantine->streams);
 	while ((entry = hash_seq_search(&seq)) != NULL)
-		if (entry->together == from)
+		if (entry->group == from)
 		{
-			entry->together = to;
+			entry->group = to;
 			entry->changed = true;
 		}
 }
@@ -124,30 +124,30 @@ member(EsBatch *batch, int64 number)
 
 /* Parks a call; returns the number of its events. */
 static int64
-park_call(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
+quarantine_call(EsQuarantine *quarantine, EsBatch *batch, int64 call, const ErrorData *error)
 {
-	int64		together = batch->calls[call];
+	int64		group = batch->calls[call];
 
 	for (int64 i = batch->starts[call]; i < batch->starts[call + 1]; i++)
 	{
-		ParkedStream *entry = hash_search(parked->streams, &member(batch, i)->stream, HASH_FIND, NULL);
+		QuarantinedStream *entry = hash_search(quarantine->streams, &member(batch, i)->stream, HASH_FIND, NULL);
 
 		if (entry != NULL)
-			together = Min(together, entry->together);
+			group = Min(group, entry->group);
 	}
 	for (int64 i = batch->starts[call]; i < batch->starts[call + 1]; i++)
 	{
 		EsBatchEvent *event = member(batch, i);
-		ParkedStream *entry;
+		QuarantinedStream *entry;
 		bool		found;
 
 		event->left_out = true;
-		entry = hash_search(parked->streams, &event->stream, HASH_ENTER, &found);
+		entry = hash_search(quarantine->streams, &event->stream, HASH_ENTER, &found);
 		if (!found)
 		{
-			memset((char *) entry + sizeof(int64), 0, sizeof(ParkedStream) - sizeof(int64));
+			memset((char *) entry + sizeof(int64), 0, sizeof(QuarantinedStream) - sizeof(int64));
 			entry->position = event->position;
-			entry->together = together;
+			entry->group = group;
 		}
 		else
 		{
@@ -156,13 +156,13 @@ park_call(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
 			 * found to fail: what is between the two waits as well.
 			 */
 			entry->position = Min(entry->position, event->position);
-			if (entry->together != together)
-				tie(parked, entry->together, together);
+			if (entry->group != group)
+				tie(quarantine, entry->group, group);
 		}
 		if (error != NULL && entry->error == NULL)
 		{
-			entry->error = MemoryContextStrdup(parked->context, error->message);
-			entry->error_code = MemoryContextStrdup(parked->context, unpack_sql_state(error->sqlerrcode));
+			entry->error = MemoryContextStrdup(quarantine->context, error->message);
+			entry->error_code = MemoryContextStrdup(quarantine->context, unpack_sql_state(error->sqlerrcode));
 			entry->error_position = member(batch, batch->starts[call])->position;
 		}
 		entry->events++;
@@ -176,25 +176,25 @@ park_call(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
  * events of every stream, so once is enough. Returns the number of events parked.
  */
 int64
-es_parked_apply(EsParked *parked, EsBatch *batch, int64 from_call)
+es_quarantine_apply(EsQuarantine *quarantine, EsBatch *batch, int64 from_call)
 {
 	int64		events = 0;
 
-	if (es_parked_count(parked) == 0)
+	if (es_quarantine_count(quarantine) == 0)
 		return 0;
 	es_batch_members(batch);
 	for (int64 call = from_call; call < batch->call_count; call++)
 		for (int64 i = batch->starts[call]; i < batch->starts[call + 1]; i++)
 		{
 			EsBatchEvent *event = member(batch, i);
-			ParkedStream *entry;
+			QuarantinedStream *entry;
 
 			if (event->left_out)
 				break;			/* parked already */
-			entry = hash_search(parked->streams, &event->stream, HASH_FIND, NULL);
+			entry = hash_search(quarantine->streams, &event->stream, HASH_FIND, NULL);
 			if (entry != NULL && event->position >= entry->position)
 			{
-				events += park_call(parked, batch, call, NULL);
+				events += quarantine_call(quarantine, batch, call, NULL);
 				break;
 			}
 		}
@@ -203,27 +203,27 @@ es_parked_apply(EsParked *parked, EsBatch *batch, int64 from_call)
 
 /* Parks a call that failed, and what comes behind it in the batch. Returns the number of events parked. */
 int64
-es_parked_add(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error)
+es_quarantine_add(EsQuarantine *quarantine, EsBatch *batch, int64 call, const ErrorData *error)
 {
 	int64		events;
 
 	es_batch_members(batch);
-	events = park_call(parked, batch, call, error);
-	return events + es_parked_apply(parked, batch, call + 1);
+	events = quarantine_call(quarantine, batch, call, error);
+	return events + es_quarantine_apply(quarantine, batch, call + 1);
 }
 
 /* Writes what has changed. */
 void
-es_parked_save(EsParked *parked)
+es_quarantine_save(EsQuarantine *quarantine)
 {
 	HASH_SEQ_STATUS seq;
-	ParkedStream *entry;
+	QuarantinedStream *entry;
 	EsSql		sql;
 	Oid			types[10] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, INT8OID, INT4OID};
 	SPIPlanPtr	plan = NULL;
 
 	es_sql_begin(&sql, es_store()->owner);
-	hash_seq_init(&seq, parked->streams);
+	hash_seq_init(&seq, quarantine->streams);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
 		Datum		values[10];
@@ -232,16 +232,16 @@ es_parked_save(EsParked *parked)
 		if (!entry->changed)
 			continue;
 		memset(nulls, ' ', sizeof(nulls));
-		values[0] = key_datum(parked);
-		values[1] = BoolGetDatum(parked->rebuild);
+		values[0] = key_datum(quarantine);
+		values[1] = BoolGetDatum(quarantine->rebuild);
 		values[2] = Int64GetDatum(entry->stream);
-		values[3] = Int64GetDatum(entry->together);
+		values[3] = Int64GetDatum(entry->group);
 		values[4] = Int64GetDatum(entry->position);
 		values[5] = Int64GetDatum(entry->events);
 		values[6] = entry->error == NULL ? (Datum) 0 : CStringGetTextDatum(entry->error);
 		values[7] = entry->error == NULL ? (Datum) 0 : CStringGetTextDatum(entry->error_code);
 		values[8] = Int64GetDatum(entry->error_position);
-		values[9] = Int32GetDatum(parked->attempts + 1);
+		values[9] = Int32GetDatum(quarantine->attempts + 1);
 		if (entry->error == NULL)
 			nulls[6] = nulls[7] = nulls[8] = 'n';
 		es_sql_run_kept(&plan, "INSERT INTO event_store.quarantine AS q VALUES"

@@ -7,12 +7,12 @@
 
 #include "projection/batch.h"
 
-typedef struct EsParked EsParked;
+typedef struct EsQuarantine EsQuarantine;
 
-extern EsParked *es_parked_load(const char *projection, bool rebuild, bool any, int attempts);
-extern int	es_parked_count(const EsParked *parked);
-extern int64 es_parked_apply(EsParked *parked, EsBatch *batch, int64 from_call);
-extern int64 es_parked_add(EsParked *parked, EsBatch *batch, int64 call, const ErrorData *error);
-extern void es_parked_save(EsParked *parked);
+extern EsQuarantine *es_quarantine_load(const char *projection, bool rebuild, bool any, int attempts);
+extern int	es_quarantine_count(const EsQuarantine *quarantine);
+extern int64 es_quarantine_apply(EsQuarantine *quarantine, EsBatch *batch, int64 from_call);
+extern int64 es_quarantine_add(EsQuarantine *quarantine, EsBatch *batch, int64 call, const ErrorData *error);
+extern void es_quarantine_save(EsQuarantine *quarantine);
 
 #endif							/* ES_PROJECTION_QUARANTINE_H */

@@ -191,7 +191,7 @@ make_tables(const Rebuild *rebuild, List *tables)
 {
 	EsSql		sql;
 	ListCell   *lc;
-	Oid			role = es_role_to_run(rebuild->role);
+	Oid			role = es_run_as_role(rebuild->role);
 
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_runf("CREATE SCHEMA %s", quote_identifier(rebuild->schema));
@@ -436,8 +436,8 @@ finish(void *arg)
 	UnregisterSnapshot(snapshot);
 
 	if (projection->is_inline)
-		es_inline_check_parked(finish->rebuild->name, true);
-	es_difference_apply(es_role_to_run(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
+		es_inline_check_quarantine(finish->rebuild->name, true);
+	es_difference_apply(es_run_as_role(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
 						projection->tables, finish->rebuild->fast);
 	ES_FAULT(before_switch);
 	replace_definition(finish->rebuild);

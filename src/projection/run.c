@@ -41,7 +41,7 @@ PG_FUNCTION_INFO_V1(es_retry_quarantined);
 /* Milliseconds. */
 #define BATCH_TIME_LONG		200		/* a batch that takes longer makes the next one smaller */
 #define BATCH_TIME_SHORT	50		/* a full one that takes less makes it larger */
-#define TURN_TIME			100		/* after this long it is another projection's turn */
+#define RUN_TIME			100		/* after this long it is another projection's turn */
 #define IDLE_INTERVAL		200		/* between writes of a checkpoint that no event has moved, unless somebody waits */
 #define SHORT_REST			8		/* after a batch that was not full, at most */
 #define LONG_REST			20		/* after one that took longer than BUSY_TIME: there is much to do */
@@ -212,7 +212,7 @@ rest(TimestampTz start)
 }
 
 bool
-es_projection_turn(long *wait)
+es_projections_run(long *wait)
 {
 	static bool prepared = false;
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store turn", ALLOCSET_SMALL_SIZES);
@@ -252,7 +252,7 @@ es_projection_turn(long *wait)
 				break;
 			MemoryContextSwitchTo(context);
 			again = work_on(lfirst(lc), mark, &look_again);
-		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_TIME));
+		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), RUN_TIME));
 		more |= again;
 		if (look_again != 0)
 			due = due == 0 ? look_again : Min(due, look_again);
@@ -439,7 +439,7 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 	task.filter = &projection->filter;
 	task.handler = es_projection_handler(projection);
 	for (uint64 i = 0; i < count; i++)
-		events += es_apply_parked(&task, numbers[i]);
+		events += es_apply_quarantined(&task, numbers[i]);
 	PG_RETURN_INT64(events);
 }
 
@@ -447,22 +447,22 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 
 /* Raises an error when a projection has parked a stream at or below a position. */
 static void
-check_not_parked(const char *name, text *stream, int64 upto)
+check_not_quarantined(const char *name, text *stream, int64 upto)
 {
 	Oid			types[3] = {TEXTOID, TEXTOID, INT8OID};
 	Datum		values[3];
 	EsSql		sql;
-	bool		parked;
+	bool		quarantined;
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = PointerGetDatum(stream);
 	values[2] = Int64GetDatum(upto);
 	es_sql_begin(&sql, es_store()->owner);
-	parked = es_sql_run_args("SELECT FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
+	quarantined = es_sql_run_args("SELECT FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
 							 " WHERE q.projection = $1 AND NOT q.rebuild AND h.name = $2 AND q.position <= $3",
 							 3, types, values, NULL) > 0;
 	es_sql_end(&sql);
-	if (parked)
+	if (quarantined)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked stream \"%s\"", name, text_to_cstring(stream)),
@@ -507,7 +507,7 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("es_wait_for_projection() must be called in a transaction of isolation level READ COMMITTED"),
 				 errdetail("This transaction would not see what the projection writes.")));
-	if (es_xact_first_position() != 0 && es_xact_first_position() <= upto && !es_projection_get(name)->is_inline)
+	if (es_transaction_first_position() != 0 && es_transaction_first_position() <= upto && !es_projection_get(name)->is_inline)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("position %lld was drawn by this transaction, which has not ended", (long long) upto),
@@ -535,6 +535,6 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 				(errmsg("no background worker runs projections in this database"),
 				 errhint("SELECT es_start_worker(), or set shared_preload_libraries; es_run_projection() runs one in the foreground.")));
 	if (reached && !PG_ARGISNULL(3))
-		check_not_parked(name, PG_GETARG_TEXT_PP(3), upto);
+		check_not_quarantined(name, PG_GETARG_TEXT_PP(3), upto);
 	PG_RETURN_BOOL(reached);
 }

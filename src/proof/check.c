@@ -58,9 +58,9 @@ typedef struct Check
 	ReturnSetInfo *rsinfo;
 	MemoryContext scratch;		/* of one row, or of one fetch */
 	int64		newest;			/* position drawn; read after the snapshot was taken */
-	EsLeaf	   *leaves;
-	int			leaf_count;
-	EsLeafGap  *holes;
+	EsPartition	   *partitions;
+	int			partition_count;
+	EsPartitionGap  *holes;
 	int			hole_count;
 	int32	   *types;			/* ids that event_types has, in order */
 	int			type_count;
@@ -166,11 +166,11 @@ int_column(Cursor *cursor, HeapTuple row, int number)
 static bool
 in_hole(const Check *check, int64 first, int64 last)
 {
-	return es_in_leaf_gap(check->holes, check->hole_count, first, last);
+	return es_in_partition_gap(check->holes, check->hole_count, first, last);
 }
 
 static void
-report_hole(Check *check, const EsLeafGap *hole)
+report_hole(Check *check, const EsPartitionGap *hole)
 {
 	char	   *table = psprintf("log_%lld", (long long) hole->from);
 	bool		exists = OidIsValid(get_relname_relid(table, get_namespace_oid(ES_SCHEMA, false)));
@@ -181,16 +181,16 @@ report_hole(Check *check, const EsLeafGap *hole)
 }
 
 static void
-check_leaf(void *arg)
+check_partition(void *arg)
 {
-	EsLeaf	   *leaf = arg;
-	Relation	rel = try_relation_open(leaf->relid, AccessShareLock);
+	EsPartition	   *partition = arg;
+	Relation	rel = try_relation_open(partition->relid, AccessShareLock);
 
 	if (rel == NULL)
 		return;
-	es_store_check_leaf(rel);
-	(void) es_leaf_index(rel, false);
-	(void) es_leaf_index(rel, true);
+	es_store_check_partition(rel);
+	(void) es_partition_index(rel, false);
+	(void) es_partition_index(rel, true);
 	relation_close(rel, AccessShareLock);
 }
 
@@ -207,24 +207,24 @@ check_partitions(Check *check)
 
 	SPI_execute("SELECT greatest(max(last_position), 0) FROM event_store.heads", true, 1);
 	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	check->leaf_count = es_leaves_copy(&check->leaves, NULL);
-	check->hole_count = es_leaf_gaps(check->leaves, check->leaf_count, last, &check->holes);
+	check->partition_count = es_partitions_copy(&check->partitions, NULL);
+	check->hole_count = es_partition_gaps(check->partitions, check->partition_count, last, &check->holes);
 	for (int i = 0; i < check->hole_count; i++)
 		report_hole(check, &check->holes[i]);
-	for (int i = 0; i < check->leaf_count; i++)
+	for (int i = 0; i < check->partition_count; i++)
 	{
-		EsLeaf	   *leaf = &check->leaves[i];
+		EsPartition	   *partition = &check->partitions[i];
 		ErrorData  *error;
 
-		if (leaf->from < end)
-			finding(check, "partition", NULL, leaf->from,
+		if (partition->from < end)
+			finding(check, "partition", NULL, partition->from,
 					"partition \"%s\" begins at position %lld, where it should be %lld",
-					get_rel_name(leaf->relid), (long long) leaf->from, (long long) end);
-		end = Max(end, leaf->to);
-		error = es_catch(check_leaf, leaf);
+					get_rel_name(partition->relid), (long long) partition->from, (long long) end);
+		end = Max(end, partition->to);
+		error = es_catch(check_partition, partition);
 		if (error != NULL)
 		{
-			finding(check, "partition", NULL, leaf->from, "%s%s%s", error->message,
+			finding(check, "partition", NULL, partition->from, "%s%s%s", error->message,
 					error->detail == NULL ? "" : ": ", error->detail == NULL ? "" : error->detail);
 			FreeErrorData(error);
 		}
@@ -269,7 +269,7 @@ check_event(Check *check, Stream *stream, Cursor *log, HeapTuple row)
 	TimestampTz recorded_at = DatumGetTimestampTz(column(log, row, 4));
 	int32		category = DatumGetInt32(column(log, row, 5));
 	int32		type = DatumGetInt32(column(log, row, 6));
-	const EsLeaf *leaf = es_leaf_among(check->leaves, check->leaf_count, position);
+	const EsPartition *partition = es_partition_among(check->partitions, check->partition_count, position);
 	int64		expected = stream->any ? stream->version + 1 : 1;
 
 	if (version < expected)
@@ -289,7 +289,7 @@ check_event(Check *check, Stream *stream, Cursor *log, HeapTuple row)
 				"version %lld is at position %lld, which is not after position %lld of version %lld",
 				(long long) version, (long long) position, (long long) stream->position,
 				(long long) stream->version);
-	if (leaf == NULL || leaf->relid != DatumGetObjectId(column(log, row, 7)))
+	if (partition == NULL || partition->relid != DatumGetObjectId(column(log, row, 7)))
 		finding(check, "position", stream->name, position, "the event is in partition \"%s\", which is not for its position",
 				get_rel_name(DatumGetObjectId(column(log, row, 7))));
 	if (position > check->newest)
@@ -752,6 +752,6 @@ es_check(PG_FUNCTION_ARGS)
 		check_snapshots(&check, strcmp(snapshots, "all") == 0);
 	es_sql_end(&sql);
 	/* What was read is not reported before it is durable. */
-	es_release_await_all();
+	es_early_release_await_all();
 	return (Datum) 0;
 }

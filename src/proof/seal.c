@@ -260,7 +260,7 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	EsSeal		seal;
 	EsScan	   *scan;
-	EsEvidence *evidence;
+	EsRowDigest *digests;
 	EsTree		tree;
 	TupleTableSlot *slot;
 	StringInfoData manifest;
@@ -272,40 +272,40 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 	initStringInfo(&manifest);
 	appendStringInfoSpaces(&manifest, VARHDRSZ);
 	es_tree_begin(&tree);
-	evidence = es_evidence_begin(snapshot);
+	digests = es_row_digest_begin(snapshot);
 	scan = es_scan_create(RegisterSnapshot(snapshot));
 	es_scan_positions(scan, seal.after, mark);
 	while (seal.events < es_seal_size && (slot = es_scan_next(scan)) != NULL)
 	{
 		uint8		leaf[ES_DIGEST_LEN];
 
-		if (!es_evidence_row(evidence, slot))
+		if (!es_row_digest_read(digests, slot))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("the event at position %lld cannot be sealed: %s",
-							(long long) evidence->input.position, evidence->flaw),
+							(long long) digests->input.position, digests->flaw),
 					 errhint("SELECT * FROM es_verify_log() tells what else is wrong.")));
-		es_evidence_leaf(evidence, leaf);
-		es_tree_add(&tree, evidence->hasher, leaf);
-		put_number(&manifest, evidence->input.position - position);
-		put_number(&manifest, evidence->stream_id);
-		put_number(&manifest, evidence->input.version);
+		es_row_digest_leaf(digests, leaf);
+		es_tree_add(&tree, digests->hasher, leaf);
+		put_number(&manifest, digests->input.position - position);
+		put_number(&manifest, digests->stream_id);
+		put_number(&manifest, digests->input.version);
 		appendBinaryStringInfo(&manifest, (const char *) leaf, ES_PRINT_LEN);
-		position = evidence->input.position;
+		position = digests->input.position;
 		if (++seal.events == es_seal_size)
 			seal.to = position;
 	}
 	es_scan_end(scan);
 	if (seal.events > 0)
 	{
-		es_tree_root(&tree, evidence->hasher, seal.tree);
-		es_seal_digest(evidence->hasher, &evidence->store_id, seal.after, seal.to, seal.events, seal.tree, last->root,
+		es_tree_root(&tree, digests->hasher, seal.tree);
+		es_seal_digest(digests->hasher, &digests->store_id, seal.after, seal.to, seal.events, seal.tree, last->root,
 					   seal.root);
 		store_seal(&seal, &manifest);
 		ES_FAULT(seal);
 		*last = seal;
 	}
-	es_evidence_end(evidence);
+	es_row_digest_end(digests);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return seal.events > 0;
@@ -391,7 +391,7 @@ es_log_root(PG_FUNCTION_ARGS)
 	UnregisterSnapshot(snapshot);
 	/* It is to be kept elsewhere: what it speaks of must not be lost in a crash. */
 	if (!RecoveryInProgress())
-		es_release_flush_all();
+		es_early_release_flush_all();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 

@@ -60,10 +60,10 @@ typedef struct Verifier
 {
 	ReturnSetInfo *rsinfo;		/* where findings go */
 	Snapshot	snapshot;
-	EsEvidence *evidence;
-	EsLeaf	   *leaves;
+	EsRowDigest *digests;
+	EsPartition	   *leaves;
 	int			leaf_count;
-	EsLeafGap  *gaps;
+	EsPartitionGap  *gaps;
 	int			gap_count;
 
 	/* the range or stream that is being looked at */
@@ -162,8 +162,8 @@ report_versions(Verifier *v, const text *stream, int64 from, int64 to)
 static void
 look_at_leaves(Verifier *v, int64 last)
 {
-	v->leaf_count = es_leaves_copy(&v->leaves, NULL);
-	v->gap_count = es_leaf_gaps(v->leaves, v->leaf_count, last, &v->gaps);
+	v->leaf_count = es_partitions_copy(&v->leaves, NULL);
+	v->gap_count = es_partition_gaps(v->leaves, v->leaf_count, last, &v->gaps);
 	/* Where the log begins is no position. */
 	if (v->gap_count > 0)
 		v->gaps[0].from = Max(v->gaps[0].from, ES_NODE_START(es_store()->node) + 1);
@@ -192,14 +192,14 @@ forget_drawn_in_vain(Verifier *v, int64 last)
 static bool
 in_gap(const Verifier *v, int64 from, int64 to)
 {
-	return es_in_leaf_gap(v->gaps, v->gap_count, from, to);
+	return es_in_partition_gap(v->gaps, v->gap_count, from, to);
 }
 
 /* The name of the partition that has a position. */
 static const char *
 leaf_name(const Verifier *v, int64 position)
 {
-	const EsLeaf *leaf = es_leaf_among(v->leaves, v->leaf_count, position);
+	const EsPartition *leaf = es_partition_among(v->leaves, v->leaf_count, position);
 	char	   *name = leaf == NULL ? NULL : get_rel_name(leaf->relid);
 
 	return name != NULL ? name : "?";
@@ -211,7 +211,7 @@ leaf_name(const Verifier *v, int64 position)
 static void
 report_missing(Verifier *v, const EsManifest *sealed)
 {
-	const EsEvidenceStream *stream = es_evidence_stream(v->evidence, sealed->stream);
+	const EsRowDigestStream *stream = es_row_digest_stream(v->digests, sealed->stream);
 
 	if (stream->name != NULL)
 		report(v, "missing", stream->name, sealed->version, sealed->position,
@@ -226,11 +226,11 @@ report_missing(Verifier *v, const EsManifest *sealed)
 static void
 compare_with_sealed(Verifier *v, const EsManifest *sealed, const uint8 *leaf)
 {
-	EsEvidence *e = v->evidence;
+	EsRowDigest *e = v->digests;
 
 	if (e->stream_id != sealed->stream || e->input.version != sealed->version)
 	{
-		const EsEvidenceStream *was = es_evidence_stream(e, sealed->stream);
+		const EsRowDigestStream *was = es_row_digest_stream(e, sealed->stream);
 		char	   *name = was->name != NULL ? psprintf("\"%s\"", text_to_cstring(was->name)) :
 			psprintf("with id %lld", (long long) sealed->stream);
 
@@ -247,7 +247,7 @@ compare_with_sealed(Verifier *v, const EsManifest *sealed, const uint8 *leaf)
 static void
 check_head_knows(Verifier *v)
 {
-	EsEvidence *e = v->evidence;
+	EsRowDigest *e = v->digests;
 
 	if (e->flaw != NULL)
 		report(v, e->flaw_kind, e->stream->name, e->input.version, e->input.position, "%s (stream id %lld, partition \"%s\")",
@@ -265,7 +265,7 @@ check_head_knows(Verifier *v)
 static void
 verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest *sealed)
 {
-	EsEvidence *e = v->evidence;
+	EsRowDigest *e = v->digests;
 	MemoryContext outer = CurrentMemoryContext;
 	EsTree		tree;
 	uint8		root[ES_DIGEST_LEN];
@@ -276,7 +276,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 	es_tree_begin(&tree);
 	for (int i = 0; i < v->leaf_count; i++)
 	{
-		EsLeaf	   *leaf = &v->leaves[i];
+		EsPartition	   *leaf = &v->leaves[i];
 		EsScan	   *scan;
 		TupleTableSlot *slot;
 
@@ -287,7 +287,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 		while ((slot = es_scan_next(scan)) != NULL)
 		{
 			uint8		digest[ES_DIGEST_LEN];
-			bool		good = es_evidence_row(e, slot);
+			bool		good = es_row_digest_read(e, slot);
 
 			flawed |= !good;
 			memset(digest, 0, sizeof(digest));
@@ -296,7 +296,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 			if (seal != NULL)
 			{
 				if (good)
-					es_evidence_leaf(e, digest);
+					es_row_digest_leaf(e, digest);
 				es_tree_add(&tree, e->hasher, digest);
 			}
 			if (sealed != NULL)
@@ -373,7 +373,7 @@ verify_unsealed(Verifier *v, int64 after, int64 to, int64 from, int64 upto)
 static void
 verify_seals(Verifier *v, int64 from, int64 upto, int64 root_position, const bytea *root)
 {
-	EsEvidence *e = v->evidence;
+	EsRowDigest *e = v->digests;
 	EsSealScan	seals;
 	EsSeal		seal;
 	int64		last = ES_NODE_START(es_store()->node);
@@ -445,7 +445,7 @@ read_head(Verifier *v, TupleTableSlot *slot, EsHead *head, text **name)
 static bool
 check_head(Verifier *v, const text *name, const EsHead *head)
 {
-	const text *category = es_evidence_category(v->evidence, head->category);
+	const text *category = es_row_digest_category(v->digests, head->category);
 	int			len = es_category_length(name);
 	int64		before = v->findings;
 
@@ -464,7 +464,7 @@ check_head(Verifier *v, const text *name, const EsHead *head)
 static void
 verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bool flaws)
 {
-	EsEvidence *e = v->evidence;
+	EsRowDigest *e = v->digests;
 	MemoryContext outer = CurrentMemoryContext;
 	EsHead		range = *head;
 	EsScan	   *scan;
@@ -487,7 +487,7 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 	es_scan_stream(scan, name, &range, 1, beyond ? PG_INT64_MAX : head->version);
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
-		bool		good = es_evidence_row(e, slot);
+		bool		good = es_row_digest_read(e, slot);
 		const EsDigestInput *event = &e->input;
 
 		MemoryContextSwitchTo(e->row);
@@ -522,7 +522,7 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 			whole = false;
 		}
 		if (whole)
-			es_evidence_chain(e, chain);
+			es_row_digest_chain(e, chain);
 		version = Max(version, event->version);
 		position = Max(position, event->position);
 		recorded_at = event->recorded_at;
@@ -582,7 +582,7 @@ static void
 name_changed_events(Verifier *v, const text *name, const EsHead *head)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store manifest", ALLOCSET_DEFAULT_SIZES);
-	EsEvidence *e = v->evidence;
+	EsRowDigest *e = v->digests;
 	EsHead		range = *head;
 	EsScan	   *scan;
 	EsManifest	sealed;
@@ -603,7 +603,7 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 		int64		before = position;
 		uint8		leaf[ES_DIGEST_LEN];
 
-		if (!es_evidence_row(e, slot))
+		if (!es_row_digest_read(e, slot))
 			continue;
 		position = e->input.position;
 		if (position > sealed_to || position <= before)
@@ -631,7 +631,7 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 		while (sealed.valid && sealed.position < position)
 			es_manifest_next(&sealed);
 		old = MemoryContextSwitchTo(e->row);
-		es_evidence_leaf(e, leaf);
+		es_row_digest_leaf(e, leaf);
 		if (sealed.valid && sealed.position == position)
 			compare_with_sealed(v, &sealed, leaf);
 		else
@@ -654,7 +654,7 @@ verifier_begin(FunctionCallInfo fcinfo, Snapshot snapshot, int64 last)
 	v->rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	v->snapshot = snapshot;
 	v->context = AllocSetContextCreate(CurrentMemoryContext, "event_store verify", ALLOCSET_DEFAULT_SIZES);
-	v->evidence = es_evidence_begin(snapshot);
+	v->digests = es_row_digest_begin(snapshot);
 	look_at_leaves(v, last);
 	return v;
 }
@@ -662,7 +662,7 @@ verifier_begin(FunctionCallInfo fcinfo, Snapshot snapshot, int64 last)
 static void
 verifier_end(Verifier *v)
 {
-	es_evidence_end(v->evidence);
+	es_row_digest_end(v->digests);
 	UnregisterSnapshot(v->snapshot);
 }
 
@@ -712,7 +712,7 @@ es_verify_stream(PG_FUNCTION_ARGS)
 			verify_events(v, name, &head, true, true);
 			if (v->findings > 0)
 				name_changed_events(v, name, &head);
-			es_release_await(&head);	/* what we have said of it is durable */
+			es_early_release_await(&head);	/* what we have said of it is durable */
 		}
 	}
 	index_endscan(scan);

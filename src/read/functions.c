@@ -448,7 +448,7 @@ es_trace(PG_FUNCTION_ARGS)
 	}
 	SPI_cursor_close(portal);
 	es_sql_end(&sql);
-	es_release_await_all();
+	es_early_release_await_all();
 	if (upcast != NULL)
 		es_upcast_end(upcast);
 	return (Datum) 0;

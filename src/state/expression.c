@@ -251,12 +251,12 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	ParseState *pstate;
 	FunctionNotes notes = {NULL, false};
 	StringInfoData definitions;
-	EsRights	rights;
+	EsRunAs	run_as;
 	Node	   *node;
 	Node	   *coerced;
 
-	compiled->role = es_role_to_run(role);
-	es_become(&rights, compiled->role, search_path, false);
+	compiled->role = es_run_as_role(role);
+	es_run_as_begin(&run_as, compiled->role, search_path, false);
 
 	pstate = make_parsestate(NULL);
 	pstate->p_sourcetext = text;
@@ -296,7 +296,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 				 errmsg("%s must not cast to a domain with constraints", what)));
 	compiled->functions = definitions.data;
 	free_parsestate(pstate);
-	es_unbecome(&rights);
+	es_run_as_end(&run_as);
 
 	compiled->what = what;
 	compiled->role_name = pstrdup(role);
@@ -314,7 +314,7 @@ es_run_open(const EsExpr *expr)
 	EsRun	   *run = palloc0(sizeof(EsRun));
 
 	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
-	if (es_role_to_run(expr->role_name) != expr->role)
+	if (es_run_as_role(expr->role_name) != expr->role)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("role \"%s\", which registered this, is another one than it was", expr->role_name),
@@ -344,13 +344,13 @@ es_run_open(const EsExpr *expr)
 void
 es_run_enter(EsRun *run)
 {
-	es_become(&run->rights, run->expr->role, run->expr->search_path, false);
+	es_run_as_begin(&run->run_as, run->expr->role, run->expr->search_path, false);
 }
 
 void
 es_run_leave(EsRun *run)
 {
-	es_unbecome(&run->rights);
+	es_run_as_end(&run->run_as);
 }
 
 void

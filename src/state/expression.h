@@ -40,7 +40,7 @@ typedef struct EsRun
 	ExprState  *state;
 	ExprContext *econtext;
 	ParamListInfo params;
-	EsRights	rights;
+	EsRunAs	run_as;
 } EsRun;
 
 extern EsExpr *es_expr_compile(const char *text, const char *what, Oid result_type,

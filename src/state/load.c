@@ -40,7 +40,7 @@ PG_FUNCTION_INFO_V1(es_snapshot);
 PG_FUNCTION_INFO_V1(es_replayed_events);
 
 /* Times snapshot_every that a load may replay before it asks for a snapshot. */
-#define ES_ASK_AFTER	2
+#define ES_REQUEST_AFTER	2
 
 /* Events folded by this session's loads: what tests of snapshots look at. */
 static int64 replayed_events = 0;
@@ -150,7 +150,7 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
 	{
 		es_fold_begin(fold, stream, fold->aggregate->initial, 0, 0, 0);
 		if (last == head->version && as_of == NULL && es_snapshot_of_other_fold(head->id, snapshot))
-			es_ask_count(false);
+			es_snapshot_note_unused(false);
 	}
 	if (fold->version < last)
 	{
@@ -172,11 +172,11 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
  * earlier time: the snapshot would be of now and not help it.)
  */
 static void
-ask_for_snapshot(const EsFold *fold, const EsHead *head, int64 max_version, const TimestampTz *as_of)
+request_snapshot(const EsFold *fold, const EsHead *head, int64 max_version, const TimestampTz *as_of)
 {
 	if (as_of == NULL && max_version == PG_INT64_MAX &&
-		fold->folded >= (int64) fold->aggregate->snapshot_every * ES_ASK_AFTER)
-		es_ask_for_snapshot(head->id);
+		fold->folded >= (int64) fold->aggregate->snapshot_every * ES_REQUEST_AFTER)
+		es_snapshot_request(head->id);
 }
 
 static Datum
@@ -191,7 +191,7 @@ load_stream(FunctionCallInfo fcinfo, const text *stream, int64 max_version, cons
 	if (es_stream_find(stream, snapshot, &head) && head.version > 0)
 	{
 		load(fold, defs, stream, &head, max_version, as_of, snapshot);
-		ask_for_snapshot(fold, &head, max_version, as_of);
+		request_snapshot(fold, &head, max_version, as_of);
 	}
 	else
 		es_fold_begin(fold, stream, fold->aggregate->initial, 0, 0, 0);
@@ -384,7 +384,7 @@ es_load_category(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 
 	snapshot = has_time ? es_asof_snapshot(as_of, NULL) : RegisterSnapshot(GetActiveSnapshot());
-	es_release_await_all();
+	es_early_release_await_all();
 	defs = es_definitions();
 	fold = es_fold_create(es_aggregate(defs, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category)));
 	es_heads_open(&heads, AccessShareLock);

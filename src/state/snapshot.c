@@ -102,7 +102,7 @@ damaged(int64 stream, int64 version)
 	static int64 logged_stream = 0;
 	static int64 logged_version = 0;
 
-	es_ask_count(true);
+	es_snapshot_note_unused(true);
 	if (stream == logged_stream && version == logged_version)
 		return;
 	logged_stream = stream;

@@ -38,15 +38,15 @@ typedef struct SnapshotTask
 	int64		outdated;
 } SnapshotTask;
 
-PGDLLEXPORT void es_snapshot_worker(Datum arg);
+PGDLLEXPORT void es_snapshot_request_main(Datum arg);
 
 static int64 noticed_damaged = 0;
 static int64 noticed_outdated = 0;
-static TimestampTz last_asked = 0;
+static TimestampTz last_request = 0;
 
 /* Notes a snapshot that was not used: damaged, or made under another definition. */
 void
-es_ask_count(bool damaged)
+es_snapshot_note_unused(bool damaged)
 {
 	if (damaged)
 		noticed_damaged++;
@@ -56,13 +56,13 @@ es_ask_count(bool damaged)
 
 /* Has a snapshot of a stream taken in the background, soon or never. */
 void
-es_ask_for_snapshot(int64 stream)
+es_snapshot_request(int64 stream)
 {
 	SnapshotTask task;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (RecoveryInProgress() || !IsUnderPostmaster ||
-		!TimestampDifferenceExceeds(last_asked, now, 1000))
+		!TimestampDifferenceExceeds(last_request, now, 1000))
 		return;
 
 	memset(&task, 0, sizeof(task));
@@ -70,8 +70,8 @@ es_ask_for_snapshot(int64 stream)
 	task.stream = stream;
 	task.damaged = noticed_damaged;
 	task.outdated = noticed_outdated;
-	last_asked = now;
-	if (es_worker_start("es_snapshot_worker", "event_store snapshot taker", &task, sizeof(task), NULL))
+	last_request = now;
+	if (es_worker_start("es_snapshot_request_main", "event_store snapshot taker", &task, sizeof(task), NULL))
 		noticed_damaged = noticed_outdated = 0;
 }
 
@@ -98,7 +98,7 @@ stream_name(int64 id)
 
 /* Adds to one of event_store.counters. */
 void
-es_count(const char *name, int64 more)
+es_counter_add(const char *name, int64 more)
 {
 	Oid			types[2] = {TEXTOID, INT8OID};
 	Datum		values[2];
@@ -115,7 +115,7 @@ es_count(const char *name, int64 more)
 
 /* Entry of the worker. */
 void
-es_snapshot_worker(Datum arg)
+es_snapshot_request_main(Datum arg)
 {
 	SnapshotTask task;
 	text	   *stream;
@@ -124,8 +124,8 @@ es_snapshot_worker(Datum arg)
 	es_worker_begin(task.database, "taking a snapshot", 1000);
 	stream = stream_name(task.stream);
 	if (stream != NULL && es_take_snapshot(stream) > 0)
-		es_count("snapshots_taken", 1);
-	es_count("snapshots_damaged", task.damaged);
-	es_count("snapshots_outdated", task.outdated);
+		es_counter_add("snapshots_taken", 1);
+	es_counter_add("snapshots_damaged", task.damaged);
+	es_counter_add("snapshots_outdated", task.outdated);
 	es_worker_end();
 }

@@ -29,7 +29,7 @@
 #include "store/location.h"
 #include "worker/background.h"
 
-PGDLLEXPORT void es_due_worker(Datum arg);
+PGDLLEXPORT void es_snapshot_worker_main(Datum arg);
 
 /* Positions that one look goes through at most. */
 #define LOOK_POSITIONS	5000
@@ -80,7 +80,7 @@ read_aggregates(Every **result)
  * *stream is NULL.
  */
 static int64
-next_due(MemoryContext context, int64 after, int64 upto, text **stream, int64 *id, int64 *version)
+next_wanted(MemoryContext context, int64 after, int64 upto, text **stream, int64 *id, int64 *version)
 {
 	Every	   *aggregates;
 	int			count = read_aggregates(&aggregates);
@@ -123,12 +123,12 @@ next_due(MemoryContext context, int64 after, int64 upto, text **stream, int64 *i
  * after: when *found, right before that event.
  */
 int64
-es_due_look(int64 after, int64 upto, bool *found)
+es_snapshot_worker_look(int64 after, int64 upto, bool *found)
 {
 	text	   *stream;
 	int64		id;
 	int64		version;
-	int64		position = next_due(CurrentMemoryContext, after, upto, &stream, &id, &version);
+	int64		position = next_wanted(CurrentMemoryContext, after, upto, &stream, &id, &version);
 
 	*found = stream != NULL;
 	return *found ? position - 1 : position;
@@ -147,7 +147,7 @@ take(text *stream, int64 id, HTAB *taken)
 		{
 			version = es_take_snapshot(stream);
 			if (version > 0)
-				es_count("snapshots_taken", 1);
+				es_counter_add("snapshots_taken", 1);
 			es_process_end();
 		}
 	}
@@ -177,7 +177,7 @@ take(text *stream, int64 id, HTAB *taken)
 
 /* Entry of the worker: takes what is due from a position on, until it has come to the mark. */
 void
-es_due_worker(Datum arg)
+es_snapshot_worker_main(Datum arg)
 {
 	EsProcessTask task;
 	EsSharedDatabase *entry;
@@ -186,7 +186,7 @@ es_due_worker(Datum arg)
 	MemoryContext cycle;
 	int64		position;
 
-	es_process_init(&task, ES_SNAPSHOT_TAKER, 1000);
+	es_process_init(&task, ES_SNAPSHOT_WORKER, 1000);
 	entry = es_process_entry();
 	position = task.position;
 	cycle = CurrentMemoryContext;
@@ -202,7 +202,7 @@ es_due_worker(Datum arg)
 		if (!es_process_begin("looking for snapshots that are due"))
 			break;
 		es_mark_state(&state);
-		position = next_due(cycle, position, state.mark, &stream, &id, &version);
+		position = next_wanted(cycle, position, state.mark, &stream, &id, &version);
 		es_process_end();
 
 		if (stream != NULL)

@@ -511,17 +511,17 @@ static void
 make_dependents(bool trace, bool by_category)
 {
 	const char *code = quote_identifier(get_namespace_name(es_extension_schema()));
-	uint64		leaves;
-	SPITupleTable *leaf_table;
+	uint64		partitions;
+	SPITupleTable *partition_table;
 
 	for (int i = 0; i < es_immutable_count; i++)
 		guard_table(es_immutable[i], code);
 
-	leaves = es_sql_run("SELECT quote_ident(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+	partitions = es_sql_run("SELECT quote_ident(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
 						" WHERE i.inhparent = 'event_store.log'::regclass ORDER BY 1");
-	leaf_table = SPI_tuptable;
-	for (uint64 i = 0; i < leaves; i++)
-		guard_table(SPI_getvalue(leaf_table->vals[i], leaf_table->tupdesc, 1), code);
+	partition_table = SPI_tuptable;
+	for (uint64 i = 0; i < partitions; i++)
+		guard_table(SPI_getvalue(partition_table->vals[i], partition_table->tupdesc, 1), code);
 
 	if (!exists("SELECT FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relname = '%s'", "import"))
 	{
@@ -584,7 +584,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */
 	if (!XactReadOnly && es_epoch_begin_here())
 		es_partition_make_for(es_position_last());
-	es_xact_store_made();
+	es_transaction_store_made();
 	PG_RETURN_VOID();
 }
 

@@ -190,12 +190,12 @@ check_triggers(Relation rel)
 
 /* The same for a leaf of the log; the caller has opened it. */
 void
-es_store_check_leaf(Relation leaf)
+es_store_check_partition(Relation partition)
 {
 	for (int i = 0; i < lengthof(table_defs); i++)
 		if (strcmp(table_defs[i].name, "log") == 0)
-			check_columns(leaf, &table_defs[i]);
-	check_triggers(leaf);
+			check_columns(partition, &table_defs[i]);
+	check_triggers(partition);
 }
 
 static Oid

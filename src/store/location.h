@@ -132,6 +132,6 @@ extern const EsStore *es_store_now(void);
 extern bool es_store_exists(void);
 extern void es_store_init(void);
 extern void es_store_forget(void);
-extern void es_store_check_leaf(Relation leaf);
+extern void es_store_check_partition(Relation partition);
 
 #endif							/* ES_STORE_LOCATION_H */

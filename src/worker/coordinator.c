@@ -62,9 +62,9 @@ PGDLLEXPORT void es_pool_worker(Datum arg);
 #define TASKS_INTERVAL		200		/* of counting what the pool has to do */
 #define POOL_BACKOFF		60000	/* longest, of a pool worker that fails */
 #define PURGE_INTERVAL		1000
-#define DUE_INTERVAL		1000
+#define SNAPSHOT_INTERVAL		1000
 #define PARTITION_INTERVAL	200
-#define HOLDER_INTERVAL		1000
+#define IDLE_APPENDER_INTERVAL		1000
 
 /* Seconds after which the postmaster restarts a coordinator that no launcher looks after. */
 #define RESTART_TIME		5
@@ -102,7 +102,7 @@ static bool listens = false;	/* to the channel */
 static int	tasks = 0;			/* what the pool has to do */
 static bool count_soon = true;	/* that may have changed */
 static int	uncounted = 0;		/* sessions that were ended, which no commit has counted */
-static BackgroundWorkerHandle *taker = NULL;	/* of due snapshots */
+static BackgroundWorkerHandle *snapshot_worker = NULL;	/* of due snapshots */
 static BackgroundWorkerHandle *sealer = NULL;
 static TimestampTz sealer_started = 0;
 
@@ -211,12 +211,12 @@ make_partition(void)
 }
 
 static bool
-end_holders(void)
+end_idle_appenders(void)
 {
 	if (!es_process_begin("looking for idle sessions that hold the high-water mark back"))
 		return false;
-	uncounted += es_holder_end_idle();
-	es_count("sessions_ended", uncounted);
+	uncounted += es_idle_appenders_end();
+	es_counter_add("sessions_ended", uncounted);
 	es_process_end();
 	uncounted = 0;
 	return false;
@@ -266,7 +266,7 @@ start_process(const char *function, const char *title, int number, int64 positio
 }
 
 static bool
-look_for_due(void)
+look_for_snapshots(void)
 {
 	int64		position = pg_atomic_read_u64(&entry->snapshot_position);
 	bool		found;
@@ -275,12 +275,12 @@ look_for_due(void)
 		return false;
 	/* After an error go on behind what led to it. */
 	pg_atomic_write_u64(&entry->snapshot_position, Max(state.mark, 1));
-	position = es_due_look(position, state.mark, &found);
+	position = es_snapshot_worker_look(position, state.mark, &found);
 	es_process_end();
 	pg_atomic_write_u64(&entry->snapshot_position, position);
 
 	if (found)
-		(void) start_process("es_due_worker", "event_store snapshot taker", 0, position, &taker);
+		(void) start_process("es_snapshot_worker_main", "event_store snapshot taker", 0, position, &snapshot_worker);
 	return !found && position < state.mark;
 }
 
@@ -324,7 +324,7 @@ work_ourselves(void)
 {
 	long		wait;
 
-	return es_projection_turn(&wait);
+	return es_projections_run(&wait);
 }
 
 static Duty publishing = {"publish the high-water mark", publish};
@@ -332,10 +332,10 @@ static Duty looking = {"look for events", look};
 static Duty listening = {"listen for notifications", start_listening};
 static Duty notifying = {"send a notification", notify};
 static Duty partitions = {"make a partition of the event log ahead", make_partition};
-static Duty holders = {"end sessions that hold the high-water mark back", end_holders};
+static Duty idle_appenders = {"end sessions that hold the high-water mark back", end_idle_appenders};
 static Duty keys = {"purge idempotency keys", purge_keys};
 static Duty counting = {"count the tasks of the pool", count_tasks};
-static Duty due = {"look for snapshots that are due", look_for_due};
+static Duty due = {"look for snapshots that are due", look_for_snapshots};
 static Duty working = {"run projections", work_ourselves};
 static Duty sealing = {"seal the event log", seal_ourselves};
 
@@ -490,7 +490,7 @@ es_pool_worker(Datum arg)
 		/* Said before the look: an event that comes meanwhile sets the latch. */
 		pg_atomic_write_u32(&self->asleep, 1);
 		pg_memory_barrier();
-		if (es_projection_turn(&wait))
+		if (es_projections_run(&wait))
 			continue;
 		es_process_sleep(wait < 0 ? es_poll_interval : Min(wait, es_poll_interval), "EventStoreWorker");
 	}
@@ -632,8 +632,8 @@ run_others(void)
 	/* Whoever has drawn and is open keeps the mark below the newest position. */
 	if (es_idle_append_timeout > 0 && state.mark < state.last)
 	{
-		(void) perform(&holders, Min(es_idle_append_timeout, HOLDER_INTERVAL));
-		next = earlier(next, holders.next);
+		(void) perform(&idle_appenders, Min(es_idle_append_timeout, IDLE_APPENDER_INTERVAL));
+		next = earlier(next, idle_appenders.next);
 	}
 	if (perform(&partitions, PARTITION_INTERVAL))
 		next = 0;
@@ -653,10 +653,10 @@ run_others(void)
 	keep_pool();
 	next = earlier(next, keep_sealing());
 
-	if (taker != NULL && GetBackgroundWorkerPid(taker, &pid) == BGWH_STOPPED)
-		forget_handle(&taker);
-	if (taker == NULL && (int64) pg_atomic_read_u64(&entry->snapshot_position) < state.mark &&
-		perform(&due, DUE_INTERVAL))
+	if (snapshot_worker != NULL && GetBackgroundWorkerPid(snapshot_worker, &pid) == BGWH_STOPPED)
+		forget_handle(&snapshot_worker);
+	if (snapshot_worker == NULL && (int64) pg_atomic_read_u64(&entry->snapshot_position) < state.mark &&
+		perform(&due, SNAPSHOT_INTERVAL))
 		next = 0;
 	return next;
 }

@@ -131,7 +131,7 @@ sub append
 # Each: points; prepare, run before; run, in which it fails; decided: an append, of which it is known what must be there
 # afterwards ('none', 'all' or 'either'); config, settings of the server; db, another database.
 my @operations = (
-	{ points => [qw(after_lock after_draw after_insert before_commit)], run => \&append, append => 'none' },
+	{ points => [qw(after_lock after_allocation after_insert before_commit)], run => \&append, append => 'none' },
 	{ points => ['after_commit'], run => \&append, append => 'all' },
 	{ points => [qw(before_checkpoint after_checkpoint)], prepare => sub { $monitor->ask(append("$_[0]a")) }, run => sub { q[SELECT es_run_projection('seen')] } },
 	{ points => ['publish'], prepare => sub { $monitor->ask(append("$_[0]a")) }, run => sub { 'SELECT es_publish_mark()' } },

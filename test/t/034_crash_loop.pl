@@ -374,10 +374,10 @@ sub kill_one
 
 # Where, how, and how often when one passes there.
 my @faults = (
-	(map { [ $_, 'kill', '0.2' ] } qw(after_lock after_draw after_insert before_commit after_commit before_flush after_checkpoint before_checkpoint)),
+	(map { [ $_, 'kill', '0.2' ] } qw(after_lock after_allocation after_insert before_commit after_commit before_flush after_checkpoint before_checkpoint)),
 	(map { [ $_, 'kill', '0.5' ] } qw(publish seal before_switch partition ack)),
 	[ 'before_commit', 'panic', '0.1' ], [ 'after_commit', 'panic', '0.1' ],
-	(map { [ $_, 'stop', '0.05' ] } qw(after_draw after_commit before_flush)));
+	(map { [ $_, 'stop', '0.05' ] } qw(after_allocation after_commit before_flush)));
 my @to_come;
 
 sub fault

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Static analysis: clang-tidy over src/ (checks in .clang-tidy), shellcheck over the scripts, and whether each of our
-# SQLSTATEs is in README.md and shown by a test. About 3 minutes. Installs what is missing on Debian.
+# Static analysis: clang-tidy over src/ (checks in .clang-tidy), shellcheck over the scripts, whether each of our SQLSTATEs is
+# in docs/reference.md and shown by a test, and whether the links between the documents lead somewhere. About 3 minutes.
+# Installs what is missing on Debian.
 set -euo pipefail
 # shellcheck source=test/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -27,8 +28,8 @@ check_codes() {
     local code bad=0
     cd "$ES_TOP" || return
     while IFS= read -r code; do
-        if ! grep -q "^| \`$code\` |" README.md; then
-            echo "README.md: $code is not in the table of errors"
+        if ! grep -q "^| \`$code\` |" docs/reference.md; then
+            echo "docs/reference.md: $code is not in the table of errors"
             bad=1
         fi
         if ! grep -qw "$code" expected/*.out; then
@@ -39,10 +40,63 @@ check_codes() {
     ((bad == 0))
 }
 
+# README.md is a page, not a book, and a relative link leads to a file, with an anchor to a heading in it. The names of
+# anchors are those that GitHub gives to headings.
+check_docs() {
+    cd "$ES_TOP" || return
+    if (($(wc -l <README.md) > 200)); then
+        echo 'README.md: more than 200 lines'
+        return 1
+    fi
+    # shellcheck disable=SC2016 # a program of perl
+    perl -e '
+        use strict;
+        use warnings;
+
+        my $bad = 0;
+        my %anchors;
+
+        sub page { open(my $f, "<:utf8", $_[0]) or die "$_[0]: $!\n"; local $/; my $text = <$f>; $text =~ s/^```.*?^```$//msg; return $text }
+        sub anchors
+        {
+            my %seen;
+            for my $heading (page($_[0]) =~ /^#+ +(.*?) *$/mg)
+            {
+                my $name = lc $heading;
+                $name =~ s/\[([^]]*)\]\([^)]*\)/$1/g;
+                $name =~ s/[^\w\- ]//g;
+                $name =~ tr/ /-/;
+                my $n = $seen{$name}++;
+                $seen{"$name-$n"}++ if $n;
+            }
+            return \%seen;
+        }
+
+        for my $file ("README.md", "SECURITY.md", glob("docs/*.md docs/*/*.md"))
+        {
+            my $text = page($file) =~ s/`[^`\n]*`//gr;
+            my ($dir) = $file =~ m{^(.*/)?};
+            while ($text =~ /\]\(([^)\s]+)\)/g)
+            {
+                my ($link, $anchor) = split /#/, $1, 2;
+                next if $link =~ /^\w+:/;
+                my $target = $link eq "" ? $file : ($dir // "") . $link;
+                1 while $target =~ s{[^/]+/\.\./}{};
+                if (!-e $target) { print "$file: there is no $target\n"; $bad = 1; next }
+                next if !defined $anchor;
+                $anchors{$target} //= anchors($target);
+                if (!$anchors{$target}{$anchor}) { print "$file: $target has no heading #$anchor\n"; $bad = 1 }
+            }
+        }
+        exit $bad;
+    '
+}
+
 es_begin lint
 es_need ''
 es_step 'tools' need_tools
 es_step 'shellcheck' check_scripts
 es_step 'codes of errors' check_codes
+es_step 'documents' check_docs
 es_step 'clang-tidy' tidy
 echo 'clean'

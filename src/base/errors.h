@@ -1,7 +1,7 @@
 /*
  * base/errors.h
  *	  Our SQLSTATEs. Class YE: the standard leaves classes I to Z to implementations.
- *	  The table in README.md lists the same codes.
+ *	  The table in docs/reference.md lists the same codes.
  */
 #ifndef ES_BASE_ERRORS_H
 #define ES_BASE_ERRORS_H

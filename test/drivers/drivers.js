@@ -1,5 +1,5 @@
 // Calls the functions of event_store as applications do through two PostgreSQL drivers of Node, pg and
-// postgres, and prints a line of TAP for each call: test/t/040_drivers.pl runs it, README.md says what
+// postgres, and prints a line of TAP for each call: test/t/040_drivers.pl runs it, docs/append.md says what
 // came of it. Needs the two packages (NODE_PATH) and a server (PGHOST, PGPORT, PGUSER, PGDATABASE).
 'use strict';
 
@@ -128,7 +128,7 @@ async function testPg() {
         const { rows } = await client.query('SELECT version FROM es_read($1, $2, $3, $4)', ['pg-3', 5, 2, true]);
         assert.deepStrictEqual(rows.map((r) => r.version), ['5', '4']);
     });
-    await test('pg: a subscription as in README.md', async () => {
+    await test('pg: a subscription', async () => {
         await client.query('SELECT es_create_subscription($1, $2)', ['pg-sub', ['subscribed']]);
         await client.query('SELECT es_append_batch($1, $2, NULL)', [['subscribed-1', 'subscribed-2', 'subscribed-3', 'subscribed-2'], ['A', 'B', 'C', 'D']]);
         const fetch = async (wait) => (await client.query('SELECT * FROM es_fetch($1, $2, 100, $3, $4)', ['pg-sub', 'node', '1 minute', wait])).rows;

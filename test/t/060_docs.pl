@@ -99,7 +99,7 @@ sub run_blocks
 }
 
 # Pages that are not right yet.
-my %later = map { $_ => 1 } qw(README state);
+my %later = map { $_ => 1 } qw(state);
 
 my $node = PostgreSQL::Test::Cluster->new('docs');
 $node->init;
@@ -122,7 +122,7 @@ sub run_page
 {
 	my ($name, $page) = @_;
 	my @pieces = pieces($page);
-	my $database = $name =~ s/\W/_/gr;
+	my $database = lc $name =~ s{\W}{_}gr;
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	$node->safe_psql($database, 'CREATE EXTENSION event_store; SELECT es_create_store()')

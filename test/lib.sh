@@ -21,7 +21,7 @@
 # KEEP=1 leaves $ES_TMP behind. What is noisy goes to $ES_LOG, which es_fail shows.
 
 ES_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-ES_MAJORS='15 16 17 18'
+ES_MAJORS='15 16 17 18 19'
 ES_ON_FAIL=
 
 # Colours only for people.
@@ -231,7 +231,7 @@ es_apt() {
 es_need() {
     local missing
     if [[ -n ${PG_CONFIG:-} ]] && ! es_find_pg_config && [[ ! $PG_CONFIG =~ /usr/lib/postgresql/[0-9]+/ ]]; then
-        es_fail "PG_CONFIG=$PG_CONFIG is not of a PostgreSQL server (15 to 18) with its headers"
+        es_fail "PG_CONFIG=$PG_CONFIG is not of a PostgreSQL server (15 to 19) with its headers"
     fi
     missing=$(es_missing "$@" | xargs)
     if [[ -n $missing ]]; then

@@ -255,10 +255,9 @@ event_detail(const EsCall *call, int event)
 static Jsonb *
 empty_object(void)
 {
-	JsonbParseState *state = NULL;
+	JsonbValue	v = {.type = jbvObject};
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return JsonbValueToJsonb(&v);
 }
 
 static bool

@@ -287,8 +287,7 @@ purge_table(const KeyTable *t, int n, int limit)
 				full = true;
 				break;
 			}
-			else if (table_tuple_delete(rel, &slot->tts_tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
-										false, &failure, false) == TM_Ok)
+			else if (es_tuple_delete(rel, &slot->tts_tid, GetCurrentCommandId(true), snapshot, &failure) == TM_Ok)
 				deleted++;
 		}
 		table_endscan(scan);

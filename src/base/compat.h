@@ -1,6 +1,6 @@
 /*
  * base/compat.h
- *	  The one place that knows PostgreSQL's versions, 15 to 18.
+ *	  The one place that knows PostgreSQL's versions, 15 to 19.
  *
  * A wrapper has the newest signature; its comment names the version it bridges.
  */
@@ -13,9 +13,11 @@
 #include "access/tableam.h"
 #include "catalog/storage.h"
 #include "executor/executor.h"
+#include "nodes/plannodes.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/numeric.h"
 #include "utils/regproc.h"
 #include "utils/wait_event.h"
 
@@ -23,8 +25,9 @@
 #error "event_store needs PostgreSQL 15 or later"
 #endif
 
-/* 16 moved the varlena macros out of postgres.h. */
+/* 16 moved the varlena macros out of postgres.h, and can report an error without raising it. */
 #if PG_VERSION_NUM >= 160000
+#include "nodes/miscnodes.h"
 #include "varatt.h"
 #endif
 
@@ -36,23 +39,39 @@ extern PGDLLIMPORT char *locale_time;
 /* 18 has its own word for it, in another place. */
 #define ES_NORETURN	__attribute__((noreturn))
 
-/* 18 lets the caller ask for instrumentation. */
+/* 18 lets the caller ask for instrumentation; 19 takes flags, none here. */
 static inline IndexScanDesc
 es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0, SO_NONE);
+#elif PG_VERSION_NUM >= 180000
 	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(heap, index, snapshot, nkeys, 0);
 #endif
 }
 
-/* 16 added "only summarizing indexes". */
+/* 19 takes flags, none here. */
+static inline TableScanDesc
+es_table_beginscan(Relation rel, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
+#else
+	return table_beginscan(rel, snapshot, 0, NULL);
+#endif
+}
+
+/* 16 added "only summarizing indexes"; 19 made flags of what to do, and has another order. */
 static inline List *
 es_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
 					   bool update, bool no_dup_error, bool *conflict, List *arbiters)
 {
-#if PG_VERSION_NUM >= 160000
+#if PG_VERSION_NUM >= 190000
+	return ExecInsertIndexTuples(rri, estate, (update ? EIIT_IS_UPDATE : 0) | (no_dup_error ? EIIT_NO_DUPE_ERROR : 0),
+								 slot, arbiters, conflict);
+#elif PG_VERSION_NUM >= 160000
 	return ExecInsertIndexTuples(rri, slot, estate, update, no_dup_error, conflict, arbiters, false);
 #else
 	return ExecInsertIndexTuples(rri, slot, estate, update, no_dup_error, conflict, arbiters);
@@ -74,7 +93,7 @@ es_check_index_constraints(ResultRelInfo *rri, TupleTableSlot *slot, EState *est
 #endif
 }
 
-/* 16 tells which indexes an update must reach, not only whether. */
+/* 16 tells which indexes an update must reach, not only whether; 19 takes flags, none here. */
 static inline TM_Result
 es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId cid,
 				Snapshot snapshot, TM_FailureData *tmfd, bool *update_indexes)
@@ -84,14 +103,30 @@ es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId c
 #if PG_VERSION_NUM >= 160000
 	TU_UpdateIndexes which;
 
+#if PG_VERSION_NUM >= 190000
+	result = table_tuple_update(rel, tid, slot, cid, 0, snapshot, InvalidSnapshot, true,
+								tmfd, &lockmode, &which);
+#else
 	result = table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
 								tmfd, &lockmode, &which);
+#endif
 	*update_indexes = (which != TU_None);
 #else
 	result = table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
 								tmfd, &lockmode, update_indexes);
 #endif
 	return result;
+}
+
+/* 19 made flags of why a row is deleted, none here. Does not wait for another transaction. */
+static inline TM_Result
+es_tuple_delete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot, TM_FailureData *tmfd)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_tuple_delete(rel, tid, cid, 0, snapshot, InvalidSnapshot, false, tmfd);
+#else
+	return table_tuple_delete(rel, tid, cid, snapshot, InvalidSnapshot, false, tmfd, false);
+#endif
 }
 
 /* 16 tells being a member of a role from being allowed to SET ROLE to it. */
@@ -137,6 +172,73 @@ es_sync_standbys_has_flags(void)
 	if (version == 0)
 		version = atoi(GetConfigOption("server_version_num", false, false));
 	return version >= 180000 || version % 10000 >= (version >= 170000 ? 5 : version >= 160000 ? 9 : 13);
+}
+
+/* 19 reports that a number is out of range to an ErrorSaveContext, no longer to a bool. Here the answer is NULL then. */
+static inline Numeric
+es_numeric_add(Numeric a, Numeric b)
+{
+#if PG_VERSION_NUM >= 190000
+	ErrorSaveContext failure = {T_ErrorSaveContext};
+
+	return numeric_add_safe(a, b, (Node *) &failure);
+#else
+	bool		failed = false;
+
+	return numeric_add_opt_error(a, b, &failed);
+#endif
+}
+
+static inline Numeric
+es_numeric_sub(Numeric a, Numeric b)
+{
+#if PG_VERSION_NUM >= 190000
+	ErrorSaveContext failure = {T_ErrorSaveContext};
+
+	return numeric_sub_safe(a, b, (Node *) &failure);
+#else
+	bool		failed = false;
+
+	return numeric_sub_opt_error(a, b, &failed);
+#endif
+}
+
+/* 19 knows no other strings, and has no variable that says so. */
+#if PG_VERSION_NUM >= 190000
+#define ES_STANDARD_CONFORMING_STRINGS	true
+#else
+#define ES_STANDARD_CONFORMING_STRINGS	standard_conforming_strings
+#endif
+
+/* 19 hands a planner the state of the EXPLAIN that it plans for: the last parameter, and the last argument of a call. */
+#if PG_VERSION_NUM >= 190000
+#define ES_PLANNER_EXPLAIN(explain)	, explain
+#else
+#define ES_PLANNER_EXPLAIN(explain)
+#endif
+
+/* 19 has post_parse_analyze_hook leave the JumbleState alone. */
+#if PG_VERSION_NUM >= 190000
+#define ES_JUMBLE_CONST	const
+#else
+#define ES_JUMBLE_CONST
+#endif
+
+/* 19 has a statement's target relations, by their numbers in its range table, in a set and not in a list. */
+static inline Bitmapset *
+es_result_relations(const PlannedStmt *statement)
+{
+#if PG_VERSION_NUM >= 190000
+	return statement->resultRelationRelids;
+#else
+	Bitmapset  *targets = NULL;
+	ListCell   *lc;
+
+	foreach(lc, statement->resultRelations)
+		targets = bms_add_member(targets, lfirst_int(lc));
+
+	return targets;
+#endif
 }
 
 #if PG_VERSION_NUM >= 160000

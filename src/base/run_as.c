@@ -109,7 +109,7 @@ is_pinned(void)
 		bytea_output == BYTEA_OUTPUT_HEX && xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
 		strcmp(locale_monetary, "C") == 0 && strcmp(locale_numeric, "C") == 0 &&
 		strcmp(locale_time, "C") == 0 && strcmp(TSCurrentConfig, "pg_catalog.simple") == 0 &&
-		standard_conforming_strings && !Transform_null_equals && Array_nulls;
+		ES_STANDARD_CONFORMING_STRINGS && !Transform_null_equals && Array_nulls;
 }
 
 /*

@@ -102,7 +102,7 @@ read_epochs(EsEpoch **epochs)
 	Relation	rel = table_open(es_store()->epochs, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	TableScanDesc scan = es_table_beginscan(rel, snapshot);
 	int			room = 8;
 	int			count = 0;
 

@@ -5,6 +5,7 @@
 #ifndef ES_LOG_HEAD_H
 #define ES_LOG_HEAD_H
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "nodes/execnodes.h"
 #include "storage/itemptr.h"

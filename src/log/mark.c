@@ -197,7 +197,7 @@ read_row(Snapshot snapshot, EsMarkRow *row)
 {
 	Relation	rel = table_open(es_store()->mark, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	TableScanDesc scan = es_table_beginscan(rel, snapshot);
 	bool		isnull;
 
 	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))

@@ -62,7 +62,9 @@ xact_callback(XactEvent event, void *arg)
 			/* Positions that were drawn for nothing let the mark pass, too. */
 			if (first_position != 0)
 				es_shared_announce(ES_NEWS_APPENDED);
-			/* FALLTHROUGH */
+			es_early_release_end_of_transaction(false);
+			reset();
+			break;
 		case XACT_EVENT_PREPARE:
 			es_early_release_end_of_transaction(false);
 			reset();

@@ -31,6 +31,7 @@
 #include "utils/syscache.h"
 
 #include "base/argument.h"
+#include "base/compat.h"
 #include "base/errors.h"
 #include "projection/inline.h"
 #include "projection/definition.h"
@@ -150,7 +151,7 @@ read_definitions(void)
 	Definitions *defs = palloc0(sizeof(Definitions));
 	Relation	rel = table_open(es_store()->projections, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	TableScanDesc scan = es_table_beginscan(rel, snapshot);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	int			space = 8;
 

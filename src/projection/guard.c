@@ -74,7 +74,7 @@ check_query(Node *node, void *context)
 }
 
 static void
-post_parse_analyze(ParseState *pstate, Query *query, JumbleState *jumble)
+post_parse_analyze(ParseState *pstate, Query *query, ES_JUMBLE_CONST JumbleState *jumble)
 {
 	if (current.in_handler)
 		(void) check_query((Node *) query, NULL);
@@ -83,13 +83,13 @@ post_parse_analyze(ParseState *pstate, Query *query, JumbleState *jumble)
 }
 
 static PlannedStmt *
-plan(Query *query, const char *text, int options, ParamListInfo params)
+plan(Query *query, const char *text, int options, ParamListInfo params ES_PLANNER_EXPLAIN(ExplainState *explain))
 {
 	if (current.in_handler)
 		(void) check_query((Node *) query, NULL);
 	if (next_planner != NULL)
-		return next_planner(query, text, options, params);
-	return standard_planner(query, text, options, params);
+		return next_planner(query, text, options, params ES_PLANNER_EXPLAIN(explain));
+	return standard_planner(query, text, options, params ES_PLANNER_EXPLAIN(explain));
 }
 
 static void
@@ -104,10 +104,10 @@ executor_start(QueryDesc *desc, int eflags)
 	}
 	if (OidIsValid(current.only_schema))
 	{
-		ListCell   *lc;
+		Bitmapset  *targets = es_result_relations(desc->plannedstmt);
 
-		foreach(lc, desc->plannedstmt->resultRelations)
-			check_relation(((RangeTblEntry *) list_nth(desc->plannedstmt->rtable, lfirst_int(lc) - 1))->relid);
+		for (int i = -1; (i = bms_next_member(targets, i)) >= 0;)
+			check_relation(((RangeTblEntry *) list_nth(desc->plannedstmt->rtable, i - 1))->relid);
 	}
 	if (next_executor_start != NULL)
 		next_executor_start(desc, eflags);

@@ -157,7 +157,6 @@ es_number_add(EsValue *target, const EsValue *amount, bool subtract)
 	Numeric		sum;
 	bool		made_a;
 	bool		made_b;
-	bool		failed = false;
 
 	if (target->type == ES_DECIMAL && amount->type == ES_DECIMAL)
 	{
@@ -175,10 +174,10 @@ es_number_add(EsValue *target, const EsValue *amount, bool subtract)
 
 	a = numeric_of(target, &made_a);
 	b = numeric_of(amount, &made_b);
-	sum = subtract ? numeric_sub_opt_error(a, b, &failed) : numeric_add_opt_error(a, b, &failed);
+	sum = subtract ? es_numeric_sub(a, b) : es_numeric_add(a, b);
 	if (made_b)
 		pfree(b);
-	if (failed)
+	if (sum == NULL)
 		return false;
 	pfree(a);
 	if (es_decimal_of_numeric(sum, target))

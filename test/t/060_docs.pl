@@ -98,9 +98,6 @@ sub run_blocks
 	return $said =~ /^=== (\d+)\n(.*?)(?=^=== \d+\n|\z)/msg;
 }
 
-# Pages that are not right yet.
-my %later = map { $_ => 1 } qw(state);
-
 my $node = PostgreSQL::Test::Cluster->new('docs');
 $node->init;
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'event_store'\ntimezone = 'UTC'\nmax_worker_processes = 20\n");
@@ -184,7 +181,6 @@ mkdir $ENV{TESTDATADIR};
 for my $path ("$top/README.md", sort glob "$top/docs/*.md")
 {
 	my ($name) = $path =~ m{([^/]+)\.md\z};
-	next if $later{$name} && !$ENV{ES_PAGES};
 	next if $ENV{ES_PAGES} && " $ENV{ES_PAGES} " !~ / \Q$name\E /;
 	my $today = run_page($name, slurp_file($path));
 	my $written = "$ENV{TESTDATADIR}/$name.md";

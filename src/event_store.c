@@ -6,15 +6,12 @@
 
 #include "fmgr.h"
 
-#include "state/definition.h"
-#include "base/fault.h"
-#include "projection/guard.h"
-#include "base/settings.h"
-#include "worker/launcher.h"
-#include "log/early_release.h"
-#include "base/shared.h"
-#include "store/location.h"
-#include "log/transaction.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
+#include "projection/projection.h"
 
 PG_MODULE_MAGIC;
 
@@ -26,10 +23,9 @@ _PG_init(void)
 	es_fault_init();
 	es_settings_init();
 	es_shared_init();
-	es_guard_init();
 	es_store_init();
+	es_log_init();
 	es_define_init();
-	es_transaction_init();
-	es_early_release_init();
+	es_projection_init();
 	es_launcher_init();
 }

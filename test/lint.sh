@@ -36,7 +36,7 @@ check_codes() {
             echo "expected/: no test shows $code"
             bad=1
         fi
-    done < <(sed -n "s/.*MAKE_SQLSTATE('\(.\)', '\(.\)', '\(.\)', '\(.\)', '\(.\)').*/\1\2\3\4\5/p" src/base/errors.h)
+    done < <(sed -n "s/.*MAKE_SQLSTATE('\(.\)', '\(.\)', '\(.\)', '\(.\)', '\(.\)').*/\1\2\3\4\5/p" src/base/base.h)
     ((bad == 0))
 }
 

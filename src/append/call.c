@@ -10,8 +10,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "append/call.h"
-#include "base/errors.h"
+#include "base/base.h"
+#include "append/append.h"
 
 typedef struct StreamIndexEntry
 {
@@ -78,17 +78,6 @@ check_name(const text *name, const char *what)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is too long", what),
 				 errdetail("It has %d bytes, at most %d are allowed.", len, ES_MAX_NAME)));
-}
-
-/* The category of a stream: what comes before the first "-". */
-int
-es_category_length(const text *stream)
-{
-	const char *name = VARDATA_ANY(stream);
-	int			len = VARSIZE_ANY_EXHDR(stream);
-	const char *dash = memchr(name, '-', len);
-
-	return dash == NULL ? len : (int) (dash - name);
 }
 
 static void

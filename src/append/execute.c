@@ -18,25 +18,24 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "append/call.h"
-#include "state/definition.h"
-#include "base/errors.h"
-#include "log/epoch.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
+#include "append/append.h"
 #include "append/execute.h"
-#include "state/expression.h"
-#include "base/failure.h"
-#include "base/fault.h"
-#include "base/settings.h"
-#include "projection/inline.h"
 #include "append/json.h"
 #include "append/key.h"
-#include "log/row.h"
-#include "log/mark.h"
-#include "log/name.h"
-#include "log/partition.h"
-#include "log/position.h"
-#include "log/early_release.h"
-#include "store/location.h"
+
+/* What runs behind an append, in its transaction: inline projections. */
+static void (*after_append) (int64 first, int64 last) = NULL;
+
+void
+es_after_append(void (*callback) (int64 first, int64 last))
+{
+	Assert(after_append == NULL);
+	after_append = callback;
+}
 
 /* The setting event_store.metadata, parsed; NULL when it is empty. */
 static Jsonb *
@@ -666,6 +665,6 @@ es_call_execute(EsCall *call)
 		}
 	es_heads_close(&heads);
 	CommandCounterIncrement();
-	if (call->event_count > 0)
-		es_inline_run(call->first_position, call->last_position);
+	if (call->event_count > 0 && after_append != NULL)
+		after_append(call->first_position, call->last_position);
 }

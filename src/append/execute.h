@@ -5,7 +5,8 @@
 #ifndef ES_APPEND_EXECUTE_H
 #define ES_APPEND_EXECUTE_H
 
-#include "append/call.h"
+#include "base/base.h"
+#include "append/append.h"
 
 extern void es_call_execute(EsCall *call);
 

@@ -16,12 +16,12 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
-#include "append/call.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "append/append.h"
 #include "append/execute.h"
 #include "append/json.h"
 #include "append/key.h"
-#include "store/location.h"
 
 PG_FUNCTION_INFO_V1(es_append);
 PG_FUNCTION_INFO_V1(es_append_events);

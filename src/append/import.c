@@ -29,9 +29,10 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "append/call.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "append/append.h"
 #include "append/execute.h"
-#include "store/location.h"
 
 /* A chunk ends with either. */
 #define IMPORT_ROWS		5000

@@ -14,7 +14,8 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
-#include "append/call.h"
+#include "base/base.h"
+#include "append/append.h"
 #include "append/json.h"
 
 /* What is being read, for the error context. */

@@ -5,7 +5,8 @@
 #ifndef ES_APPEND_JSON_H
 #define ES_APPEND_JSON_H
 
-#include "append/call.h"
+#include "base/base.h"
+#include "append/append.h"
 
 extern text *es_json_events(Jsonb *json, Jsonb **list);
 extern void es_json_add_events(EsCall *call, int element, Jsonb *list);

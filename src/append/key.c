@@ -30,11 +30,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
-#include "base/settings.h"
+#include "base/base.h"
+#include "store/store.h"
 #include "append/key.h"
-#include "base/lock.h"
-#include "store/location.h"
 
 #define KEY_PAYLOAD_COLUMNS	5
 #define KEY_MAX_COLUMNS		(2 + KEY_PAYLOAD_COLUMNS)

@@ -8,7 +8,8 @@
 #include "datatype/timestamp.h"
 #include "utils/snapshot.h"
 
-#include "log/digest.h"
+#include "base/base.h"
+#include "log/log.h"
 
 /* What an append with a key did the first time. */
 typedef struct EsKeyRow

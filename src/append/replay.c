@@ -12,13 +12,11 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "append/call.h"
-#include "base/errors.h"
+#include "base/base.h"
+#include "log/log.h"
+#include "append/append.h"
 #include "append/execute.h"
 #include "append/key.h"
-#include "log/early_release.h"
-#include "log/row.h"
-#include "log/scan.h"
 
 static void
 hash_event(EsHasher *hasher, const EsEvent *event)

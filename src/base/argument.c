@@ -7,8 +7,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 
-#include "base/argument.h"
-#include "log/scan.h"
+#include "base/base.h"
 
 void
 es_null_argument(const char *name)

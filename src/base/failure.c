@@ -11,7 +11,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
-#include "base/failure.h"
+#include "base/base.h"
 
 /* What an operator or the machine's limits did, or a serialization failure, which is retried as it is. */
 static bool

@@ -28,8 +28,7 @@
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
-#include "base/compat.h"
-#include "base/fault.h"
+#include "base/base.h"
 
 typedef enum Action
 {

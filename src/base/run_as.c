@@ -23,36 +23,9 @@
 #include "utils/varlena.h"
 #include "utils/xml.h"
 
-#include "base/compat.h"
-#include "base/run_as.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
 
 /* ---------------------------------------------------------------- whose rights */
-
-/*
- * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
- * not act as it.
- */
-Oid
-es_run_as_role(const char *role)
-{
-	Oid			oid = get_role_oid(role, true);
-	Oid			owner = es_store()->owner;
-
-	if (!OidIsValid(oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\", which registered this, does not exist", role),
-				 errhint("Register it again.")));
-	if (!es_member_can_set_role(owner, oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("owner of the event store cannot act as role \"%s\"", role),
-				 errdetail("The store belongs to \"%s\".", GetUserNameFromId(owner, false)),
-				 errhint("Grant the role to the store's owner, or register as a role that it is a member of.")));
-	return oid;
-}
 
 /*
  * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named

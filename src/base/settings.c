@@ -8,8 +8,7 @@
 
 #include "utils/guc.h"
 
-#include "base/settings.h"
-#include "base/shared.h"
+#include "base/base.h"
 
 #define ES_DEFAULT_AS_OF_WAIT		1000
 #define ES_DEFAULT_MARK_WAIT		100

@@ -19,8 +19,7 @@
 #include "storage/shmem.h"
 #include "utils/wait_event.h"
 
-#include "base/compat.h"
-#include "base/shared.h"
+#include "base/base.h"
 
 typedef struct EsShared
 {

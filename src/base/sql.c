@@ -21,7 +21,7 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 
-#include "base/sql.h"
+#include "base/base.h"
 
 /* Sets a setting until the end of the caller's level of settings. */
 void

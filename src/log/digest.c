@@ -34,7 +34,8 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "log/digest.h"
+#include "base/base.h"
+#include "log/log.h"
 
 #define ES_DIGEST_FORMAT	1
 #define HASH_BUFFER			4096

@@ -42,12 +42,8 @@
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
-#include "base/compat.h"
-#include "base/fault.h"
-#include "base/settings.h"
-#include "log/head.h"
-#include "log/early_release.h"
-#include "base/shared.h"
+#include "base/base.h"
+#include "log/log.h"
 
 static bool lowered = false;	/* synchronous_commit is not what the session has chosen */
 static int	chosen;				/* what it has */

@@ -42,16 +42,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "log/epoch.h"
-#include "base/settings.h"
-#include "log/mark.h"
-#include "log/partition.h"
-#include "log/position.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "worker/background.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
 
 /*
  * How far positions jump at least: a day at 100,000 events a second. And up to as many positions as there have been
@@ -194,8 +188,8 @@ insert_row(int64 mark, int64 last, int64 start)
 }
 
 /* The first epoch of a store that the open transaction makes. */
-void
-es_epoch_make_first(void)
+static void
+make_first_epoch(void)
 {
 	int64		start = ES_NODE_START(es_store()->node);
 	EsSql		sql;
@@ -453,4 +447,36 @@ es_check_cursor(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(Min(position, certain));
 	values[2] = BoolGetDatum(position > certain);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/* ---------------------------------------------------------------- a store that is made */
+
+/* The first epoch and the first partition, in the transaction that makes the tables. */
+static void
+store_made(void)
+{
+	int64		start = ES_NODE_START(es_store()->node);
+
+	make_first_epoch();
+	es_partition_make(start, start + es_partition_size);
+}
+
+/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */
+static void
+store_visited(void)
+{
+	if (!XactReadOnly && es_epoch_begin_here())
+		es_partition_make_for(es_position_last());
+	es_transaction_store_made();
+}
+
+/* Called once, when the library is loaded. */
+void
+es_log_init(void)
+{
+	static const EsStoreHooks hooks = {store_made, store_visited};
+
+	es_store_set_hooks(&hooks);
+	es_transaction_init();
+	es_early_release_init();
 }

@@ -29,10 +29,9 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "base/compat.h"
-#include "log/head.h"
-#include "log/early_release.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 
 void
 es_heads_open(EsHeads *heads, LOCKMODE lockmode)

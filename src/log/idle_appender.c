@@ -26,11 +26,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
-#include "base/settings.h"
+#include "base/base.h"
+#include "store/store.h"
 #include "log/idle_appender.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 /* Virtual transactions, as text, that something was done or said about; only while they hold the mark. */
 static List *known = NIL;

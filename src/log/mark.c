@@ -34,16 +34,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
-#include "log/epoch.h"
-#include "base/fault.h"
-#include "base/settings.h"
-#include "log/mark.h"
-#include "log/position.h"
-#include "log/early_release.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "log/transaction.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 
 /* A round that is not settled yet. */
 typedef struct EsRound

@@ -24,12 +24,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "base/compat.h"
-#include "base/errors.h"
-#include "base/settings.h"
-#include "log/name.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 
 typedef struct EsName
 {
@@ -288,4 +285,15 @@ es_name_of(EsNameKind kind, int32 id)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("event_store.%s has no row with id %d", t.relname, id)));
 	return name;
+}
+
+/* The category of a stream: what comes before the first "-". */
+int
+es_category_length(const text *stream)
+{
+	const char *name = VARDATA_ANY(stream);
+	int			len = VARSIZE_ANY_EXHDR(stream);
+	const char *dash = memchr(name, '-', len);
+
+	return dash == NULL ? len : (int) (dash - name);
 }

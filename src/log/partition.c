@@ -34,15 +34,10 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
-#include "base/fault.h"
-#include "base/settings.h"
-#include "base/lock.h"
-#include "log/partition.h"
-#include "log/position.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "worker/background.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
 
 /*
  * Milliseconds that a worker waits for a lock: when there is no room left, and ahead of that, where an

@@ -15,10 +15,9 @@
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 
-#include "log/epoch.h"
-#include "log/position.h"
-#include "store/location.h"
-#include "log/transaction.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 
 /* The last position drawn by anyone, or the one before the first when none was. */
 int64

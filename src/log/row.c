@@ -17,8 +17,8 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#include "base/compat.h"
-#include "log/row.h"
+#include "base/base.h"
+#include "log/log.h"
 
 /* Flush before the copied pointers keep too much payload waiting. */
 #define ES_LOG_BYTES	65536

@@ -19,10 +19,9 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#include "base/compat.h"
-#include "log/row_digest.h"
-#include "log/scan.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 
 /* Of names remembered, before they are forgotten. */
 #define NAMES_BYTES		(8 * 1024 * 1024)

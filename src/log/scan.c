@@ -23,10 +23,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "base/compat.h"
-#include "base/failure.h"
-#include "log/name.h"
-#include "log/scan.h"
+#include "base/base.h"
+#include "log/log.h"
 
 /* Of stream names that a session remembers before it begins anew. */
 #define ES_SCAN_NAMES_BYTES	(4 * 1024 * 1024)
@@ -178,7 +176,7 @@ static bool
 type_passes(EsScan *scan, int32 type)
 {
 	return bms_is_member(type, scan->types) ||
-		(scan->upcast != NULL && es_upcast_may_become(scan->upcast, type, scan->type_names));
+		(scan->transform != NULL && scan->transform->may_become(scan->transform, type, scan->type_names));
 }
 
 static int32
@@ -381,7 +379,7 @@ try_upcast(void *arg)
 {
 	UpcastAttempt *attempt = arg;
 
-	attempt->kept = es_upcast(attempt->scan->upcast, &attempt->scan->shape);
+	attempt->kept = es_transform(attempt->scan->transform, &attempt->scan->shape);
 }
 
 /* Upcasts in a subtransaction: an event that cannot be is shown as it is stored, with the error. */
@@ -395,7 +393,7 @@ upcast_or_note(EsScan *scan)
 	MemoryContextSwitchTo(old);
 	if (scan->failure != NULL)
 	{
-		es_upcast_failed(scan->upcast);
+		scan->transform->failed(scan->transform);
 		scan->changed = false;
 	}
 	return attempt.kept;
@@ -409,9 +407,9 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 
 	scan->changed = false;
 	scan->failure = NULL;
-	if (scan->upcast == NULL)
+	if (scan->transform == NULL)
 		return true;
-	if (es_upcast_applies(scan->upcast, DatumGetInt32(es_row_column(slot, Anum_log_event_type)),
+	if (es_transform_applies(scan->transform, DatumGetInt32(es_row_column(slot, Anum_log_event_type)),
 						  DatumGetInt32(es_row_column(slot, Anum_log_schema_version))))
 	{
 		es_scan_shape(scan, slot, shape);
@@ -423,7 +421,7 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 			if (scan->failure != NULL)
 				return true;
 		}
-		else if (!es_upcast(scan->upcast, shape))
+		else if (!es_transform(scan->transform, shape))
 			return false;
 	}
 	return !scan->filter_types || is_wanted(scan, es_scan_type(scan, slot));
@@ -602,8 +600,8 @@ void
 es_scan_end(EsScan *scan)
 {
 	close_partition(scan);
-	if (scan->upcast != NULL && !scan->upcast_shared)
-		es_upcast_end(scan->upcast);
+	if (scan->transform != NULL && !scan->transform_shared)
+		es_transform_end(scan->transform);
 	UnregisterSnapshot(scan->snapshot);
 }
 

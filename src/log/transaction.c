@@ -11,17 +11,18 @@
 
 #include "access/xact.h"
 
-#include "state/definition.h"
-#include "base/fault.h"
-#include "projection/definition.h"
-#include "log/early_release.h"
-#include "base/shared.h"
-#include "log/transaction.h"
+#include "base/base.h"
+#include "log/log.h"
 
 static int64 first_position = 0;
 static bool progressed = false;
 static bool has_work = false;
 static bool store_made = false;
+
+/* What wings above this one do when a transaction ends, also a failed one. */
+#define MAX_CALLBACKS	8
+static void (*at_end[MAX_CALLBACKS]) (void);
+static int	at_end_count = 0;
 
 static void
 reset(void)
@@ -29,8 +30,8 @@ reset(void)
 	first_position = 0;
 	progressed = has_work = store_made = false;
 	es_shared_end_of_transaction();
-	es_define_end_of_transaction();
-	es_projection_end_of_transaction();
+	for (int i = 0; i < at_end_count; i++)
+		at_end[i] ();
 }
 
 static void
@@ -79,6 +80,17 @@ void
 es_transaction_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
+}
+
+/*
+ * Has a function called whenever a transaction has ended, committed, prepared or rolled back: it must not fail, and
+ * cannot look at the database. To be called when the library is loaded.
+ */
+void
+es_transaction_at_end(void (*callback) (void))
+{
+	Assert(at_end_count < MAX_CALLBACKS);
+	at_end[at_end_count++] = callback;
 }
 
 /* Notes a position drawn by the open transaction; positions only grow, so the first call counts. */

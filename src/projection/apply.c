@@ -21,13 +21,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/base.h"
+#include "store/store.h"
 #include "projection/apply.h"
-#include "base/errors.h"
-#include "base/failure.h"
-#include "base/fault.h"
 #include "projection/quarantine.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 /* Calls parked in a row after which a handler is taken to be broken. */
 #define MAX_FAILURES		10

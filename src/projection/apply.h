@@ -5,8 +5,9 @@
 #ifndef ES_PROJECTION_APPLY_H
 #define ES_PROJECTION_APPLY_H
 
-#include "projection/checkpoint.h"
+#include "base/base.h"
 #include "projection/definition.h"
+#include "projection/checkpoint.h"
 
 typedef enum EsResult
 {

@@ -21,9 +21,10 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "projection/batch.h"
-#include "state/definition.h"
-#include "log/name.h"
+#include "base/base.h"
+#include "log/log.h"
+#include "state/state.h"
+#include "projection/definition.h"
 
 /*
  * Positions that one batch looks at: where hardly an event passes the filter, a batch must end all the same, so that what
@@ -116,7 +117,7 @@ begin_scan(const EsFilter *filter, Snapshot snapshot, bool *possible)
 {
 	EsScan	   *scan = es_scan_create(snapshot);
 
-	scan->upcast = es_upcast_begin(es_definitions());
+	scan->transform = es_upcast_begin(es_definitions());
 	scan->filter_types = !filter->all_types;
 	if (scan->filter_types)
 	{
@@ -127,7 +128,7 @@ begin_scan(const EsFilter *filter, Snapshot snapshot, bool *possible)
 	if (scan->filter_categories)
 		scan->categories = ids_of(ES_CATEGORY, filter->categories);
 	*possible = !(scan->filter_categories && scan->categories == NULL) &&
-		!(scan->filter_types && scan->types == NULL && (scan->upcast == NULL || scan->type_names == NIL));
+		!(scan->filter_types && scan->types == NULL && (scan->transform == NULL || scan->type_names == NIL));
 	return scan;
 }
 

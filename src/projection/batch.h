@@ -5,10 +5,12 @@
 #ifndef ES_PROJECTION_BATCH_H
 #define ES_PROJECTION_BATCH_H
 
+#include "access/tupdesc.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 
-#include "log/scan.h"
+#include "base/base.h"
+#include "log/log.h"
 
 /* What a handler calls it. */
 #define ES_NEW_EVENTS	"new_events"

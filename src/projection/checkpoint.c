@@ -15,10 +15,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "projection/checkpoint.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "log/transaction.h"
 
 /* The rate is an average over about this time. */
 #define RATE_SECONDS	10.0

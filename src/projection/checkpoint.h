@@ -5,7 +5,8 @@
 #ifndef ES_PROJECTION_CHECKPOINT_H
 #define ES_PROJECTION_CHECKPOINT_H
 
-#include "projection/batch.h"
+#include "base/base.h"
+#include "projection/definition.h"
 
 typedef struct EsCheckpoint
 {

@@ -14,7 +14,8 @@
 #include "nodes/pg_list.h"
 #include "parser/parser.h"
 
-#include "projection/batch.h"
+#include "base/base.h"
+#include "projection/definition.h"
 #include "projection/columns.h"
 
 typedef struct Seen

@@ -30,16 +30,16 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "projection/inline.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
+#include "append/append.h"
+#include "projection/projection.h"
 #include "projection/definition.h"
+#include "projection/guard.h"
+#include "projection/inline.h"
 #include "projection/rebuild.h"
-#include "base/run_as.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "log/transaction.h"
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_pause_projection);
@@ -72,8 +72,8 @@ free_definitions(Definitions *defs)
 }
 
 /* Gives back the sets that nobody can be using any more. Must not fail. */
-void
-es_projection_end_of_transaction(void)
+static void
+end_of_transaction(void)
 {
 	while (retired != NULL)
 	{
@@ -624,4 +624,49 @@ es_set_projection_mode(PG_FUNCTION_ARGS)
 	else
 		es_inline_end(name);
 	PG_RETURN_VOID();
+}
+
+/* ---------------------------------------------------------------- what others tell us */
+
+/*
+ * Projections that have applied events of a type, or of what it becomes, were made by other upcasters than there are
+ * now: they say so until they are rebuilt. One with side effects never is.
+ */
+static void
+make_projections_stale(text *type, text *to_type)
+{
+#define TOUCHED \
+	"WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")" \
+	" UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name) "
+#define HAS_TOUCHED \
+	"(p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)" \
+	" JOIN touched t ON t.name = e.name COLLATE \"C\"))"
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	EsSql		sql;
+	uint64		rows;
+
+	values[0] = PointerGetDatum(type);
+	values[1] = PointerGetDatum(to_type);
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_run_args(TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
+						   " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
+						   " AND (c.events > 0 OR p.mode = 'inline') AND " HAS_TOUCHED, 2, types, values, NULL);
+	/* A rebuild that has begun makes its projection stale when it ends. */
+	es_sql_run_args(TOUCHED "UPDATE event_store.rebuilds p SET stale = true FROM event_store.checkpoints c"
+					" WHERE c.projection = p.projection AND c.rebuild AND c.events > 0 AND " HAS_TOUCHED,
+					2, types, values, NULL);
+	es_sql_end(&sql);
+	if (rows > 0)
+		es_projection_changed();
+}
+
+/* Called once, when the library is loaded. */
+void
+es_projection_init(void)
+{
+	es_guard_init();
+	es_transaction_at_end(end_of_transaction);
+	es_on_upcaster_change(make_projections_stale);
+	es_after_append(es_inline_run);
 }

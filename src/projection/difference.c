@@ -25,11 +25,9 @@
 #include "utils/typcache.h"
 #include "utils/varlena.h"
 
-#include "base/compat.h"
+#include "base/base.h"
 #include "projection/difference.h"
-#include "base/failure.h"
 #include "projection/guard.h"
-#include "base/sql.h"
 
 /* What statements about one table are made of. */
 typedef struct Table

@@ -23,7 +23,7 @@
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
 
-#include "base/compat.h"
+#include "base/base.h"
 #include "projection/guard.h"
 
 static EsGuard current = {false, InvalidOid};

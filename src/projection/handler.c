@@ -20,12 +20,11 @@
 #include "utils/queryenvironment.h"
 #include "utils/snapmgr.h"
 
-#include "projection/batch.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "projection/definition.h"
 #include "projection/columns.h"
-#include "base/failure.h"
 #include "projection/guard.h"
-#include "projection/handler.h"
-#include "base/run_as.h"
 
 /* From this many events on a batch is planned as a large one. */
 #define LARGE_BATCH		100

@@ -5,8 +5,10 @@
 #ifndef ES_PROJECTION_HANDLER_H
 #define ES_PROJECTION_HANDLER_H
 
-#include "utils/tuplestore.h"
 #include "access/tupdesc.h"
+#include "utils/tuplestore.h"
+
+#include "base/base.h"
 
 typedef struct EsHandler EsHandler;
 

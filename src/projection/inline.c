@@ -16,14 +16,13 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "projection/definition.h"
 #include "projection/checkpoint.h"
 #include "projection/inline.h"
-#include "log/position.h"
-#include "projection/definition.h"
-#include "base/sql.h"
-#include "store/location.h"
 #include "projection/run.h"
-#include "log/transaction.h"
 
 static void
 say_which(void *arg)

@@ -17,9 +17,9 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "base/base.h"
+#include "store/store.h"
 #include "projection/quarantine.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 typedef struct QuarantinedStream
 {

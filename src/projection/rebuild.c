@@ -26,21 +26,15 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "projection/apply.h"
-#include "base/argument.h"
-#include "projection/difference.h"
-#include "base/errors.h"
-#include "base/failure.h"
-#include "base/fault.h"
-#include "base/settings.h"
-#include "projection/inline.h"
-#include "log/mark.h"
-#include "worker/process.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "projection/definition.h"
+#include "projection/apply.h"
+#include "projection/difference.h"
+#include "projection/inline.h"
 #include "projection/rebuild.h"
-#include "base/run_as.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 PG_FUNCTION_INFO_V1(es_rebuild_projection);
 PG_FUNCTION_INFO_V1(es_cancel_rebuild);

@@ -18,21 +18,14 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "projection/apply.h"
-#include "base/argument.h"
-#include "base/errors.h"
-#include "base/settings.h"
-#include "log/head.h"
-#include "log/mark.h"
-#include "worker/process.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "projection/definition.h"
+#include "projection/apply.h"
 #include "projection/rebuild.h"
-#include "base/run_as.h"
-#include "base/shared.h"
-#include "base/sql.h"
-#include "store/location.h"
 #include "projection/run.h"
-#include "log/transaction.h"
 
 PG_FUNCTION_INFO_V1(es_run_projection);
 PG_FUNCTION_INFO_V1(es_wait_for_projection);

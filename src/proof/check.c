@@ -33,18 +33,10 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "store/create.h"
-#include "base/errors.h"
-#include "base/failure.h"
-#include "state/load.h"
-#include "log/partition.h"
-#include "log/position.h"
-#include "log/early_release.h"
-#include "state/snapshot.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 
 PG_FUNCTION_INFO_V1(es_check);
 

@@ -37,19 +37,11 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "log/row_digest.h"
-#include "base/fault.h"
-#include "base/settings.h"
-#include "base/lock.h"
-#include "log/mark.h"
-#include "worker/process.h"
-#include "log/early_release.h"
-#include "log/scan.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "proof/seal.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 PGDLLEXPORT void es_seal_worker(Datum arg);
 

@@ -11,7 +11,8 @@
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
-#include "log/digest.h"
+#include "base/base.h"
+#include "log/log.h"
 
 /* Bytes of an event's leaf that a manifest has. */
 #define ES_PRINT_LEN	4

@@ -33,17 +33,10 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
-#include "append/call.h"
-#include "base/compat.h"
-#include "log/row_digest.h"
-#include "log/mark.h"
-#include "log/partition.h"
-#include "log/early_release.h"
-#include "log/scan.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "proof/seal.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 /* Of one range, before the others are only counted. */
 #define MAX_FINDINGS	100

@@ -23,14 +23,10 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
-#include "append/call.h"
-#include "log/mark.h"
-#include "log/name.h"
-#include "log/early_release.h"
-#include "log/scan.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 
 /* A scan that is returned row by row. */
 typedef struct RowStream
@@ -114,7 +110,7 @@ materialize_rows(FunctionCallInfo fcinfo, EsScan *(*open_scan) (FunctionCallInfo
 	scan = open_scan(fcinfo);
 	if (scan == NULL)
 		return (Datum) 0;
-	if (scan->upcast != NULL)
+	if (scan->transform != NULL)
 		settings = es_settings_open(NULL);	/* once, not for each event */
 	per_row = AllocSetContextCreate(CurrentMemoryContext, "event_store row", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(per_row);
@@ -236,7 +232,7 @@ open_stream(FunctionCallInfo fcinfo)
 	scan->backward = backward;
 	scan->limit = limit;
 	if (PG_GETARG_BOOL(4))
-		scan->upcast = es_upcast_begin(es_definitions());
+		scan->transform = es_upcast_begin(es_definitions());
 	if (backward)
 	{
 		from = PG_ARGISNULL(1) ? head.version : Min(PG_GETARG_INT64(1), head.version);
@@ -276,7 +272,7 @@ static bool
 nothing_wanted(const EsScan *scan)
 {
 	return scan->filter_types && scan->types == NULL &&
-		(scan->upcast == NULL || scan->type_names == NIL);
+		(scan->transform == NULL || scan->type_names == NIL);
 }
 
 static EsScan *
@@ -307,7 +303,7 @@ open_category(FunctionCallInfo fcinfo)
 		scan->categories = bms_make_singleton(id);
 	scan->filter_types = filter_argument(fcinfo, 3, "event_types", ES_EVENT_TYPE, &scan->types,
 										 &scan->type_names);
-	scan->upcast = es_upcast_begin(es_definitions());
+	scan->transform = es_upcast_begin(es_definitions());
 	if (scan->categories == NULL || nothing_wanted(scan))
 		scan->limit = 0;
 	es_scan_positions(scan, after, mark);
@@ -333,7 +329,7 @@ open_all(FunctionCallInfo fcinfo)
 	scan->filter_types = filter_argument(fcinfo, 2, "event_types", ES_EVENT_TYPE, &scan->types,
 										 &scan->type_names);
 	scan->filter_categories = filter_argument(fcinfo, 3, "categories", ES_CATEGORY, &scan->categories, NULL);
-	scan->upcast = es_upcast_begin(es_definitions());
+	scan->transform = es_upcast_begin(es_definitions());
 	if (nothing_wanted(scan) || (scan->filter_categories && scan->categories == NULL))
 		scan->limit = 0;
 	es_scan_positions(scan, after, mark);
@@ -376,13 +372,13 @@ es_position_at(PG_FUNCTION_ARGS)
 
 /* Upcasts the columns of an event, followed by its type's id; false when that drops it. */
 static bool
-upcast_values(EsUpcast *upcast, Datum *values, bool *nulls)
+upcast_values(EsTransform *upcast, Datum *values, bool *nulls)
 {
 	EsShape		shape;
 
 	shape.type_id = DatumGetInt32(values[ES_EVENT_COLUMNS]);
 	shape.schema_version = DatumGetInt32(values[5]);
-	if (!es_upcast_applies(upcast, shape.type_id, shape.schema_version))
+	if (!es_transform_applies(upcast, shape.type_id, shape.schema_version))
 		return true;
 	shape.position = DatumGetInt64(values[0]);
 	shape.stream = DatumGetTextPP(values[1]);
@@ -393,7 +389,7 @@ upcast_values(EsUpcast *upcast, Datum *values, bool *nulls)
 	shape.metadata = values[8];
 	shape.metadata_null = nulls[8];
 	shape.occurred_at = DatumGetTimestampTz(values[9]);
-	if (!es_upcast(upcast, &shape))
+	if (!es_transform(upcast, &shape))
 		return false;
 	values[4] = PointerGetDatum(shape.type);
 	values[5] = Int32GetDatum(shape.schema_version);
@@ -419,7 +415,7 @@ es_trace(PG_FUNCTION_ARGS)
 	Datum		args[1];
 	EsSql		sql;
 	Portal		portal;
-	EsUpcast   *upcast;
+	EsTransform *upcast;
 
 	if (PG_ARGISNULL(0))
 		es_null_argument("correlation_id");
@@ -451,6 +447,6 @@ es_trace(PG_FUNCTION_ARGS)
 	es_sql_end(&sql);
 	es_early_release_await_all();
 	if (upcast != NULL)
-		es_upcast_end(upcast);
+		es_transform_end(upcast);
 	return (Datum) 0;
 }

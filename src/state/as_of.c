@@ -23,14 +23,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "state/as_of.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "base/settings.h"
-#include "log/head.h"
-#include "log/mark.h"
-#include "base/shared.h"
-#include "store/location.h"
 
 /* Whether a head row's xmax is a transaction, ours too, that has locked or updated it. */
 static bool

@@ -23,13 +23,10 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
-#include "base/argument.h"
-#include "state/definition.h"
-#include "base/errors.h"
-#include "base/failure.h"
-#include "projection/definition.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 
 PG_FUNCTION_INFO_V1(es_register_aggregate);
 PG_FUNCTION_INFO_V1(es_unregister_aggregate);
@@ -108,16 +105,9 @@ function_callback(Datum arg, int cacheid, uint32 hashvalue)
 	function_generation++;
 }
 
-/* Registers the callback; called once, when the library is loaded. */
-void
-es_define_init(void)
-{
-	CacheRegisterSyscacheCallback(PROCOID, function_callback, (Datum) 0);
-}
-
 /* Gives back the sets that nobody can be using any more. Must not fail. */
-void
-es_define_end_of_transaction(void)
+static void
+end_of_transaction(void)
 {
 	if (current != NULL && current->transient)
 	{
@@ -131,6 +121,14 @@ es_define_end_of_transaction(void)
 		MemoryContextDelete(retired->context);
 		retired = next;
 	}
+}
+
+/* Registers the callback; called once, when the library is loaded. */
+void
+es_define_init(void)
+{
+	CacheRegisterSyscacheCallback(PROCOID, function_callback, (Datum) 0);
+	es_transaction_at_end(end_of_transaction);
 }
 
 static char *
@@ -624,37 +622,21 @@ es_unregister_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * Projections that have applied events of a type, or of what it becomes, were made by other upcasters than there are
- * now: they say so until they are rebuilt. One with side effects never is.
- */
-static void
-make_projections_stale(text *type, text *to_type)
-{
-#define TOUCHED \
-	"WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")" \
-	" UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name) "
-#define HAS_TOUCHED \
-	"(p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)" \
-	" JOIN touched t ON t.name = e.name COLLATE \"C\"))"
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	EsSql		sql;
-	uint64		rows;
+/* What others have kept that upcasters have made, to hear of a change. */
+static void (*on_upcaster_change) (text *type, text *to_type) = NULL;
 
-	values[0] = PointerGetDatum(type);
-	values[1] = PointerGetDatum(to_type);
-	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args(TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
-						   " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
-						   " AND (c.events > 0 OR p.mode = 'inline') AND " HAS_TOUCHED, 2, types, values, NULL);
-	/* A rebuild that has begun makes its projection stale when it ends. */
-	es_sql_run_args(TOUCHED "UPDATE event_store.rebuilds p SET stale = true FROM event_store.checkpoints c"
-					" WHERE c.projection = p.projection AND c.rebuild AND c.events > 0 AND " HAS_TOUCHED,
-					2, types, values, NULL);
-	es_sql_end(&sql);
-	if (rows > 0)
-		es_projection_changed();
+void
+es_on_upcaster_change(void (*callback) (text *type, text *to_type))
+{
+	Assert(on_upcaster_change == NULL);
+	on_upcaster_change = callback;
+}
+
+static void
+upcaster_changed(text *type, text *to_type)
+{
+	if (on_upcaster_change != NULL)
+		on_upcaster_change(type, to_type);
 }
 
 Datum
@@ -687,7 +669,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	add_text(&change, registrant());
 	add_text(&change, path);
 	apply_change(&change);
-	make_projections_stale(type, to_type);
+	upcaster_changed(type, to_type);
 	PG_RETURN_VOID();
 }
 
@@ -702,7 +684,7 @@ es_unregister_upcaster(PG_FUNCTION_ARGS)
 	add(&change, INT4OID, Int32GetDatum(version), false);
 	if (apply_change(&change) == 0)
 		not_registered("upcaster", psprintf("%s version %d", text_to_cstring(type), version));
-	make_projections_stale(type, type);
+	upcaster_changed(type, type);
 	PG_RETURN_VOID();
 }
 

@@ -37,10 +37,9 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "base/compat.h"
-#include "state/expression.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "state/state.h"
 
 /* ---------------------------------------------------------------- parsing */
 

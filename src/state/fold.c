@@ -13,9 +13,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/errors.h"
-#include "base/failure.h"
-#include "state/fold.h"
+#include "base/base.h"
+#include "state/state.h"
 
 /* A fold in the current memory context, ready for one stream after the other. */
 EsFold *
@@ -74,8 +73,8 @@ es_fold_scan(EsFold *fold, EsDefinitions *defs, Snapshot snapshot)
 		fold->upcast_begun = true;
 		MemoryContextSwitchTo(old);
 	}
-	scan->upcast = fold->upcast;
-	scan->upcast_shared = true;
+	scan->transform = fold->upcast;
+	scan->transform_shared = true;
 	return scan;
 }
 
@@ -292,6 +291,6 @@ es_fold_end(EsFold *fold)
 	if (fold->rules != NULL)
 		es_rules_end(fold->rules);
 	if (fold->upcast != NULL)
-		es_upcast_end(fold->upcast);
+		es_transform_end(fold->upcast);
 	pfree(fold);
 }

@@ -19,17 +19,12 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
-#include "state/snapshot_request.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 #include "state/as_of.h"
-#include "append/call.h"
-#include "base/compat.h"
-#include "state/fold.h"
-#include "log/head.h"
-#include "state/load.h"
-#include "log/early_release.h"
-#include "state/snapshot.h"
-#include "store/location.h"
+#include "state/snapshot_request.h"
 
 PG_FUNCTION_INFO_V1(es_load);
 PG_FUNCTION_INFO_V1(es_load_version);
@@ -93,7 +88,7 @@ state_result(FunctionCallInfo fcinfo, EsFold *fold)
 static int
 open_settings(const EsFold *fold, const EsScan *scan)
 {
-	if (fold->aggregate->fold == NULL && scan->upcast == NULL)
+	if (fold->aggregate->fold == NULL && scan->transform == NULL)
 		return 0;
 	return es_settings_open(fold->aggregate->fold == NULL ? NULL : fold->aggregate->fold->search_path);
 }

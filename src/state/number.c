@@ -12,7 +12,7 @@
 #include "common/int.h"
 #include "utils/builtins.h"
 
-#include "base/compat.h"
+#include "base/base.h"
 #include "state/number.h"
 
 /* 10^18 is the largest power of ten in an int64. */

@@ -7,6 +7,7 @@
 
 #include "lib/stringinfo.h"
 
+#include "base/base.h"
 #include "state/value.h"
 
 static inline bool

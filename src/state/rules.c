@@ -77,8 +77,7 @@
 #include "nodes/pg_list.h"
 #include "port/pg_bitutils.h"
 
-#include "base/compat.h"
-#include "base/errors.h"
+#include "base/base.h"
 #include "state/number.h"
 #include "state/rules_internal.h"
 
@@ -392,8 +391,8 @@ check_kind(Parser *p, const Source *source, bool strings)
 	EsValue		known = source->value;
 
 	if (source->kind == SOURCE_EVENT)
-		known.type = source->field == EVENT_VERSION || source->field == EVENT_POSITION ||
-			source->field == EVENT_SCHEMA_VERSION ? ES_DECIMAL : ES_STRING;
+		known.type = source->field == FIELD_VERSION || source->field == FIELD_POSITION ||
+			source->field == FIELD_SCHEMA_VERSION ? ES_DECIMAL : ES_STRING;
 	else if (source->kind != SOURCE_LITERAL && !source->has_default)
 		return;
 	if (!es_is_number(&known) && !(strings && known.type == ES_STRING))

@@ -16,7 +16,7 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-#include "base/compat.h"
+#include "base/base.h"
 #include "state/number.h"
 #include "state/rules_internal.h"
 
@@ -223,21 +223,21 @@ event_field(EsRulesState *state, EventField field)
 
 	switch (field)
 	{
-		case EVENT_TYPE:
+		case FIELD_TYPE:
 			return text_value(event->type);
-		case EVENT_VERSION:
+		case FIELD_VERSION:
 			return es_value_of_int64(event->version);
-		case EVENT_POSITION:
+		case FIELD_POSITION:
 			return es_value_of_int64(event->position);
-		case EVENT_OCCURRED_AT:
+		case FIELD_OCCURRED_AT:
 			return time_value(event->occurred_at, state->occurred_at);
-		case EVENT_RECORDED_AT:
+		case FIELD_RECORDED_AT:
 			return time_value(event->recorded_at, state->recorded_at);
-		case EVENT_STREAM:
+		case FIELD_STREAM:
 			return text_value(event->stream);
-		case EVENT_SCHEMA_VERSION:
+		case FIELD_SCHEMA_VERSION:
 			return es_value_of_int64(event->schema_version);
-		case EVENT_ID:
+		case FIELD_ID:
 			id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(event->id)));
 			strlcpy(state->id, id, sizeof(state->id));
 			pfree(id);

@@ -5,7 +5,8 @@
 #ifndef ES_STATE_RULES_INTERNAL_H
 #define ES_STATE_RULES_INTERNAL_H
 
-#include "state/rules.h"
+#include "base/base.h"
+#include "state/state.h"
 #include "state/value.h"
 
 /* Operations in the order in which those of one object are applied. */
@@ -37,14 +38,14 @@ typedef enum TestKind
 
 typedef enum EventField
 {
-	EVENT_TYPE,
-	EVENT_VERSION,
-	EVENT_POSITION,
-	EVENT_OCCURRED_AT,
-	EVENT_RECORDED_AT,
-	EVENT_STREAM,
-	EVENT_SCHEMA_VERSION,
-	EVENT_ID
+	FIELD_TYPE,
+	FIELD_VERSION,
+	FIELD_POSITION,
+	FIELD_OCCURRED_AT,
+	FIELD_RECORDED_AT,
+	FIELD_STREAM,
+	FIELD_SCHEMA_VERSION,
+	FIELD_ID
 } EventField;
 
 typedef enum SourceKind

@@ -25,14 +25,10 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "state/state.h"
 #include "state/snapshot_request.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "base/fault.h"
-#include "state/snapshot.h"
-#include "base/sql.h"
-#include "store/location.h"
 
 #define ES_KEEP_NEWEST	4
 #define ES_SPARSE		16

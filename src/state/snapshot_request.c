@@ -22,12 +22,12 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 #include "state/snapshot_request.h"
-#include "log/head.h"
-#include "state/load.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "worker/background.h"
 
 /* What a worker is told, in bgw_extra. */
 typedef struct SnapshotTask

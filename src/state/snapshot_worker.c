@@ -19,15 +19,13 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 #include "state/snapshot_request.h"
 #include "state/snapshot_worker.h"
-#include "state/load.h"
-#include "log/mark.h"
-#include "worker/process.h"
-#include "log/scan.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "worker/background.h"
 
 PGDLLEXPORT void es_snapshot_worker_main(Datum arg);
 

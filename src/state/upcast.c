@@ -12,53 +12,25 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "base/errors.h"
-#include "base/failure.h"
-#include "log/name.h"
-#include "state/upcast.h"
+#include "base/base.h"
+#include "log/log.h"
+#include "state/state.h"
 
-struct EsUpcast
+typedef struct EsUpcast
 {
+	EsTransform transform;		/* first: what the scan sees of it */
 	EsDefinitions *defs;
 	MemoryContext context;		/* of the runs */
 	MemoryContext results;		/* of the current event */
 	EsRun	  **runs;			/* by number of the upcaster, opened when first needed */
 	EsRun	  **at_work;		/* the one used last */
-};
+} EsUpcast;
 
-/* The upcasters for a scan, in the current memory context; NULL when there are none. */
-EsUpcast *
-es_upcast_begin(EsDefinitions *defs)
+static void
+end(EsTransform *self)
 {
-	EsUpcast   *upcast;
+	EsUpcast   *upcast = (EsUpcast *) self;
 
-	if (es_upcaster_count(defs) == 0)
-		return NULL;
-	upcast = palloc0(sizeof(EsUpcast));
-	upcast->defs = defs;
-	upcast->context = CurrentMemoryContext;
-	upcast->results = AllocSetContextCreate(CurrentMemoryContext, "event_store upcast",
-											ALLOCSET_DEFAULT_SIZES);
-	upcast->runs = palloc0(sizeof(EsRun *) * es_upcaster_count(defs));
-
-	/*
-	 * A type has an id only once an event of it was appended, which changes no definition; and the id of
-	 * a row that was rolled back may be another's by now. So ids are looked up (in a cache) each time.
-	 */
-	for (int i = 0; i < es_upcaster_count(defs); i++)
-	{
-		EsUpcaster *upcaster = es_upcaster(defs, i);
-
-		upcaster->type_id = es_name_find(ES_EVENT_TYPE, upcaster->event_type, strlen(upcaster->event_type));
-		upcaster->to_type_id = es_name_find(ES_EVENT_TYPE, VARDATA(upcaster->to_type),
-											VARSIZE(upcaster->to_type) - VARHDRSZ);
-	}
-	return upcast;
-}
-
-void
-es_upcast_end(EsUpcast *upcast)
-{
 	for (int i = 0; i < es_upcaster_count(upcast->defs); i++)
 		if (upcast->runs[i] != NULL)
 			es_run_close(upcast->runs[i]);
@@ -66,9 +38,11 @@ es_upcast_end(EsUpcast *upcast)
 }
 
 /* After an error that was caught: what was being evaluated is in no state to be used again. */
-void
-es_upcast_failed(EsUpcast *upcast)
+static void
+failed(EsTransform *self)
 {
+	EsUpcast   *upcast = (EsUpcast *) self;
+
 	if (upcast->at_work != NULL && *upcast->at_work != NULL)
 	{
 		es_run_abandon(*upcast->at_work);
@@ -77,9 +51,11 @@ es_upcast_failed(EsUpcast *upcast)
 }
 
 /* Whether a stored event of this type and version is changed at all. */
-bool
-es_upcast_applies(EsUpcast *upcast, int32 type_id, int32 schema_version)
+static bool
+applies(EsTransform *self, int32 type_id, int32 schema_version)
 {
+	EsUpcast   *upcast = (EsUpcast *) self;
+
 	for (int i = 0; i < es_upcaster_count(upcast->defs); i++)
 	{
 		EsUpcaster *upcaster = es_upcaster(upcast->defs, i);
@@ -106,9 +82,10 @@ names_have(List *names, const char *name, int len)
 }
 
 /* Whether events stored under a type can come out as one of the names: versions left aside. */
-bool
-es_upcast_may_become(EsUpcast *upcast, int32 type_id, List *names)
+static bool
+may_become(EsTransform *self, int32 type_id, List *names)
 {
+	EsUpcast   *upcast = (EsUpcast *) self;
 	int			count = es_upcaster_count(upcast->defs);
 	bool	   *reached = palloc0(sizeof(bool) * count);
 	bool		more = true;
@@ -150,7 +127,7 @@ place_of(const EsShape *shape)
 
 /* Runs one upcaster on an event that has data; false when it drops the event. */
 static bool
-transform(EsUpcast *upcast, EsRun *run, EsShape *shape)
+run_upcaster(EsUpcast *upcast, EsRun *run, EsShape *shape)
 {
 	MemoryContext old;
 	Datum		result;
@@ -194,9 +171,10 @@ run_of(EsUpcast *upcast, EsUpcaster *upcaster)
  * Brings an event to its newest shape; false when an upcaster drops it. The results are good until
  * the next call. An erased event (data NULL) changes its type and version only.
  */
-bool
-es_upcast(EsUpcast *upcast, EsShape *shape)
+static bool
+apply(EsTransform *self, EsShape *shape)
 {
+	EsUpcast   *upcast = (EsUpcast *) self;
 	MemoryContext caller = CurrentMemoryContext;
 
 	MemoryContextReset(upcast->results);
@@ -211,7 +189,7 @@ es_upcast(EsUpcast *upcast, EsShape *shape)
 		PG_TRY();
 		{
 			if (!shape->data_null)
-				kept = transform(upcast, run_of(upcast, upcaster), shape);
+				kept = run_upcaster(upcast, run_of(upcast, upcaster), shape);
 		}
 		PG_CATCH();
 		{
@@ -227,4 +205,39 @@ es_upcast(EsUpcast *upcast, EsShape *shape)
 		shape->type_id = upcaster->to_type_id;
 		shape->schema_version++;
 	}
+}
+
+/* The upcasters for a scan, in the current memory context; NULL when there are none. */
+EsTransform *
+es_upcast_begin(EsDefinitions *defs)
+{
+	EsUpcast   *upcast;
+
+	if (es_upcaster_count(defs) == 0)
+		return NULL;
+	upcast = palloc0(sizeof(EsUpcast));
+	upcast->transform.applies = applies;
+	upcast->transform.may_become = may_become;
+	upcast->transform.apply = apply;
+	upcast->transform.failed = failed;
+	upcast->transform.end = end;
+	upcast->defs = defs;
+	upcast->context = CurrentMemoryContext;
+	upcast->results = AllocSetContextCreate(CurrentMemoryContext, "event_store upcast",
+											ALLOCSET_DEFAULT_SIZES);
+	upcast->runs = palloc0(sizeof(EsRun *) * es_upcaster_count(defs));
+
+	/*
+	 * A type has an id only once an event of it was appended, which changes no definition; and the id of
+	 * a row that was rolled back may be another's by now. So ids are looked up (in a cache) each time.
+	 */
+	for (int i = 0; i < es_upcaster_count(defs); i++)
+	{
+		EsUpcaster *upcaster = es_upcaster(defs, i);
+
+		upcaster->type_id = es_name_find(ES_EVENT_TYPE, upcaster->event_type, strlen(upcaster->event_type));
+		upcaster->to_type_id = es_name_find(ES_EVENT_TYPE, VARDATA(upcaster->to_type),
+											VARSIZE(upcaster->to_type) - VARHDRSZ);
+	}
+	return &upcast->transform;
 }

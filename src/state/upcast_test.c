@@ -14,11 +14,10 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
-#include "base/failure.h"
-#include "log/name.h"
-#include "log/scan.h"
-#include "store/location.h"
-#include "state/upcast.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 
 typedef struct TestKey
 {
@@ -40,7 +39,7 @@ PG_FUNCTION_INFO_V1(es_test_upcasters);
 
 typedef struct Attempt
 {
-	EsUpcast   *upcast;
+	EsTransform *upcast;
 	EsShape    *shape;
 } Attempt;
 
@@ -49,7 +48,7 @@ try_upcast(void *arg)
 {
 	Attempt    *attempt = arg;
 
-	(void) es_upcast(attempt->upcast, attempt->shape);
+	(void) es_transform(attempt->upcast, attempt->shape);
 }
 
 Datum
@@ -57,7 +56,7 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EsDefinitions *defs;
-	EsUpcast   *upcast;
+	EsTransform *upcast;
 	EsScan	   *scan;
 	TupleTableSlot *slot;
 	HASHCTL		ctl;
@@ -129,7 +128,7 @@ es_test_upcasters(PG_FUNCTION_ARGS)
 	}
 	es_settings_close(settings);
 	es_scan_end(scan);
-	es_upcast_end(upcast);
+	es_transform_end(upcast);
 
 	hash_seq_init(&seq, results);
 	while ((result = hash_seq_search(&seq)) != NULL)

@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "base/base.h"
 #include "state/number.h"
 #include "state/value.h"
 

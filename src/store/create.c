@@ -23,18 +23,9 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "store/create.h"
-#include "log/digest.h"
-#include "log/epoch.h"
-#include "store/rights.h"
-#include "base/settings.h"
-#include "base/lock.h"
-#include "log/partition.h"
-#include "log/position.h"
-#include "worker/process.h"
-#include "base/sql.h"
-#include "store/location.h"
-#include "log/transaction.h"
+#include "base/base.h"
+#include "worker/worker.h"
+#include "store/store.h"
 
 PG_FUNCTION_INFO_V1(es_create_store);
 PG_FUNCTION_INFO_V1(es_upgrade_store);
@@ -303,6 +294,14 @@ const char *const es_immutable[] = {
 };
 const int	es_immutable_count = lengthof(es_immutable);
 
+static const EsStoreHooks *hooks = NULL;
+
+void
+es_store_set_hooks(const EsStoreHooks *its)
+{
+	hooks = its;
+}
+
 static char *
 single_string(const char *query)
 {
@@ -379,10 +378,6 @@ es_check_whole(void)
 static void
 make_tables(int node, bool has_schema)
 {
-	pg_uuid_t	id;
-	Oid			types[2] = {INT4OID, UUIDOID};
-	Datum		values[2];
-
 	if (!has_schema)
 		es_sql_run("CREATE SCHEMA event_store");
 	for (int i = 0; i < lengthof(tables); i++)
@@ -471,17 +466,13 @@ make_tables(int node, bool has_schema)
 	es_sql_run("COMMENT ON VIEW event_store.subscription_status IS"
 			   " 'one row for each subscription: how far it has come, what is in flight, who consumes'");
 
-	es_random_uuid(&id);
-	values[0] = Int32GetDatum(node);
-	values[1] = UUIDPGetDatum(&id);
-	es_sql_run_args("INSERT INTO event_store.store (layout, node, id, created_at) VALUES (" CppAsString2(ES_LAYOUT) ", $1, $2, clock_timestamp())",
-					2, types, values, NULL);
+	es_sql_runf("INSERT INTO event_store.store (layout, node, id, created_at)"
+				" VALUES (%d, %d, gen_random_uuid(), clock_timestamp())", ES_LAYOUT, node);
 	es_sql_runf("INSERT INTO event_store.mark (mark, stable_until, floor) VALUES (%lld, '-infinity', '-infinity')",
 				(long long) ES_NODE_START(node));
 	CommandCounterIncrement();
 	es_store_forget();
-	es_epoch_make_first();
-	es_partition_make(ES_NODE_START(node), ES_NODE_START(node) + es_partition_size);
+	hooks->made();
 }
 
 static bool
@@ -581,10 +572,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	make_dependents(trace, by_category);
 	es_sql_end(&sql);
 	es_grants_restore();
-	/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */
-	if (!XactReadOnly && es_epoch_begin_here())
-		es_partition_make_for(es_position_last());
-	es_transaction_store_made();
+	hooks->visited();
 	PG_RETURN_VOID();
 }
 

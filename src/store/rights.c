@@ -21,11 +21,8 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "base/errors.h"
-#include "store/rights.h"
-#include "base/lock.h"
-#include "base/sql.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
 
 PG_FUNCTION_INFO_V1(es_grant);
 PG_FUNCTION_INFO_V1(es_revoke);
@@ -302,4 +299,28 @@ es_refuse_change(PG_FUNCTION_ARGS)
 			 errdetail("%s on \"%s\" is refused.", verb, RelationGetRelationName(trigger->tg_relation)),
 			 errhint("Append an event that corrects the earlier one.")));
 	return (Datum) 0;
+}
+
+/*
+ * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
+ * not act as it.
+ */
+Oid
+es_run_as_role(const char *role)
+{
+	Oid			oid = get_role_oid(role, true);
+	Oid			owner = es_store()->owner;
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered this, does not exist", role),
+				 errhint("Register it again.")));
+	if (!es_member_can_set_role(owner, oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("owner of the event store cannot act as role \"%s\"", role),
+				 errdetail("The store belongs to \"%s\".", GetUserNameFromId(owner, false)),
+				 errhint("Grant the role to the store's owner, or register as a role that it is a member of.")));
+	return oid;
 }

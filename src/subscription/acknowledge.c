@@ -13,13 +13,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "base/fault.h"
-#include "log/name.h"
-#include "log/scan.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 #include "subscription/definition.h"
 
 PG_FUNCTION_INFO_V1(es_ack);

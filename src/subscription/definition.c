@@ -30,11 +30,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "log/head.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "subscription/definition.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);

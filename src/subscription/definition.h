@@ -9,7 +9,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
-#include "base/sql.h"
+#include "base/base.h"
 
 typedef struct EsSubscription
 {

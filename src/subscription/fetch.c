@@ -36,14 +36,10 @@
 #include "utils/tuplesort.h"
 #include "utils/tuplestore.h"
 
-#include "base/argument.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "log/mark.h"
-#include "log/name.h"
-#include "base/shared.h"
-#include "log/scan.h"
-#include "store/location.h"
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 #include "subscription/definition.h"
 
 /* Bounds of arguments. A waiting statement holds a snapshot, which holds vacuum back. */
@@ -120,7 +116,7 @@ typedef struct Fetch
 	bool		nothing_wanted; /* no event of the log can match */
 	Bitmapset  *types;
 	Bitmapset  *categories;
-	EsUpcast   *upcast;
+	EsTransform *upcast;
 	HTAB	   *states;			/* of streams met */
 	Relation	rel;			/* subscription_streams and its index, for those not met yet */
 	Relation	index;
@@ -188,7 +184,7 @@ end_reading(Fetch *fetch)
 	index_close(fetch->index, NoLock);
 	table_close(fetch->rel, NoLock);
 	if (fetch->upcast != NULL)
-		es_upcast_end(fetch->upcast);
+		es_transform_end(fetch->upcast);
 	UnregisterSnapshot(fetch->snapshot);
 }
 
@@ -202,8 +198,8 @@ create_scan(Fetch *fetch)
 	scan->type_names = fetch->sub.types;
 	scan->filter_categories = fetch->sub.filter_categories;
 	scan->categories = fetch->categories;
-	scan->upcast = fetch->upcast;
-	scan->upcast_shared = true;
+	scan->transform = fetch->upcast;
+	scan->transform_shared = true;
 	return scan;
 }
 

@@ -14,8 +14,8 @@
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
-#include "base/compat.h"
-#include "worker/background.h"
+#include "base/base.h"
+#include "worker/worker.h"
 
 /*
  * What all our workers have in common; task, of at most BGW_EXTRALEN bytes, is what it is told. A restart

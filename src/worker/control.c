@@ -20,10 +20,9 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "base/compat.h"
+#include "base/base.h"
+#include "worker/worker.h"
 #include "worker/coordinator.h"
-#include "worker/process.h"
-#include "base/shared.h"
 
 PG_FUNCTION_INFO_V1(es_start_worker);
 PG_FUNCTION_INFO_V1(es_stop_worker);

@@ -32,21 +32,17 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "state/snapshot_request.h"
+#include "base/base.h"
+#include "worker/worker.h"
 #include "worker/coordinator.h"
-#include "state/snapshot_worker.h"
-#include "log/epoch.h"
-#include "base/settings.h"
+#include "store/store.h"
+#include "log/log.h"
 #include "log/idle_appender.h"
+#include "state/snapshot_request.h"
+#include "state/snapshot_worker.h"
 #include "append/key.h"
-#include "log/mark.h"
-#include "log/partition.h"
-#include "log/position.h"
-#include "worker/process.h"
 #include "projection/definition.h"
 #include "proof/seal.h"
-#include "store/location.h"
-#include "worker/background.h"
 
 PGDLLEXPORT void es_coordinator_main(Datum arg);
 PGDLLEXPORT void es_pool_worker(Datum arg);

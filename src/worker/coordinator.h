@@ -7,7 +7,8 @@
 
 #include "postmaster/bgworker.h"
 
-#include "worker/process.h"
+#include "base/base.h"
+#include "worker/worker.h"
 
 extern bool es_coordinator_start(const EsProcessTask *task, int notify_pid, BackgroundWorkerHandle **handle);
 

@@ -37,12 +37,9 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
+#include "base/base.h"
+#include "worker/worker.h"
 #include "worker/coordinator.h"
-#include "worker/launcher.h"
-#include "worker/process.h"
-#include "base/shared.h"
-#include "worker/background.h"
 
 PGDLLEXPORT void es_launcher_main(Datum arg);
 

@@ -41,11 +41,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
-#include "base/lock.h"
-#include "worker/process.h"
-#include "store/location.h"
-#include "worker/background.h"
+#include "base/base.h"
+#include "worker/worker.h"
 
 static EsProcessTask task;
 static EsRole role;

@@ -1,23 +1,31 @@
 /*
- * append/call.h
- *	  One append call: what it asks for and what came of it.
+ * append/append.h
+ *	  Appending: a call, and carrying it out.
  *
- * Every way of appending (es_append, es_append_multi, es_append_batch, import) fills an EsCall and
- * has it carried out by append/execute.c.
- *
- *	  element	what is asked of one stream: expected version, key, events
- *	  stream	a stream that the call touches, once however many elements name it
+ * The one header of this wing for the wings above it.
  */
-#ifndef ES_APPEND_CALL_H
-#define ES_APPEND_CALL_H
+#ifndef ES_APPEND_H
+#define ES_APPEND_H
 
 #include "datatype/timestamp.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
-#include "log/digest.h"
-#include "log/head.h"
+#include "base/base.h"
+#include "log/log.h"
+
+/* ---------------------------------------------------------------- call */
+
+/*
+ * One append call: what it asks for and what came of it.
+ *
+ * Every way of appending (es_append, es_append_multi, es_append_batch, import) fills an EsCall and
+ * has it carried out by append/execute.c.
+ *
+ * element	what is asked of one stream: expected version, key, events
+ * stream	a stream that the call touches, once however many elements name it
+ */
 
 /* Values of expected_version besides an exact one. */
 #define ES_ANY			(-2)
@@ -111,8 +119,10 @@ extern void es_call_event(EsCall *call, int element, text *type, Jsonb *data, Js
 						  const int32 *schema_version);
 extern char *es_call_label(const EsCall *call, int event);
 
-extern int	es_category_length(const text *stream);
 extern int64 es_check_expected(bool isnull, int64 expected);
 extern void es_check_key(const text *key);
 
-#endif							/* ES_APPEND_CALL_H */
+/* Called within each append when its events are written: positions from first to last, and others' in between. */
+extern void es_after_append(void (*callback) (int64 first, int64 last));
+
+#endif							/* ES_APPEND_H */

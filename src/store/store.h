@@ -1,15 +1,44 @@
 /*
- * store/location.h
- *	  Where the store of this database is: the OIDs of its tables, cached per session.
+ * store/store.h
+ *	  Where the store is, making and upgrading it, rights.
+ *
+ * The one header of this wing for the wings above it.
  */
-#ifndef ES_STORE_LOCATION_H
-#define ES_STORE_LOCATION_H
+#ifndef ES_STORE_H
+#define ES_STORE_H
 
 #include "datatype/timestamp.h"
 #include "utils/relcache.h"
 #include "utils/uuid.h"
 
-#define ES_SCHEMA			"event_store"
+#include "base/base.h"
+
+/* ---------------------------------------------------------------- create */
+
+/*
+ * Making the store: what must be in it.
+ */
+
+/* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log do too. */
+extern const char *const es_immutable[];
+extern const int es_immutable_count;
+
+/* What the wings above add when a store is made: made() once, with the tables; visited() at each es_create_store(). */
+typedef struct EsStoreHooks
+{
+	void		(*made) (void);
+	void		(*visited) (void);
+} EsStoreHooks;
+
+extern void es_store_set_hooks(const EsStoreHooks *hooks);
+extern void es_check_whole(void);
+
+/* ---------------------------------------------------------------- location */
+
+/*
+ * Where the store of this database is: the OIDs of its tables, cached per session.
+ */
+
 #define ES_LAYOUT			1		/* layout version that this library works with */
 
 /* A position is the node number in the high 15 bits and a count in the low 48. */
@@ -134,4 +163,15 @@ extern void es_store_init(void);
 extern void es_store_forget(void);
 extern void es_store_check_partition(Relation partition);
 
-#endif							/* ES_STORE_LOCATION_H */
+/* ---------------------------------------------------------------- rights */
+
+/*
+ * Rights of applications.
+ */
+
+extern Oid	es_run_as_role(const char *role);
+extern void es_check_store_owner(void);
+extern void es_rights_lock(void);
+extern void es_grants_restore(void);
+
+#endif							/* ES_STORE_H */

@@ -1,0 +1,299 @@
+/*
+ * base/base.h
+ *	  What every wing uses: PostgreSQL's versions, error codes, settings, arguments, running SQL, run-as, shared memory, faults, failures.
+ *
+ * The one header of this wing for the wings above it.
+ */
+#ifndef ES_BASE_H
+#define ES_BASE_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/spin.h"
+#include "utils/array.h"
+#include "utils/elog.h"
+
+#include "base/compat.h"
+
+/* ---------------------------------------------------------------- argument */
+
+/*
+ * Arguments of SQL functions that several of them have, and the type of their result.
+ */
+
+/* A number of rows: all of them. */
+#define ES_NO_LIMIT		(-1)
+
+ES_NORETURN extern void es_null_argument(const char *name);
+extern text *es_text_argument(FunctionCallInfo fcinfo, int n, const char *name);
+extern int64 es_count_argument(FunctionCallInfo fcinfo, int n);
+extern ArrayType *es_array_argument(FunctionCallInfo fcinfo, int n, const char *name);
+ES_NORETURN extern void es_null_element(const char *name, int index);
+extern TupleDesc es_result_type(FunctionCallInfo fcinfo);
+
+/* ---------------------------------------------------------------- errors */
+
+/*
+ * Our SQLSTATEs. Class YE: the standard leaves classes I to Z to implementations.
+ * The table in docs/reference.md lists the same codes.
+ */
+
+#define ES_WRONG_VERSION		MAKE_SQLSTATE('Y', 'E', '0', '0', '1')
+#define ES_KEY_REUSED			MAKE_SQLSTATE('Y', 'E', '0', '0', '2')
+#define ES_NOT_FINAL			MAKE_SQLSTATE('Y', 'E', '0', '0', '4')
+#define ES_IMMUTABLE			MAKE_SQLSTATE('Y', 'E', '0', '0', '5')
+#define ES_FOLD_FAILED			MAKE_SQLSTATE('Y', 'E', '0', '0', '6')
+#define ES_UPCAST_FAILED		MAKE_SQLSTATE('Y', 'E', '0', '0', '7')
+#define ES_UNKNOWN				MAKE_SQLSTATE('Y', 'E', '0', '0', '8')
+#define ES_EVENT_REJECTED		MAKE_SQLSTATE('Y', 'E', '0', '0', '9')
+#define ES_LEASE_LOST			MAKE_SQLSTATE('Y', 'E', '0', '1', '0')
+
+/* Names of streams and event types, and idempotency keys, in bytes. */
+#define ES_MAX_NAME				512
+
+/* ---------------------------------------------------------------- failure */
+
+/*
+ * Giving the errors of users' expressions a code and a place.
+ */
+
+extern bool es_failure_is_ours(void);
+ES_NORETURN extern void es_failure_rethrow(int sqlerrcode, const char *detail);
+
+extern ErrorData *es_catch(void (*body) (void *arg), void *arg);
+extern ErrorData *es_catch_and_roll_back(void (*body) (void *arg), void *arg);
+extern char *es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages);
+
+/* ---------------------------------------------------------------- fault */
+
+/*
+ * Points at which a test has a process fail, in a library that was built with ES_FAULTS.
+ */
+
+#ifdef ES_FAULTS
+
+/* The points, and whether the transaction may still be rolled back there. */
+#define ES_FAULT_POINTS(POINT) \
+	POINT(after_lock, true)			/* an append: the streams are locked */ \
+	POINT(after_allocation, true)			/* the positions are drawn */ \
+	POINT(after_insert, true)		/* the events are in the log, the heads are not up to date */ \
+	POINT(before_commit, true)		/* of a transaction that has appended; the callback of commits */ \
+	POINT(after_commit, false)		/* its rows are visible, its locks are held */ \
+	POINT(before_flush, false)		/* early lock release: the locks are given back, nothing is flushed */ \
+	POINT(before_checkpoint, true)	/* a batch is applied, its checkpoint is not stored */ \
+	POINT(after_checkpoint, true)	/* it is stored, and not committed */ \
+	POINT(publish, true)			/* the mark is in its row, and not committed */ \
+	POINT(seal, true)				/* the same of a seal */ \
+	POINT(snapshot, true)			/* and of a snapshot; the older ones are not thinned out */ \
+	POINT(before_switch, true)		/* a rebuild's differences are applied, its definition is not */ \
+	POINT(partition, true)			/* the table is made and attached, and not committed */ \
+	POINT(ack, true)				/* an acknowledgement is written, and not committed */
+
+#define ES_FAULT_MEMBER(name, may_throw) ES_FAULT_##name,
+typedef enum EsFaultPoint
+{
+	ES_FAULT_POINTS(ES_FAULT_MEMBER)
+	ES_FAULT_COUNT
+} EsFaultPoint;
+
+extern void es_fault_init(void);
+extern void es_fault(EsFaultPoint point);
+
+#define ES_FAULT(point) es_fault(ES_FAULT_##point)
+
+#else
+
+#define es_fault_init() ((void) 0)
+#define ES_FAULT(point) ((void) 0)
+
+#endif							/* ES_FAULTS */
+
+/* ---------------------------------------------------------------- lock */
+
+/*
+ * Our advisory locks: the fourth field of their tags. Users' own have 1 or 2 there.
+ */
+
+#define ES_LOCK_PARTITION	0xE5	/* who makes a leaf of the log */
+#define ES_LOCK_BATCH_KEY	0xE6	/* of a batch: the second and third field are a hash of it */
+/*
+ * Each background process holds one: the third field is 0 for the coordinator, which is so the only one of its database,
+ * and number + 1 for a pool worker. The view status reads them.
+ */
+#define ES_LOCK_PROCESS		0xE7
+#define ES_LOCK_SEAL		0xE8	/* who seals the log */
+#define ES_LOCK_RIGHTS		0xE9	/* who changes rights, or makes what depends on the library */
+
+/* ---------------------------------------------------------------- run as */
+
+/*
+ * Whose rights and which settings stored text runs with.
+ */
+
+typedef struct EsRunAs
+{
+	Oid			saved_user;
+	int			saved_context;
+	int			guc_level;
+} EsRunAs;
+
+extern char *es_registered_path(void);
+extern void es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, bool may_append);
+extern void es_run_as_end(EsRunAs *run_as);
+extern bool es_in_stored_text(void);
+extern void es_refuse_in_stored_text(const char *function);
+extern int	es_settings_open(const char *search_path);
+extern void es_settings_close(int level);
+
+/* ---------------------------------------------------------------- settings */
+
+/*
+ * The settings event_store.*
+ */
+
+extern int	es_as_of_wait;				/* milliseconds */
+extern bool es_early_lock_release;
+extern int	es_idempotency_retention;	/* seconds; 0: for ever */
+extern int	es_idle_append_timeout;		/* milliseconds; 0: for ever */
+extern int	es_mark_interval;		/* milliseconds */
+extern int	es_mark_wait;				/* milliseconds */
+extern int	es_max_batch;			/* events */
+extern int	es_max_categories;
+extern int	es_max_workers;
+extern char *es_metadata;				/* jsonb text merged under each append's metadata */
+extern bool es_notify;
+extern int	es_partition_size;			/* positions */
+extern int	es_poll_interval;		/* milliseconds */
+extern int	es_seal_interval;		/* seconds; 0: never */
+extern int	es_seal_size;			/* events */
+
+extern void es_settings_init(void);
+
+/* ---------------------------------------------------------------- shared */
+
+/*
+ * What sessions and workers of one database share: latches, and news to wait for.
+ */
+
+/* Databases that have an entry at once. */
+#define ES_SHARED_DATABASES		64
+
+/* Upper bound of event_store.max_workers. */
+#define ES_SHARED_WORKERS		16
+
+/* A background process of ours. Spurious wake-ups are harmless, so the latch may be another's by now. */
+typedef struct EsSharedWorker
+{
+	int			pid;			/* 0: none */
+	Latch	   *latch;
+	pg_atomic_uint32 asleep;	/* whoever clears it sets the latch */
+	TimestampTz started_at;
+} EsSharedWorker;
+
+/* Why the last coordinator of a database ended. */
+typedef enum EsEnd
+{
+	ES_END_UNKNOWN,				/* it is running, or it failed */
+	ES_END_ABSENT,				/* there is no extension, no store, or no database to work for */
+	ES_END_YIELDED,				/* to a command that needs the database for itself */
+	ES_END_CHANGED,				/* the extension was updated, or dropped and created again */
+	ES_END_STOPPED,				/* es_stop_worker() */
+	ES_END_TERMINATED			/* somebody sent it SIGTERM */
+} EsEnd;
+
+typedef struct EsSharedDatabase
+{
+	Oid			database;		/* InvalidOid: the entry is free */
+	slock_t		mutex;			/* of pids and latches */
+	bool		stopped;		/* es_stop_worker(): to be left alone */
+	bool		asked;			/* the launcher should look here, whatever it knows */
+	bool		no_slot;		/* the launcher found no free slot for the coordinator */
+	bool		ready;			/* the coordinator has found a store */
+	EsEnd		end;
+	VirtualTransactionId starter;	/* the coordinator waits for its end before it looks for a store */
+	uint32		starts;			/* of coordinators */
+	int			connecting;		/* starts in a row that did not get as far as being connected */
+	int			workers_wanted; /* a pool worker with a number from here on has to go */
+	EsSharedWorker coordinator;
+	EsSharedWorker workers[ES_SHARED_WORKERS];
+	pg_atomic_uint32 publish;	/* somebody wants the mark published now */
+	pg_atomic_uint32 waiting[2];	/* sessions that wait for each kind of news */
+	pg_atomic_uint64 snapshot_position; /* up to where due snapshots were taken; 0: not known */
+	pg_atomic_uint64 sealed_position;	/* up to where a sealer has come since the coordinator started */
+	ConditionVariable appended; /* an append was committed */
+	ConditionVariable progress; /* a projection was committed, or the mark was published */
+} EsSharedDatabase;
+
+typedef enum EsNews
+{
+	ES_NEWS_APPENDED,
+	ES_NEWS_PROGRESS
+} EsNews;
+
+extern void es_shared_init(void);
+extern EsSharedDatabase *es_shared(void);
+extern bool es_shared_note_early_release(void);
+extern bool es_shared_early_release(void);
+extern void es_shared_init_entry(EsSharedDatabase *entry);
+extern bool es_shared_launcher_running(void);
+extern bool es_shared_set_launcher(void);
+extern void es_shared_launcher_info(int *pid, TimestampTz *started_at);
+extern void es_shared_wake_launcher(void);
+extern EsSharedDatabase *es_shared_entry(Oid database);
+extern EsSharedDatabase *es_shared_find(Oid database);
+extern void es_shared_release_vanished(bool (*exists) (Oid database));
+extern bool es_shared_release_idle(void);
+
+extern bool es_shared_attach(EsSharedDatabase *entry, EsSharedWorker *worker);
+extern void es_shared_detach(EsSharedDatabase *entry, EsSharedWorker *worker);
+extern void es_shared_wake(EsSharedWorker *worker);
+extern void es_shared_kick(EsSharedDatabase *entry, EsSharedWorker *worker);
+extern bool es_shared_coordinator_running(void);
+extern void es_shared_store_made(void);
+extern void es_shared_announce(EsNews news);
+extern void es_shared_want_publish(void);
+extern void es_shared_wake_workers(void);
+
+extern bool es_shared_watched(void);
+extern void es_shared_wait_begin(EsNews news);
+extern bool es_shared_wait(EsNews news, long timeout, const char *what);
+extern void es_shared_wait_end(EsNews news);
+extern void es_shared_end_of_transaction(void);
+
+/* ---------------------------------------------------------------- sql */
+
+/*
+ * The one way to run SQL from C: pinned search_path, chosen role.
+ */
+
+/* The schema of the store. */
+#define ES_SCHEMA			"event_store"
+
+typedef struct EsSql
+{
+	Oid			saved_user;
+	int			saved_context;
+	int			guc_level;
+} EsSql;
+
+extern void es_pin_setting(const char *name, const char *value);
+extern void es_sql_begin(EsSql *sql, Oid role);
+extern void es_sql_end(EsSql *sql);
+extern char *es_vpsprintf(const char *fmt, va_list args) pg_attribute_printf(1, 0);
+extern uint64 es_sql_run(const char *statement);
+extern uint64 es_sql_runf(const char *fmt,...) pg_attribute_printf(1, 2);
+extern uint64 es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values,
+							  const char *nulls);
+extern uint64 es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types,
+							  Datum *values, const char *nulls);
+extern Oid	es_extension_schema(void);
+
+#endif							/* ES_BASE_H */

@@ -98,5 +98,6 @@ es_step 'tools' need_tools
 es_step 'shellcheck' check_scripts
 es_step 'codes of errors' check_codes
 es_step 'documents' check_docs
+es_step 'order of wings' perl "$ES_TOP/test/wings.pl" "$ES_TOP"
 es_step 'clang-tidy' tidy
 echo 'clean'

@@ -37,7 +37,6 @@
 #include "append/append.h"
 #include "projection/projection.h"
 #include "projection/definition.h"
-#include "projection/guard.h"
 #include "projection/inline.h"
 #include "projection/rebuild.h"
 
@@ -665,7 +664,6 @@ make_projections_stale(text *type, text *to_type)
 void
 es_projection_init(void)
 {
-	es_guard_init();
 	es_transaction_at_end(end_of_transaction);
 	es_on_upcaster_change(make_projections_stale);
 	es_after_append(es_inline_run);

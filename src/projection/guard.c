@@ -146,20 +146,17 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, completion);
 }
 
-/* Sets what is guarded; returns what was set before. */
-EsGuard
-es_guard_set(EsGuard guard)
+/*
+ * The hooks are of the whole process, and most processes never run a handler: so they are set when the first one runs.
+ * From then on they stay, as others may have been chained behind them.
+ */
+static void
+set_hooks(void)
 {
-	EsGuard		before = current;
+	static bool done = false;
 
-	current = guard;
-	return before;
-}
-
-/* Called once, when the library is loaded. */
-void
-es_guard_init(void)
-{
+	if (done)
+		return;
 	next_post_parse_analyze = post_parse_analyze_hook;
 	post_parse_analyze_hook = post_parse_analyze;
 	next_planner = planner_hook;
@@ -168,4 +165,16 @@ es_guard_init(void)
 	ExecutorStart_hook = executor_start;
 	next_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	done = true;
+}
+
+/* Sets what is guarded; returns what was set before. */
+EsGuard
+es_guard_set(EsGuard guard)
+{
+	EsGuard		before = current;
+
+	set_hooks();
+	current = guard;
+	return before;
 }

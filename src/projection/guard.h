@@ -11,7 +11,6 @@ typedef struct EsGuard
 	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
 } EsGuard;
 
-extern void es_guard_init(void);
 extern EsGuard es_guard_set(EsGuard guard);
 
 #endif							/* ES_PROJECTION_GUARD_H */

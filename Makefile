@@ -13,11 +13,9 @@ DATA = $(wildcard sql/event_store--*--*.sql)
 # Includes are written from src/ on: "log/scan.h".
 PG_CPPFLAGS = -I$(srcdir)/src
 
-# ES_MUTANT=n compiles in a known bug, so that the tests can show that they see it, and ES_FAULTS=1 points at which tests
-# have a process fail (test/README.md).
+# ES_FAULTS=1 compiles in points at which tests have a process fail (test/README.md).
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
-	-Wno-missing-field-initializers $(if $(ES_MUTANT),-DES_MUTANT=$(ES_MUTANT)) \
-	$(if $(ES_FAULTS),-DES_FAULTS) $(ES_CFLAGS)
+	-Wno-missing-field-initializers $(if $(ES_FAULTS),-DES_FAULTS) $(ES_CFLAGS)
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test --load-extension=event_store

@@ -15,6 +15,7 @@ use Test::More;
 our @EXPORT = qw(find_pg_config make build_mutant build_faults set_faults use_library);
 
 my $source = $ENV{ES_SRC} // abs_path(dirname(__FILE__) . '/..');
+my $mutants = abs_path(dirname(__FILE__) . '/mutants');
 
 # The first in the path may be a copy, which "make check" makes to install into; the headers are with
 # the original.
@@ -41,11 +42,25 @@ sub make
 	return 0;
 }
 
-# Builds the library in a directory of its own; its path. Of an ordinary build what would not differ is taken as it is:
-# most of the source has neither a known bug nor a fault in it.
+# Applies a known bug to a copy of the source; the files that it changes. A patch that no longer applies is to be made anew:
+# without it nothing shows that the test sees the bug.
+sub apply
+{
+	my ($mutant, $dir) = @_;
+	my $patch = "$mutants/$mutant.patch";
+	my $said = '';
+
+	my $applied = IPC::Run::run([ 'patch', '-p1', '--force', '--fuzz=0', "--directory=$dir", "--input=$patch" ], '>', \$said, '2>&1');
+	ok($applied, "mutant $mutant is applied") or diag($said);
+	die "$patch does not apply" unless $applied;
+	return slurp_file($patch) =~ m{^\+\+\+ b/(\S+)}mg;
+}
+
+# Builds the library in a directory of its own, with the bug of a patch if one is given; its path. Of an ordinary build what
+# would not differ is taken as it is: most of the source has neither a fault nor the bug in it.
 sub build
 {
-	my ($name, @options) = @_;
+	my ($name, $mutant, @options) = @_;
 	my $dir = PostgreSQL::Test::Utils::tempdir() . "/$name";
 
 	mkdir $dir or die "$dir: $!";
@@ -53,24 +68,25 @@ sub build
 	{
 		PostgreSQL::Test::Utils::system_or_bail('cp', '-R', '-p', "$source/$_", "$dir/");
 	}
-	unlink "$dir/event_store.so", map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || slurp_file($_) =~ /ES_MUTANT|es_fault/ } glob "$dir/src/*/*.c";
+	my %changed = defined $mutant ? map { ("$dir/$_" => 1) } apply($mutant, $dir) : ();
+	unlink "$dir/event_store.so",
+		map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || $changed{$_} || slurp_file($_) =~ /ES_FAULT|es_fault/ } glob "$dir/src/*/*.c";
 	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', @options, '-j2', 'event_store.so'),
 		"$name is built");
 	return "$dir/event_store.so";
 }
 
-# Builds the library with a known bug; its path.
+# Builds the library with a known bug, a patch in test/mutants; its path.
 sub build_mutant
 {
 	my ($mutant) = @_;
-	return build("mutant$mutant", "ES_MUTANT=$mutant");
+	return build("mutant-$mutant", $mutant);
 }
 
-# Builds the library with faults, and with a known bug if one is given; its path.
+# Builds the library with faults; its path.
 sub build_faults
 {
-	my ($mutant) = @_;
-	return build('faults' . ($mutant // ''), 'ES_FAULTS=1', defined $mutant ? "ES_MUTANT=$mutant" : ());
+	return build('faults', undef, 'ES_FAULTS=1');
 }
 
 # Has a server, whose configuration includes fault.conf, read these lines from it: all at once, and without a session, as there

@@ -214,6 +214,7 @@ es_missing() {
     if [[ $tap == tap ]]; then
         { command -v prove && perl -MTest::More -e 1; } >/dev/null 2>&1 || echo perl
         perl -MIPC::Run -e 1 2>/dev/null || echo libipc-run-perl
+        command -v patch >/dev/null || echo patch
     fi
 }
 

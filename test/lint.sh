@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Static analysis: clang-tidy over src/ (checks in .clang-tidy), shellcheck over the scripts, whether each of our SQLSTATEs is
-# in docs/reference.md and shown by a test, and whether the links between the documents lead somewhere. About 3 minutes.
+# in docs/reference.md and shown by a test, whether the known bugs for mutation tests apply, and whether the links between the
+# documents lead somewhere. About 3 minutes.
 # Installs what is missing on Debian.
 set -euo pipefail
 # shellcheck source=test/lib.sh
@@ -10,6 +11,7 @@ need_tools() {
     local missing=()
     command -v clang-tidy >/dev/null || missing+=(clang-tidy)
     command -v shellcheck >/dev/null || missing+=(shellcheck)
+    command -v patch >/dev/null || missing+=(patch)
     ((${#missing[@]} == 0)) || es_apt "${missing[@]}"
 }
 
@@ -37,6 +39,25 @@ check_codes() {
             bad=1
         fi
     done < <(sed -n "s/.*MAKE_SQLSTATE('\(.\)', '\(.\)', '\(.\)', '\(.\)', '\(.\)').*/\1\2\3\4\5/p" src/base/base.h)
+    ((bad == 0))
+}
+
+# Each known bug for the mutation tests still applies to the source, a test builds it, and test/README.md says what it is.
+check_mutants() {
+    local patch name bad=0
+    cd "$ES_TOP" || return
+    for patch in test/mutants/*.patch; do
+        name=$(basename "$patch" .patch)
+        patch -p1 --dry-run --force --fuzz=0 --input="$patch" || bad=1
+        if ! grep -q "^| \`$name\` |" test/README.md; then
+            echo "test/README.md: $name is not in the table of mutants"
+            bad=1
+        fi
+        if ! grep -q "'$name'" test/t/*.pl; then
+            echo "test/t/: no test builds the mutant $name"
+            bad=1
+        fi
+    done
     ((bad == 0))
 }
 
@@ -97,6 +118,7 @@ es_need ''
 es_step 'tools' need_tools
 es_step 'shellcheck' check_scripts
 es_step 'codes of errors' check_codes
+es_step 'mutants' check_mutants
 es_step 'documents' check_docs
 es_step 'order of wings' perl "$ES_TOP/test/wings.pl" "$ES_TOP"
 es_step 'clang-tidy' tidy

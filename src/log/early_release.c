@@ -126,9 +126,6 @@ release_callback(ResourceReleasePhase phase, bool commit, bool top, void *arg)
 	if (!owed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top)
 		return;
 	owed = false;
-#if defined(ES_MUTANT) && ES_MUTANT == 5
-	return;						/* known bug: the client is answered before the flush */
-#endif
 	if (commit)
 	{
 		ES_FAULT(before_flush);
@@ -214,9 +211,6 @@ es_early_release_await(const EsHead *head)
 {
 	XLogRecPtr	lsn;
 
-#if defined(ES_MUTANT) && ES_MUTANT == 6
-	return;						/* known bug: what is not durable is reported */
-#endif
 	if (!in_use() || RecoveryInProgress())
 		return;
 	lsn = TransactionIdIsCurrentTransactionId(head->writer) ? built_on : lsn_of(head);

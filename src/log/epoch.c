@@ -141,9 +141,6 @@ es_epoch_is_current(void)
 
 	if (likely(known_generation == es_store()->generation && known_timeline == GetWALInsertionTimeLine()))
 		return true;
-#if defined(ES_MUTANT) && ES_MUTANT == 20
-	return true;				/* known bug: positions go on where the sequence is */
-#endif
 
 	count = read_epochs(&epochs);
 	newest = count > 0 ? &epochs[count - 1] : NULL;

@@ -132,9 +132,6 @@ begin_round(Oid sequence)
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, sequence);
 	holders = GetLockConflicts(&tag, ShareLock, &count);
-#if defined(ES_MUTANT) && ES_MUTANT == 1
-	count = 0;					/* known bug: does not wait for open appends */
-#endif
 	if (count == 0)
 		known_mark = Max(known_mark, position);
 	else
@@ -239,9 +236,6 @@ mark_snapshot(int64 *mark, bool flush)
 		return snapshot;
 	}
 
-#if defined(ES_MUTANT) && ES_MUTANT == 2
-	snapshot = RegisterSnapshot(GetLatestSnapshot());	/* known bug: snapshot before mark */
-#endif
 	if (settle())
 		*mark = known_mark;
 	else
@@ -252,9 +246,7 @@ mark_snapshot(int64 *mark, bool flush)
 	*mark = below_own(*mark);
 	if (flush)
 		es_early_release_flush_all();
-#if !(defined(ES_MUTANT) && ES_MUTANT == 2)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-#endif
 	return snapshot;
 }
 
@@ -271,10 +263,6 @@ es_mark_snapshot(int64 *mark)
 Snapshot
 es_mark_snapshot_inside(int64 *mark)
 {
-#if defined(ES_MUTANT) && ES_MUTANT == 4
-	*mark = es_position_last();	/* known bug: up to what was drawn, not to what is settled */
-	return RegisterSnapshot(GetLatestSnapshot());
-#endif
 	return mark_snapshot(mark, false);
 }
 

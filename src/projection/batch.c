@@ -272,9 +272,6 @@ es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const E
 		int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
 		int64		key = position + DatumGetInt32(es_row_column(slot, Anum_log_rest));
 
-#if defined(ES_MUTANT) && ES_MUTANT == 3
-		key = position;			/* known bug: calls are split */
-#endif
 		if (batch->count >= limit && position > end)
 			break;				/* full, and every call in it has ended before this event */
 		if (batch->count >= max && position > soonest)

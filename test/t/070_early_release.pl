@@ -334,10 +334,10 @@ $node->stop;
 
 # ---- the mutants: a library that answers too early, and one that reports too early
 
-for my $mutant (5, 6)
+for my $mutant ('05-answer-before-flush', '06-report-before-flush')
 {
 	my $library = build_mutant($mutant);
-	my $sick = PostgreSQL::Test::Cluster->new("mutant$mutant");
+	my $sick = PostgreSQL::Test::Cluster->new('mutant' . substr($mutant, 0, 2));
 	my %found = (crashes => 0, acknowledged => 0, reported => 0, lost => 0, bad_ack => [], bad_report => []);
 
 	$sick->init;
@@ -351,7 +351,7 @@ event_store.early_lock_release = on
 	$sick->safe_psql($db, 'CREATE EXTENSION event_store');
 	use_library($sick, $db, $library);
 	$sick->safe_psql($db, 'SELECT es_create_store()');
-	my $bad = $mutant == 5 ? $found{bad_ack} : $found{bad_report};
+	my $bad = $mutant =~ /answer/ ? $found{bad_ack} : $found{bad_report};
 	for my $round (1 .. 40)
 	{
 		last if @$bad;

@@ -61,12 +61,16 @@ check_mutants() {
     ((bad == 0))
 }
 
-# README.md is a page, not a book, and a relative link leads to a file, with an anchor to a heading in it. The names of
+# README.md is a page, not a book, and src/README.md a map; a relative link leads to a file, with an anchor to a heading in it. The names of
 # anchors are those that GitHub gives to headings.
 check_docs() {
     cd "$ES_TOP" || return
     if (($(wc -l <README.md) > 200)); then
         echo 'README.md: more than 200 lines'
+        return 1
+    fi
+    if (($(wc -l <src/README.md) > 250)); then
+        echo 'src/README.md: more than 250 lines'
         return 1
     fi
     # shellcheck disable=SC2016 # a program of perl
@@ -93,7 +97,7 @@ check_docs() {
             return \%seen;
         }
 
-        for my $file ("README.md", "SECURITY.md", glob("docs/*.md docs/*/*.md"))
+        for my $file (glob("*.md src/README.md test/README.md docs/*.md docs/*/*.md"))
         {
             my $text = page($file) =~ s/`[^`\n]*`//gr;
             my ($dir) = $file =~ m{^(.*/)?};

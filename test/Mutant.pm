@@ -70,7 +70,7 @@ sub build
 	}
 	my %changed = defined $mutant ? map { ("$dir/$_" => 1) } apply($mutant, $dir) : ();
 	unlink "$dir/event_store.so",
-		map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || $changed{$_} || slurp_file($_) =~ /ES_FAULT|es_fault/ } glob "$dir/src/*/*.c";
+		map { s/c\z/o/r } grep { $ENV{ES_COVERAGE} || $ENV{ES_UBSAN} || $changed{$_} || slurp_file($_) =~ /ES_FAULT|es_fault/ } glob "$dir/src/*.c $dir/src/*/*.c";
 	ok(make('-s', '-C', $dir, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', @options, '-j2', 'event_store.so'),
 		"$name is built");
 	return "$dir/event_store.so";

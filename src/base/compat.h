@@ -11,6 +11,7 @@
 
 #include "access/genam.h"
 #include "access/tableam.h"
+#include "access/tupdesc.h"
 #include "catalog/storage.h"
 #include "executor/executor.h"
 #include "nodes/plannodes.h"
@@ -200,6 +201,15 @@ es_numeric_sub(Numeric a, Numeric b)
 	bool		failed = false;
 
 	return numeric_sub_opt_error(a, b, &failed);
+#endif
+}
+
+/* 19 wants to be told that a description of rows is complete, before the first use. */
+static inline void
+es_tuple_desc_finalize(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 190000
+	TupleDescFinalize(desc);
 #endif
 }
 

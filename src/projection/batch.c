@@ -59,6 +59,7 @@ event_desc(void)
 
 	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
 		TupleDescInitEntry(desc, i + 1, columns_of_event[i].name, columns_of_event[i].type, -1, 0);
+	es_tuple_desc_finalize(desc);
 	return desc;
 }
 

@@ -6,6 +6,11 @@ BEGIN
     RETURN 'ok';
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS s = RETURNED_SQLSTATE, m = MESSAGE_TEXT, d = PG_EXCEPTION_DETAIL, h = PG_EXCEPTION_HINT;
+    -- 19 has a detail of its own here, earlier versions a hint.
+    IF current_setting('server_version_num')::int >= 190000 AND m LIKE 'function % does not exist' THEN
+        d := regexp_replace(d, '^There is no function of that name\.$', '');
+        h := 'No function matches the given name and argument types. You might need to add explicit type casts.';
+    END IF;
     RETURN concat_ws(E'\n  ', s || ': ' || m, 'detail: ' || nullif(regexp_replace(d, 'position \d+', 'position N'), ''), 'hint: ' || nullif(h, ''));
 END $$;
 \t on

@@ -1,6 +1,7 @@
 /*
  * base/base.h
- *	  What every wing uses: PostgreSQL's versions, error codes, settings, arguments, running SQL, run-as, shared memory, faults, failures.
+ *	  What every wing uses: differences between PostgreSQL's versions, error codes, settings, arguments, running SQL, run-as,
+ *	  shared memory, faults, failures.
  *
  * The one header of this wing for the wings above it.
  */
@@ -25,11 +26,9 @@
 
 /* ---------------------------------------------------------------- argument */
 
-/*
- * Arguments of SQL functions that several of them have, and the type of their result.
- */
+/* Reading the arguments of SQL functions, and finding the type of their result: what several functions need. */
 
-/* A number of rows: all of them. */
+/* As a number of rows: all of them. */
 #define ES_NO_LIMIT		(-1)
 
 ES_NORETURN extern void es_null_argument(const char *name);
@@ -42,8 +41,8 @@ extern TupleDesc es_result_type(FunctionCallInfo fcinfo);
 /* ---------------------------------------------------------------- errors */
 
 /*
- * Our SQLSTATEs. Class YE: the standard leaves classes I to Z to implementations.
- * The table in docs/reference.md lists the same codes.
+ * Our SQLSTATEs. Their class is YE: the SQL standard leaves the classes I to Z to implementations. The table in
+ * docs/reference.md lists the same codes; "make lint" compares the two.
  */
 
 #define ES_WRONG_VERSION		MAKE_SQLSTATE('Y', 'E', '0', '0', '1')
@@ -56,14 +55,12 @@ extern TupleDesc es_result_type(FunctionCallInfo fcinfo);
 #define ES_EVENT_REJECTED		MAKE_SQLSTATE('Y', 'E', '0', '0', '9')
 #define ES_LEASE_LOST			MAKE_SQLSTATE('Y', 'E', '0', '1', '0')
 
-/* Names of streams and event types, and idempotency keys, in bytes. */
+/* The longest name of a stream or an event type, and the longest idempotency key, in bytes. */
 #define ES_MAX_NAME				512
 
 /* ---------------------------------------------------------------- failure */
 
-/*
- * Giving the errors of users' expressions a code and a place.
- */
+/* Errors of stored text (SQL that users have registered): giving them a code of ours and a place, or catching them. */
 
 extern bool es_failure_is_ours(void);
 ES_NORETURN extern void es_failure_rethrow(int sqlerrcode, const char *detail);
@@ -75,26 +72,27 @@ extern char *es_failure_of(void (*body) (void *arg), void *arg, MemoryContext me
 /* ---------------------------------------------------------------- fault */
 
 /*
- * Points at which a test has a process fail, in a library that was built with ES_FAULTS.
+ * Points at which a test makes a process fail. They exist only in a library that was built with ES_FAULTS; in an
+ * ordinary build ES_FAULT() is nothing.
  */
 
 #ifdef ES_FAULTS
 
-/* The points, and whether the transaction may still be rolled back there. */
+/* Each point, and whether the transaction can still be rolled back there (else a fault cannot raise an error). */
 #define ES_FAULT_POINTS(POINT) \
-	POINT(after_lock, true)			/* an append: the streams are locked */ \
-	POINT(after_allocation, true)			/* the positions are drawn */ \
+	POINT(after_lock, true)			/* of an append: the streams are locked */ \
+	POINT(after_allocation, true)	/* the positions are allocated */ \
 	POINT(after_insert, true)		/* the events are in the log, the heads are not up to date */ \
-	POINT(before_commit, true)		/* of a transaction that has appended; the callback of commits */ \
-	POINT(after_commit, false)		/* its rows are visible, its locks are held */ \
-	POINT(before_flush, false)		/* early lock release: the locks are given back, nothing is flushed */ \
-	POINT(before_checkpoint, true)	/* a batch is applied, its checkpoint is not stored */ \
-	POINT(after_checkpoint, true)	/* it is stored, and not committed */ \
-	POINT(publish, true)			/* the mark is in its row, and not committed */ \
-	POINT(seal, true)				/* the same of a seal */ \
-	POINT(snapshot, true)			/* and of a snapshot; the older ones are not thinned out */ \
-	POINT(before_switch, true)		/* a rebuild's differences are applied, its definition is not */ \
-	POINT(partition, true)			/* the table is made and attached, and not committed */ \
+	POINT(before_commit, true)		/* in the callback that runs before the commit of a transaction that has appended */ \
+	POINT(after_commit, false)		/* its rows are visible, its locks are still held */ \
+	POINT(before_flush, false)		/* early lock release: the locks are given back, the commit is not flushed */ \
+	POINT(before_checkpoint, true)	/* a batch of a projection is applied, its checkpoint is not stored */ \
+	POINT(after_checkpoint, true)	/* the checkpoint is stored, and not committed */ \
+	POINT(publish, true)			/* the new mark is in its row, and not committed */ \
+	POINT(seal, true)				/* a seal is stored, and not committed */ \
+	POINT(snapshot, true)			/* a snapshot is stored, and not committed; older ones are not thinned out yet */ \
+	POINT(before_switch, true)		/* a rebuild's differences are applied, its new definition is not */ \
+	POINT(partition, true)			/* a partition is made and attached, and not committed */ \
 	POINT(ack, true)				/* an acknowledgement is written, and not committed */
 
 #define ES_FAULT_MEMBER(name, may_throw) ES_FAULT_##name,
@@ -119,24 +117,23 @@ extern void es_fault(EsFaultPoint point);
 /* ---------------------------------------------------------------- lock */
 
 /*
- * Our advisory locks: the fourth field of their tags. Users' own have 1 or 2 there.
+ * Our advisory locks, by the fourth field of their tags. The advisory locks that users take have 1 or 2 there, so they
+ * never meet ours.
  */
 
-#define ES_LOCK_PARTITION	0xE5	/* who makes a leaf of the log */
-#define ES_LOCK_BATCH_KEY	0xE6	/* of a batch: the second and third field are a hash of it */
+#define ES_LOCK_PARTITION	0xE5	/* whoever makes a partition of the log */
+#define ES_LOCK_BATCH_KEY	0xE6	/* an append with the key of a batch: the second and third field are a hash of the key */
 /*
- * Each background process holds one: the third field is 0 for the coordinator, which is so the only one of its database,
- * and number + 1 for a pool worker. The view status reads them.
+ * Each background process that stays holds one. The third field is 0 for the coordinator, so there is only one in a
+ * database, and number + 1 for a pool worker. The view event_store.status reads these locks.
  */
 #define ES_LOCK_PROCESS		0xE7
-#define ES_LOCK_SEAL		0xE8	/* who seals the log */
-#define ES_LOCK_RIGHTS		0xE9	/* who changes rights, or makes what depends on the library */
+#define ES_LOCK_SEAL		0xE8	/* whoever seals the log */
+#define ES_LOCK_RIGHTS		0xE9	/* whoever changes rights, or makes what depends on the library */
 
 /* ---------------------------------------------------------------- run as */
 
-/*
- * Whose rights and which settings stored text runs with.
- */
+/* Stored text (SQL that users have registered) runs as the role that registered it, and with pinned settings. */
 
 typedef struct EsRunAs
 {
@@ -155,9 +152,7 @@ extern void es_settings_close(int level);
 
 /* ---------------------------------------------------------------- settings */
 
-/*
- * The settings event_store.*
- */
+/* The settings event_store.*; docs/reference.md says what they do. */
 
 extern int	es_as_of_wait;				/* milliseconds */
 extern bool es_early_lock_release;
@@ -179,9 +174,7 @@ extern void es_settings_init(void);
 
 /* ---------------------------------------------------------------- shared */
 
-/*
- * What sessions and workers of one database share: latches, and news to wait for.
- */
+/* Shared memory: what the sessions and background processes of one database tell each other. */
 
 /* Databases that have an entry at once. */
 #define ES_SHARED_DATABASES		64
@@ -270,11 +263,9 @@ extern void es_shared_end_of_transaction(void);
 
 /* ---------------------------------------------------------------- sql */
 
-/*
- * The one way to run SQL from C: pinned search_path, chosen role.
- */
+/* The one way to run SQL from C: with a pinned search_path, as a chosen role. */
 
-/* The schema of the store. */
+/* The schema that holds the store. */
 #define ES_SCHEMA			"event_store"
 
 typedef struct EsSql

@@ -13,20 +13,11 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "common/hashfn.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -37,23 +28,11 @@
 #define KEY_PAYLOAD_COLUMNS	5
 #define KEY_MAX_COLUMNS		(2 + KEY_PAYLOAD_COLUMNS)
 
-/* One of the two tables. */
-typedef struct KeyTable
+/* One of the two tables: ES_APPEND_KEYS, whose rows are found by (stream, key), or ES_BATCH_KEYS, by (key). */
+static int
+key_columns(EsIndex table)
 {
-	Oid			table;
-	int			key_columns;	/* (stream, key) or (key) */
-} KeyTable;
-
-static KeyTable
-stream_keys(void)
-{
-	return (KeyTable) {es_store()->keys, 2};
-}
-
-static KeyTable
-batch_keys(void)
-{
-	return (KeyTable) {es_store()->batch_keys, 1};
+	return table == ES_APPEND_KEYS ? 2 : 1;
 }
 
 static bool
@@ -63,33 +42,39 @@ expired(TimestampTz recorded_at)
 		(GetCurrentTimestamp() - recorded_at) / USECS_PER_SEC >= es_idempotency_retention;
 }
 
-/* Finds a row whatever its age; *tid is where it is. */
-static bool
-find(const KeyTable *t, int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row,
-	 ItemPointer tid)
+/* Fills in the columns of the key. */
+static void
+set_key(EsIndex table, int64 stream, const text *key, Datum *values)
 {
-	Relation	rel = table_open(t->table, AccessShareLock);
-	ScanKeyData keys[2];
-	Oid			index;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	values[0] = Int64GetDatum(stream);
+	values[key_columns(table) - 1] = PointerGetDatum(key);
+}
 
-	if (t->key_columns == 2)
-		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
-	ScanKeyEntryInitialize(&keys[t->key_columns - 1], 0, t->key_columns, BTEqualStrategyNumber,
-						   InvalidOid, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(key));
-	/* The lock may have brought news of another index. */
-	index = t->key_columns == 2 ? es_store()->keys_pkey : es_store()->batch_keys_pkey;
-	scan = systable_beginscan(rel, index, true, snapshot, t->key_columns, keys);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+/* Finds a row, whatever its age, in a table that is open; it is in the slot then. */
+static bool
+find_row(EsLookup *rows, EsIndex table, int64 stream, const text *key, Snapshot snapshot)
+{
+	Datum		values[2];
+
+	set_key(table, stream, key, values);
+	return es_lookup_find(rows, snapshot, values);
+}
+
+/* Reads a row, whatever its age. */
+static bool
+find(EsIndex table, int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row)
+{
+	EsLookup	rows;
+	bool		found;
+
+	es_lookup_open(&rows, table, AccessShareLock);
+	found = find_row(&rows, table, stream, key, snapshot);
+	if (found)
 	{
-		Datum		values[KEY_MAX_COLUMNS];
-		bool		nulls[KEY_MAX_COLUMNS];
-		Datum	   *payload = values + t->key_columns;
+		Datum	   *payload = rows.slot->tts_values + key_columns(table);
 		bytea	   *request;
 
-		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+		slot_getallattrs(rows.slot);
 		request = DatumGetByteaPP(payload[0]);
 		if (VARSIZE_ANY_EXHDR(request) != ES_DIGEST_LEN)
 			ereport(ERROR,
@@ -101,80 +86,52 @@ find(const KeyTable *t, int64 stream, const text *key, Snapshot snapshot, EsKeyR
 		row->first_position = DatumGetInt64(payload[2]);
 		row->last_position = DatumGetInt64(payload[3]);
 		row->recorded_at = DatumGetTimestampTz(payload[4]);
-		*tid = tuple->t_self;
 	}
-	systable_endscan(scan);
-	table_close(rel, NoLock);
-	return HeapTupleIsValid(tuple);
-}
-
-/* The same as of now. */
-static bool
-find_now(const KeyTable *t, int64 stream, const text *key, EsKeyRow *row, ItemPointer tid)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	bool		found = find(t, stream, key, snapshot, row, tid);
-
-	UnregisterSnapshot(snapshot);
+	es_lookup_close(&rows, ES_KEEP_TABLE_LOCK);
 	return found;
 }
 
 static void
-store(const KeyTable *t, int64 stream, const text *key, const EsKeyRow *row)
+store(EsIndex table, int64 stream, const text *key, const EsKeyRow *row)
 {
-	Relation	rel = table_open(t->table, RowExclusiveLock);
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *rri = makeNode(ResultRelInfo);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	Datum	   *payload = slot->tts_values + t->key_columns;
-	EsKeyRow	old;
-	ItemPointerData tid;
+	EsLookup	rows;
+	Snapshot	snapshot;
+	Datum		values[KEY_MAX_COLUMNS];
+	Datum	   *payload = values + key_columns(table);
+	bool		found;
 
-	if (find_now(t, stream, key, &old, &tid))
+	es_lookup_open(&rows, table, RowExclusiveLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	found = find_row(&rows, table, stream, key, snapshot);
+	UnregisterSnapshot(snapshot);
+	if (found)
 	{
-		simple_heap_delete(rel, &tid);	/* expired, or we would have replayed it */
+		es_row_delete(&rows, &rows.slot->tts_tid);	/* expired, or we would have replayed it */
 		CommandCounterIncrement();
 	}
 
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, 0, slot->tts_tupleDescriptor->natts * sizeof(bool));
-	if (t->key_columns == 2)
-		slot->tts_values[0] = Int64GetDatum(stream);
-	slot->tts_values[t->key_columns - 1] = PointerGetDatum(key);
+	set_key(table, stream, key, values);
 	payload[0] = PointerGetDatum(es_digest_bytea(row->request));
 	payload[1] = Int64GetDatum(row->version);
 	payload[2] = Int64GetDatum(row->first_position);
 	payload[3] = Int64GetDatum(row->last_position);
 	payload[4] = TimestampTzGetDatum(row->recorded_at);
-	ExecStoreVirtualTuple(slot);
-
-	InitResultRelInfo(rri, rel, 0, NULL, 0);
-	ExecOpenIndices(rri, false);
-	table_tuple_insert(rel, slot, GetCurrentCommandId(true), 0, NULL);
-	es_insert_index_tuples(rri, slot, estate, false, false, NULL, NIL);
-	ExecCloseIndices(rri);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	table_close(rel, NoLock);
+	es_row_insert(&rows, values);
+	es_lookup_close(&rows, ES_KEEP_TABLE_LOCK);
 }
 
 /* Looks up a stream's key as a snapshot shows it. */
 bool
 es_key_find(int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row)
 {
-	KeyTable	t = stream_keys();
-	ItemPointerData tid;
-
-	return find(&t, stream, key, snapshot, row, &tid) && !expired(row->recorded_at);
+	return find(ES_APPEND_KEYS, stream, key, snapshot, row) && !expired(row->recorded_at);
 }
 
 /* Stores a key that es_key_find() did not find; the caller holds the stream's head lock. */
 void
 es_key_store(int64 stream, const text *key, const EsKeyRow *row)
 {
-	KeyTable	t = stream_keys();
-
-	store(&t, stream, key, row);
+	store(ES_APPEND_KEYS, stream, key, row);
 }
 
 /* Locks a batch's key to the end of the transaction; before any stream is locked. */
@@ -192,18 +149,17 @@ es_batch_key_lock(const text *key)
 bool
 es_batch_key_find(const text *key, EsKeyRow *row)
 {
-	KeyTable	t = batch_keys();
-	ItemPointerData tid;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = find(ES_BATCH_KEYS, 0, key, snapshot, row);
 
-	return find_now(&t, 0, key, row, &tid) && !expired(row->recorded_at);
+	UnregisterSnapshot(snapshot);
+	return found && !expired(row->recorded_at);
 }
 
 void
 es_batch_key_store(const text *key, const EsKeyRow *row)
 {
-	KeyTable	t = batch_keys();
-
-	store(&t, 0, key, row);
+	store(ES_BATCH_KEYS, 0, key, row);
 }
 
 /* ---------------------------------------------------------------- the coordinator's round */
@@ -242,24 +198,26 @@ es_key_purge_due(void)
  * that somebody else is just replacing is passed over.
  */
 static int
-purge_table(const KeyTable *t, int n, int limit)
+purge_table(Oid table, int key_column_count, int n, int limit)
 {
-	Relation	rel = table_open(t->table, RowExclusiveLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
-	TimestampTz started = GetCurrentTimestamp();
+	EsLookup	rows;
+	Snapshot	snapshot;
+	BlockNumber blocks;
+	TimestampTz started;
 	BlockNumber first;
 	BlockNumber count;
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan;
 	int			deleted = 0;
 	bool		full = false;
 
-	if (rounds[n].table != t->table || rounds[n].next >= blocks)
+	es_lookup_open_table(&rows, table, RowExclusiveLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	blocks = es_lookup_blocks(&rows);
+	started = GetCurrentTimestamp();
+	if (rounds[n].table != table || rounds[n].next >= blocks)
 		rounds[n].next = 0;
 	if (rounds[n].next == 0)
 		rounds[n].oldest = started; /* later ones expire later */
-	rounds[n].table = t->table;
+	rounds[n].table = table;
 	first = rounds[n].next;
 	count = Min(blocks - first, PURGE_BLOCKS);
 
@@ -267,17 +225,14 @@ purge_table(const KeyTable *t, int n, int limit)
 	{
 		BlockNumber block = first;
 
-		scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
-		heap_setscanlimits(scan, first, count);
-		while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		es_lookup_begin_blocks(&rows, snapshot, first, count);
+		while (es_lookup_next(&rows))
 		{
-			bool		isnull;
-			TimestampTz recorded_at = DatumGetTimestampTz(slot_getattr(slot, t->key_columns + KEY_PAYLOAD_COLUMNS,
-																	   &isnull));
-			TM_FailureData failure;
+			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(rows.slot,
+																		key_column_count + KEY_PAYLOAD_COLUMNS));
 
 			CHECK_FOR_INTERRUPTS();
-			block = ItemPointerGetBlockNumber(&slot->tts_tid);
+			block = ItemPointerGetBlockNumber(&rows.slot->tts_tid);
 			if (started - recorded_at < retention())
 				rounds[n].oldest = Min(rounds[n].oldest, recorded_at);
 			else if (deleted == limit)
@@ -285,10 +240,9 @@ purge_table(const KeyTable *t, int n, int limit)
 				full = true;
 				break;
 			}
-			else if (es_tuple_delete(rel, &slot->tts_tid, GetCurrentCommandId(true), snapshot, &failure) == TM_Ok)
+			else if (es_row_delete_unless_busy(&rows, snapshot))
 				deleted++;
 		}
-		table_endscan(scan);
 		rounds[n].next = full ? block : first + count;
 	}
 	if (rounds[n].next >= blocks)
@@ -296,9 +250,8 @@ purge_table(const KeyTable *t, int n, int limit)
 		rounds[n].next = 0;
 		rounds[n].expires = rounds[n].oldest;
 	}
-	ExecDropSingleTupleTableSlot(slot);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
 	return deleted;
 }
 
@@ -306,16 +259,12 @@ purge_table(const KeyTable *t, int n, int limit)
 bool
 es_key_purge(int limit)
 {
-	KeyTable	of_streams;
-	KeyTable	of_batches;
 	int			deleted;
 
 	(void) es_store_now();
 	if (es_idempotency_retention == 0)
 		return false;
-	of_streams = stream_keys();
-	deleted = purge_table(&of_streams, 0, limit);
-	of_batches = batch_keys();
-	deleted += purge_table(&of_batches, 1, limit);
+	deleted = purge_table(es_store()->keys, key_columns(ES_APPEND_KEYS), 0, limit);
+	deleted += purge_table(es_store()->batch_keys, key_columns(ES_BATCH_KEYS), 1, limit);
 	return deleted >= limit || rounds[0].next != 0 || rounds[1].next != 0;
 }

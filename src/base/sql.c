@@ -11,7 +11,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
@@ -132,7 +132,7 @@ es_sql_runf(const char *fmt,...)
 Oid
 es_extension_schema(void)
 {
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	Relation	rel = relation_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -145,7 +145,7 @@ es_extension_schema(void)
 	if (HeapTupleIsValid(tuple))
 		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
 	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	relation_close(rel, AccessShareLock);
 
 	if (!OidIsValid(schema))
 		ereport(ERROR,

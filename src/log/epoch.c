@@ -26,8 +26,6 @@
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -93,15 +91,18 @@ static int64 known_start = 0;
 static int
 read_epochs(EsEpoch **epochs)
 {
-	Relation	rel = table_open(es_store()->epochs, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = es_table_beginscan(rel, snapshot);
+	EsLookup	rows;
+	TupleTableSlot *slot;
+	Snapshot	snapshot;
 	int			room = 8;
 	int			count = 0;
 
+	es_lookup_open_table(&rows, es_store()->epochs, AccessShareLock);
+	slot = rows.slot;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*epochs = palloc(sizeof(EsEpoch) * room);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	es_lookup_begin(&rows, snapshot, false, 0, NULL);
+	while (es_lookup_next(&rows))
 	{
 		EsEpoch    *row;
 		bool		isnull;
@@ -123,10 +124,8 @@ read_epochs(EsEpoch **epochs)
 		row->ours = TransactionIdIsCurrentTransactionId(
 			DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)));
 	}
-	table_endscan(scan);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	UnregisterSnapshot(snapshot);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
 	return count;
 }
 

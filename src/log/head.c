@@ -11,13 +11,11 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/multixact.h"
 #include "access/tableam.h"
 #include "access/sysattr.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -25,7 +23,6 @@
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -37,10 +34,7 @@ void
 es_heads_open(EsHeads *heads, LOCKMODE lockmode)
 {
 	memset(heads, 0, sizeof(*heads));
-	heads->rel = table_open(es_store()->heads, lockmode);
-	/* Only now: the lock may have brought news of another index. */
-	heads->name_index = index_open(es_store()->heads_name, lockmode);
-	heads->slot = table_slot_create(heads->rel, NULL);
+	es_lookup_open(&heads->rows, ES_HEADS_BY_NAME, lockmode);
 }
 
 /* Releases everything but the table locks, which are the transaction's. */
@@ -53,9 +47,7 @@ es_heads_close(EsHeads *heads)
 		ExecResetTupleTable(heads->estate->es_tupleTable, false);
 		FreeExecutorState(heads->estate);
 	}
-	ExecDropSingleTupleTableSlot(heads->slot);
-	index_close(heads->name_index, NoLock);
-	table_close(heads->rel, NoLock);
+	es_lookup_close(&heads->rows, ES_KEEP_LOCKS);
 }
 
 /* The executor's state for writing index entries; most calls on old streams never need it. */
@@ -66,7 +58,7 @@ need_estate(EsHeads *heads)
 		return;
 	heads->estate = CreateExecutorState();
 	heads->rri = makeNode(ResultRelInfo);
-	InitResultRelInfo(heads->rri, heads->rel, 0, NULL, 0);
+	InitResultRelInfo(heads->rri, heads->rows.rel, 0, NULL, 0);
 	ExecOpenIndices(heads->rri, true);
 }
 
@@ -108,22 +100,13 @@ es_head_read(TupleTableSlot *slot, EsHead *head)
 	memcpy(head->digest, VARDATA_ANY(digest), ES_DIGEST_LEN);
 }
 
-/* Leaves the row in heads->slot. */
+/* Leaves the row in the slot. */
 static bool
 find_row(EsHeads *heads, const text *name, Snapshot snapshot)
 {
-	ScanKeyData key;
-	IndexScanDesc scan;
-	bool		found;
+	Datum		key = PointerGetDatum(name);
 
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, PointerGetDatum(name));
-	scan = es_index_beginscan(heads->rel, heads->name_index, snapshot, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, heads->slot);
-	/* The slot's own pin outlives the scan. */
-	index_endscan(scan);
-	return found;
+	return es_lookup_find(&heads->rows, snapshot, &key);
 }
 
 /* The head of a stream as a snapshot shows it, without a lock. */
@@ -133,8 +116,8 @@ head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
 	bool		found = find_row(heads, name, snapshot);
 
 	if (found)
-		es_head_read(heads->slot, head);
-	ExecClearTuple(heads->slot);
+		es_head_read(heads->rows.slot, head);
+	ExecClearTuple(heads->rows.slot);
 	return found;
 }
 
@@ -157,26 +140,96 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 text *
 es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head)
 {
-	Relation	rel = table_open(es_store()->heads, AccessShareLock);
-	Relation	index = index_open(es_store()->heads_pkey, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	ScanKeyData key;
-	IndexScanDesc scan;
+	EsLookup	rows;
+	Datum		key = Int64GetDatum(id);
 	text	   *name = NULL;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	scan = es_index_beginscan(rel, index, snapshot, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	es_lookup_open(&rows, ES_HEADS_BY_ID, AccessShareLock);
+	if (es_lookup_find(&rows, snapshot, &key))
 	{
-		es_head_read(slot, head);
-		name = DatumGetTextPCopy(slot->tts_values[Anum_head_name - 1]);
+		es_head_read(rows.slot, head);
+		name = DatumGetTextPCopy(es_row_column(rows.slot, Anum_head_name));
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
-	table_close(rel, NoLock);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	return name;
+}
+
+/*
+ * Begins to read the heads of a category as a snapshot shows them, in order of name: sorted by name a category's streams
+ * stand side by side, "category" itself and what begins with "category-".
+ */
+void
+es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot)
+{
+	char	   *prefix = text_to_cstring(category);
+	EsIndexKey	keys[2] = {
+		{1, BTGreaterEqualStrategyNumber, CStringGetTextDatum(prefix)},
+		/* "." is the character after "-" */
+		{1, BTLessStrategyNumber, CStringGetTextDatum(psprintf("%s.", prefix))},
+	};
+
+	heads->category = category;
+	es_lookup_begin(&heads->rows, snapshot, false, 2, keys);
+}
+
+/* The name of the next one, in the current memory context, and its head; NULL at the end. */
+text *
+es_heads_next(EsHeads *heads, EsHead *head)
+{
+	while (es_lookup_next(&heads->rows))
+	{
+		text	   *name;
+
+		CHECK_FOR_INTERRUPTS();
+		name = DatumGetTextPP(es_row_column(heads->rows.slot, Anum_head_name));
+		/* The range also holds names such as "category!". */
+		if (es_category_length(name) != VARSIZE_ANY_EXHDR(heads->category))
+			continue;
+		es_head_read(heads->rows.slot, head);
+		return DatumGetTextPCopy(PointerGetDatum(name));
+	}
+	return NULL;
+}
+
+/* Whether a head row's xmax is a transaction, ours too, that has locked or updated it. */
+static bool
+has_open_xmax(HeapTupleHeader tuple)
+{
+	TransactionId xmax;
+
+	if (tuple->t_infomask & HEAP_XMAX_INVALID)
+		return false;
+	xmax = HeapTupleHeaderGetRawXmax(tuple);
+	if (tuple->t_infomask & HEAP_XMAX_IS_MULTI)
+		return MultiXactIdIsRunning(xmax, HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask));
+	return TransactionIdIsCurrentTransactionId(xmax) || TransactionIdIsInProgress(xmax);
+}
+
+/* Whether some open transaction, ours too, holds the stream's head, or is making the stream. */
+bool
+es_stream_has_open_append(const text *name)
+{
+	EsHeads		heads;
+	SnapshotData dirty;
+	EsIndexKey	key = {1, BTEqualStrategyNumber, PointerGetDatum(name)};
+	bool		open = false;
+
+	es_heads_open(&heads, AccessShareLock);
+	InitDirtySnapshot(dirty);
+	es_lookup_begin(&heads.rows, &dirty, false, 1, &key);
+	while (!open && es_lookup_next(&heads.rows))
+	{
+		bool		should_free;
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(heads.rows.slot, false, &should_free);
+
+		open = TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax) ||
+			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) ||
+			has_open_xmax(tuple->t_data);
+		if (should_free)
+			heap_freetuple(tuple);
+	}
+	es_heads_close(&heads);
+	return open;
 }
 
 static void
@@ -196,7 +249,7 @@ static void
 check_snapshot(EsHeads *heads)
 {
 	if (IsolationUsesXactSnapshot() &&
-		!table_tuple_satisfies_snapshot(heads->rel, heads->slot, GetTransactionSnapshot()))
+		!table_tuple_satisfies_snapshot(heads->rows.rel, heads->rows.slot, GetTransactionSnapshot()))
 		serialization_failure();
 }
 
@@ -210,7 +263,7 @@ static bool
 written_by_us(EsHeads *heads)
 {
 	bool		isnull;
-	Datum		xmin = slot_getsysattr(heads->slot, MinTransactionIdAttributeNumber, &isnull);
+	Datum		xmin = slot_getsysattr(heads->rows.slot, MinTransactionIdAttributeNumber, &isnull);
 
 	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 }
@@ -218,7 +271,7 @@ written_by_us(EsHeads *heads)
 static void
 fill_slot(EsHeads *heads, const EsHead *head, const text *name)
 {
-	TupleTableSlot *slot = heads->slot;
+	TupleTableSlot *slot = heads->rows.slot;
 	bytea	   *digest = &heads->digest.header;
 
 	SET_VARSIZE(digest, VARHDRSZ + ES_DIGEST_LEN);
@@ -252,24 +305,24 @@ insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 
 	need_estate(heads);
 	/* The name decides; an index that somebody added may only raise its error. */
-	arbiters = list_make1_oid(RelationGetRelid(heads->name_index));
+	arbiters = list_make1_oid(RelationGetRelid(heads->rows.index));
 	memset(head, 0, sizeof(*head));
 	head->category = category;
 	head->id = nextval_internal(es_store()->stream_seq, false);
 	fill_slot(heads, head, name);
 
 	ItemPointerSetInvalid(&conflict_tid);
-	if (!es_check_index_constraints(heads->rri, heads->slot, heads->estate, &conflict_tid, arbiters))
+	if (!es_check_index_constraints(heads->rri, heads->rows.slot, heads->estate, &conflict_tid, arbiters))
 		return false;
 
 	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
-	table_tuple_insert_speculative(heads->rel, heads->slot, GetCurrentCommandId(true), 0, NULL, token);
-	es_insert_index_tuples(heads->rri, heads->slot, heads->estate, false, true, &conflict,
+	table_tuple_insert_speculative(heads->rows.rel, heads->rows.slot, GetCurrentCommandId(true), 0, NULL, token);
+	es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, false, true, &conflict,
 						   arbiters);
-	table_tuple_complete_speculative(heads->rel, heads->slot, token, !conflict);
+	table_tuple_complete_speculative(heads->rows.rel, heads->rows.slot, token, !conflict);
 	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 	ResetPerTupleExprContext(heads->estate);
-	head->tid = heads->slot->tts_tid;
+	head->tid = heads->rows.slot->tts_tid;
 	return !conflict;
 }
 
@@ -280,7 +333,7 @@ insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 static TransactionId
 holder(EsHeads *heads)
 {
-	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) heads->slot;
+	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) heads->rows.slot;
 	HeapTupleHeader tuple = slot->base.tuple->t_data;
 	TransactionId xmax;
 	uint16		mask;
@@ -321,17 +374,17 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			UnregisterSnapshot(snapshot);
 			if (insert_head(heads, name, category, head))
 			{
-				ExecClearTuple(heads->slot);
+				ExecClearTuple(heads->rows.slot);
 				return ES_HEAD_MADE;
 			}
 			continue;
 		}
 		check_snapshot(heads);
-		es_head_read(heads->slot, head);
-		tid = heads->slot->tts_tid;
+		es_head_read(heads->rows.slot, head);
+		tid = heads->rows.slot->tts_tid;
 		ours = written_by_us(heads);
 		other = limit == PG_INT64_MAX || ours ? InvalidTransactionId : holder(heads);
-		ExecClearTuple(heads->slot);
+		ExecClearTuple(heads->rows.slot);
 		if (head->version > limit || ours)
 		{
 			UnregisterSnapshot(snapshot);
@@ -340,11 +393,11 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		if (TransactionIdIsValid(other))
 		{
 			UnregisterSnapshot(snapshot);
-			XactLockTableWait(other, heads->rel, &tid, XLTW_Lock);
+			XactLockTableWait(other, heads->rows.rel, &tid, XLTW_Lock);
 			continue;
 		}
 
-		result = table_tuple_lock(heads->rel, &tid, snapshot, heads->slot,
+		result = table_tuple_lock(heads->rows.rel, &tid, snapshot, heads->rows.slot,
 								  GetCurrentCommandId(false), LockTupleNoKeyExclusive, LockWaitBlock,
 								  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
 								  &tmfd);
@@ -352,8 +405,8 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		switch (result)
 		{
 			case TM_Ok:
-				es_head_read(heads->slot, head);
-				ExecClearTuple(heads->slot);
+				es_head_read(heads->rows.slot, head);
+				ExecClearTuple(heads->rows.slot);
 				es_early_release_build_on(head);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:
@@ -376,16 +429,16 @@ es_head_update(EsHeads *heads, const text *name, EsHead *head)
 	TM_Result	result;
 
 	fill_slot(heads, head, name);
-	result = es_tuple_update(heads->rel, &head->tid, heads->slot, GetCurrentCommandId(true),
+	result = es_tuple_update(heads->rows.rel, &head->tid, heads->rows.slot, GetCurrentCommandId(true),
 							 InvalidSnapshot, &tmfd, &update_indexes);
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected result %d of updating a locked head row", (int) result);
 	if (update_indexes)
 	{
 		need_estate(heads);
-		es_insert_index_tuples(heads->rri, heads->slot, heads->estate, true, false, NULL, NIL);
+		es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, true, false, NULL, NIL);
 		ResetPerTupleExprContext(heads->estate);
 	}
-	head->tid = heads->slot->tts_tid;
-	ExecClearTuple(heads->slot);
+	head->tid = heads->rows.slot->tts_tid;
+	ExecClearTuple(heads->rows.slot);
 }

@@ -10,6 +10,8 @@
 #include "access/genam.h"
 #include "access/xlogdefs.h"
 #include "access/heapam.h"
+#include "access/relscan.h"
+#include "access/stratnum.h"
 #include "c.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
@@ -19,6 +21,7 @@
 #include "storage/lockdefs.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
+#include "utils/rel.h"
 #include "utils/snapshot.h"
 #include "utils/uuid.h"
 
@@ -114,6 +117,87 @@ extern void es_epoch_prepare(void);
 extern bool es_epoch_begin_here(void);
 extern int64 es_epoch_start(void);
 
+/* ---------------------------------------------------------------- lookup */
+
+/*
+ * Rows of the store's tables, below SQL: found by key, read in the order of an index, inserted, deleted.
+ */
+
+/* The indexes by which rows are found, with their columns. All of them are unique. */
+typedef enum EsIndex
+{
+	ES_HEADS_BY_ID,				/* id */
+	ES_HEADS_BY_NAME,			/* name */
+	ES_CATEGORIES_BY_ID,		/* id */
+	ES_CATEGORIES_BY_NAME,		/* name */
+	ES_EVENT_TYPES_BY_ID,		/* id */
+	ES_EVENT_TYPES_BY_NAME,		/* name */
+	ES_APPEND_KEYS,				/* stream, key */
+	ES_BATCH_KEYS,				/* key */
+	ES_SNAPSHOTS,				/* stream, fingerprint, version */
+	ES_SUBSCRIPTION_STREAMS,	/* subscription, stream */
+	ES_SEALS,					/* to_position */
+	ES_ERASED					/* position */
+} EsIndex;
+
+#define ES_INDEX_COLUMNS	3
+
+/* What a column of the index must be to the value: BTEqualStrategyNumber, BTLessEqualStrategyNumber... */
+typedef struct EsIndexKey
+{
+	int			column;			/* of the index, from 1 on */
+	StrategyNumber strategy;
+	Datum		value;			/* what it points to must stay until the reading has ended */
+} EsIndexKey;
+
+/* A table that is open, with one of its indexes or (to be read as a whole) without. */
+typedef struct EsLookup
+{
+	TupleTableSlot *slot;		/* the current row */
+
+	/* for log/ alone */
+	Relation	rel;
+	Relation	index;			/* NULL: without */
+	EsIndex		which;			/* with index */
+	LOCKMODE	lockmode;
+	IndexScanDesc scan;			/* what is being read, NULL: nothing, or the table as a whole */
+	TableScanDesc table_scan;
+	ScanDirection direction;
+	MemoryContext context;		/* for what the index allocates while it is being read */
+} EsLookup;
+
+/* Which locks stay to the end of the transaction. */
+typedef enum EsKeepLocks
+{
+	ES_KEEP_NO_LOCK,
+	ES_KEEP_TABLE_LOCK,
+	ES_KEEP_LOCKS				/* the table's and the index's */
+} EsKeepLocks;
+
+extern void es_lookup_open(EsLookup *lookup, EsIndex which, LOCKMODE lockmode);
+extern void es_lookup_open_table(EsLookup *lookup, Oid table, LOCKMODE lockmode);
+extern void es_lookup_close(EsLookup *lookup, EsKeepLocks keep);
+
+extern bool es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key);
+extern void es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, const EsIndexKey *keys);
+extern void es_lookup_begin_blocks(EsLookup *lookup, Snapshot snapshot, BlockNumber first, BlockNumber count);
+extern bool es_lookup_next(EsLookup *lookup);
+extern void es_lookup_end(EsLookup *lookup);
+extern BlockNumber es_lookup_blocks(EsLookup *lookup);
+
+extern void es_row_insert(EsLookup *lookup, const Datum *values);
+extern void es_row_delete(EsLookup *lookup, ItemPointer tid);
+extern bool es_row_delete_unless_busy(EsLookup *lookup, Snapshot snapshot);
+
+/* A column of a row that is never NULL; of events, all but salt, data and metadata. */
+static inline Datum
+es_row_column(TupleTableSlot *slot, int column)
+{
+	if (slot->tts_nvalid < column)
+		slot_getsomeattrs(slot, column);
+	return slot->tts_values[column - 1];
+}
+
 /* ---------------------------------------------------------------- head */
 
 /*
@@ -138,9 +222,7 @@ typedef struct EsHead
 /* The heads table, open for the length of one call. */
 typedef struct EsHeads
 {
-	Relation	rel;
-	Relation	name_index;
-	TupleTableSlot *slot;
+	EsLookup	rows;			/* by name */
 	EState	   *estate;			/* made when first needed: NULL for readers */
 	ResultRelInfo *rri;
 	union
@@ -148,6 +230,7 @@ typedef struct EsHeads
 		bytea		header;
 		char		space[VARHDRSZ + ES_DIGEST_LEN];
 	}			digest;			/* what the slot's digest points to */
+	const text *category;		/* whose heads are being read */
 } EsHeads;
 
 typedef enum EsHeadLock
@@ -163,8 +246,11 @@ extern void es_head_read(TupleTableSlot *slot, EsHead *head);
 extern EsHeadLock es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit,
 							   EsHead *head);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);
+extern void es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot);
+extern text *es_heads_next(EsHeads *heads, EsHead *head);
 extern bool es_stream_find(const text *name, Snapshot snapshot, EsHead *head);
 extern text *es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head);
+extern bool es_stream_has_open_append(const text *name);
 
 /* ---------------------------------------------------------------- mark */
 
@@ -479,15 +565,6 @@ extern void es_scan_end(EsScan *scan);
 extern text *es_scan_type(EsScan *scan, TupleTableSlot *slot);
 extern void es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape);
 
-/* A column of the row that es_scan_next() returned; never NULL but for salt, data and metadata. */
-static inline Datum
-es_row_column(TupleTableSlot *slot, int column)
-{
-	if (slot->tts_nvalid < column)
-		slot_getsomeattrs(slot, column);
-	return slot->tts_values[column - 1];
-}
-
 /* The current event's data and the like, in the shape that upcasters gave them. */
 static inline Datum
 es_scan_data(EsScan *scan, TupleTableSlot *slot, bool *isnull)
@@ -513,6 +590,15 @@ es_scan_type_id(EsScan *scan, TupleTableSlot *slot)
 {
 	return scan->changed ? scan->shape.type_id : DatumGetInt32(es_row_column(slot, Anum_log_event_type));
 }
+
+/* ---------------------------------------------------------------- stream name */
+
+/*
+ * The names of streams by their ids.
+ */
+
+extern text *es_stream_name(int64 id, Snapshot snapshot);
+extern text *es_stream_name_stored(int64 id, Snapshot snapshot);
 
 /* ---------------------------------------------------------------- transaction */
 

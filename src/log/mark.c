@@ -20,8 +20,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -185,22 +183,19 @@ settle(void)
 static void
 read_row(Snapshot snapshot, EsMarkRow *row)
 {
-	Relation	rel = table_open(es_store()->mark, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = es_table_beginscan(rel, snapshot);
-	bool		isnull;
+	EsLookup	rows;
 
-	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	es_lookup_open_table(&rows, es_store()->mark, AccessShareLock);
+	es_lookup_begin(&rows, snapshot, false, 0, NULL);
+	if (!es_lookup_next(&rows))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the event store is incomplete: \"%s.mark\" has no row", ES_SCHEMA),
 				 errhint("Was only the schema restored? Restore the data too.")));
-	row->mark = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	row->stable_until = DatumGetTimestampTz(slot_getattr(slot, 2, &isnull));
-	row->floor = DatumGetTimestampTz(slot_getattr(slot, 3, &isnull));
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
+	row->mark = DatumGetInt64(es_row_column(rows.slot, 1));
+	row->stable_until = DatumGetTimestampTz(es_row_column(rows.slot, 2));
+	row->floor = DatumGetTimestampTz(es_row_column(rows.slot, 3));
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 
 static void

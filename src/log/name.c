@@ -9,17 +9,13 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
+#include "access/sysattr.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -49,14 +45,6 @@ typedef struct EsNameById
 	text	   *text;
 } EsNameById;
 
-typedef struct EsNameTable
-{
-	Oid			table;
-	Oid			pkey;
-	Oid			name_index;
-	const char *relname;
-} EsNameTable;
-
 static EsNameCache caches[2];
 static MemoryContext cache_context = NULL;
 
@@ -77,27 +65,16 @@ name_match(const void *a, const void *b, Size size)
 	return left->len == right->len ? memcmp(left->name, right->name, left->len) : 1;
 }
 
-static EsNameTable
+static Oid
 name_table(EsNameKind kind)
 {
-	const EsStore *store = es_store();
-	EsNameTable t;
+	return kind == ES_CATEGORY ? es_store()->categories : es_store()->event_types;
+}
 
-	if (kind == ES_CATEGORY)
-	{
-		t.table = store->categories;
-		t.pkey = store->categories_pkey;
-		t.name_index = store->categories_name;
-		t.relname = "categories";
-	}
-	else
-	{
-		t.table = store->event_types;
-		t.pkey = store->event_types_pkey;
-		t.name_index = store->event_types_name;
-		t.relname = "event_types";
-	}
-	return t;
+static const char *
+name_table_name(EsNameKind kind)
+{
+	return kind == ES_CATEGORY ? "categories" : "event_types";
 }
 
 static EsNameCache *
@@ -158,27 +135,29 @@ remember(EsNameCache *cache, int32 id, const text *name)
  * isolation level: an id once committed is a fact, whatever this transaction may see of events.
  */
 static text *
-look_up(EsNameKind kind, bool by_name, ScanKey key, int32 *id)
+look_up(EsNameKind kind, bool by_name, Datum key, int32 *id)
 {
-	Relation	rel = table_open(name_table(kind).table, AccessShareLock);
-	EsNameTable t = name_table(kind);	/* the lock may have brought news of another index */
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan = systable_beginscan(rel, by_name ? t.name_index : t.pkey, true, snapshot, 1, key);
-	HeapTuple	tuple = systable_getnext(scan);
+	EsIndex		index = kind == ES_CATEGORY ?
+		(by_name ? ES_CATEGORIES_BY_NAME : ES_CATEGORIES_BY_ID) :
+		(by_name ? ES_EVENT_TYPES_BY_NAME : ES_EVENT_TYPES_BY_ID);
+	Snapshot	snapshot;
+	EsLookup	rows;
 	text	   *name = NULL;
 
-	if (HeapTupleIsValid(tuple))
+	es_lookup_open(&rows, index, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (es_lookup_find(&rows, snapshot, &key))
 	{
 		bool		isnull;
+		Datum		xmin = slot_getsysattr(rows.slot, MinTransactionIdAttributeNumber, &isnull);
 
-		*id = DatumGetInt32(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull));
-		name = DatumGetTextPCopy(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
-		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
-			remember(name_cache(kind, t.table), *id, name);
+		*id = DatumGetInt32(es_row_column(rows.slot, 1));
+		name = DatumGetTextPCopy(es_row_column(rows.slot, 2));
+		if (!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
+			remember(name_cache(kind, name_table(kind)), *id, name);
 	}
-	systable_endscan(scan);
+	es_lookup_close(&rows, ES_KEEP_TABLE_LOCK);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
 	return name;
 }
 
@@ -186,11 +165,9 @@ look_up(EsNameKind kind, bool by_name, ScanKey key, int32 *id)
 int32
 es_name_find(EsNameKind kind, const char *name, int len)
 {
-	EsNameTable t = name_table(kind);
-	EsNameCache *cache = name_cache(kind, t.table);
+	EsNameCache *cache = name_cache(kind, name_table(kind));
 	EsName		probe;
 	EsName	   *entry;
-	ScanKeyData key;
 	int32		id = 0;
 
 	memset(&probe, 0, sizeof(probe));
@@ -200,9 +177,7 @@ es_name_find(EsNameKind kind, const char *name, int len)
 	if (entry != NULL)
 		return entry->id;
 
-	ScanKeyEntryInitialize(&key, 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, PointerGetDatum(cstring_to_text_with_len(name, len)));
-	(void) look_up(kind, true, &key, &id);
+	(void) look_up(kind, true, PointerGetDatum(cstring_to_text_with_len(name, len)), &id);
 	return id;
 }
 
@@ -240,16 +215,14 @@ es_name_make(EsNameKind kind, const char *name, int len)
 	EsSql		sql;
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1];
-	EsNameTable t;
 	char		statement[128];
 
 	if (id != 0)
 		return id;
 
-	t = name_table(kind);
 	values[0] = PointerGetDatum(cstring_to_text_with_len(name, len));
 	snprintf(statement, sizeof(statement),
-			 "INSERT INTO event_store.%s (name) VALUES ($1) ON CONFLICT DO NOTHING", t.relname);
+			 "INSERT INTO event_store.%s (name) VALUES ($1) ON CONFLICT DO NOTHING", name_table_name(kind));
 	do
 	{
 		es_sql_begin(&sql, es_store()->owner);
@@ -268,22 +241,19 @@ es_name_make(EsNameKind kind, const char *name, int len)
 text *
 es_name_of(EsNameKind kind, int32 id)
 {
-	EsNameTable t = name_table(kind);
-	EsNameCache *cache = name_cache(kind, t.table);
+	EsNameCache *cache = name_cache(kind, name_table(kind));
 	EsNameById *entry = hash_search(cache->by_id, &id, HASH_FIND, NULL);
-	ScanKeyData key;
 	text	   *name;
 	int32		found;
 
 	if (entry != NULL)
 		return entry->text;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
-	name = look_up(kind, false, &key, &found);
+	name = look_up(kind, false, Int32GetDatum(id), &found);
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("event_store.%s has no row with id %d", t.relname, id)));
+				 errmsg("event_store.%s has no row with id %d", name_table_name(kind), id)));
 	return name;
 }
 

@@ -10,14 +10,9 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -76,31 +71,23 @@ es_row_digest_stream(EsRowDigest *digests, int64 id)
 {
 	EsRowDigestStream *stream = hash_search(digests->streams, &id, HASH_FIND, NULL);
 	EsRowDigestStream found = {.id = id};
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	EsLookup	rows;
+	Datum		key = Int64GetDatum(id);
 
 	if (stream != NULL)
 		return stream;
-	rel = table_open(es_store()->heads, AccessShareLock);
-	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	scan = systable_beginscan(rel, es_store()->heads_pkey, true, digests->snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	es_lookup_open(&rows, ES_HEADS_BY_ID, AccessShareLock);
+	if (es_lookup_find(&rows, digests->snapshot, &key))
 	{
-		TupleDesc	desc = RelationGetDescr(rel);
 		MemoryContext old = MemoryContextSwitchTo(digests->names);
-		bool		isnull;
 
-		found.category = DatumGetInt32(heap_getattr(tuple, Anum_head_category, desc, &isnull));
-		found.version = DatumGetInt64(heap_getattr(tuple, Anum_head_version, desc, &isnull));
-		found.last_position = DatumGetInt64(heap_getattr(tuple, Anum_head_last_position, desc, &isnull));
-		found.name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, desc, &isnull));
+		found.category = DatumGetInt32(es_row_column(rows.slot, Anum_head_category));
+		found.version = DatumGetInt64(es_row_column(rows.slot, Anum_head_version));
+		found.last_position = DatumGetInt64(es_row_column(rows.slot, Anum_head_last_position));
+		found.name = DatumGetTextPCopy(es_row_column(rows.slot, Anum_head_name));
 		MemoryContextSwitchTo(old);
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	es_lookup_close(&rows, ES_KEEP_NO_LOCK);
 	stream = hash_search(digests->streams, &id, HASH_ENTER, NULL);
 	*stream = found;
 	return stream;
@@ -108,31 +95,24 @@ es_row_digest_stream(EsRowDigest *digests, int64 id)
 
 /* NULL: there is no such row. */
 static const text *
-name_of(EsRowDigest *digests, HTAB *names, Oid table, Oid pkey, int32 id)
+name_of(EsRowDigest *digests, HTAB *names, EsIndex index, int32 id)
 {
 	CachedName *entry = hash_search(names, &id, HASH_FIND, NULL);
 	text	   *name = NULL;
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	EsLookup	rows;
+	Datum		key = Int32GetDatum(id);
 
 	if (entry != NULL)
 		return entry->name;
-	rel = table_open(table, AccessShareLock);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
-	scan = systable_beginscan(rel, pkey, true, digests->snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	es_lookup_open(&rows, index, AccessShareLock);
+	if (es_lookup_find(&rows, digests->snapshot, &key))
 	{
 		MemoryContext old = MemoryContextSwitchTo(digests->names);
-		bool		isnull;
 
-		name = DatumGetTextPCopy(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+		name = DatumGetTextPCopy(es_row_column(rows.slot, 2));
 		MemoryContextSwitchTo(old);
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	es_lookup_close(&rows, ES_KEEP_NO_LOCK);
 	entry = hash_search(names, &id, HASH_ENTER, NULL);
 	entry->name = name;
 	return name;
@@ -141,7 +121,7 @@ name_of(EsRowDigest *digests, HTAB *names, Oid table, Oid pkey, int32 id)
 const text *
 es_row_digest_category(EsRowDigest *digests, int32 id)
 {
-	return name_of(digests, digests->categories, es_store()->categories, es_store()->categories_pkey, id);
+	return name_of(digests, digests->categories, ES_CATEGORIES_BY_ID, id);
 }
 
 static bool
@@ -156,26 +136,20 @@ flawed(EsRowDigest *digests, const char *kind, const char *flaw)
 static bool
 read_erased(EsRowDigest *digests, int64 position)
 {
-	Relation	rel = table_open(es_store()->erased, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	EsLookup	rows;
+	Datum		key = Int64GetDatum(position);
 	bool		found = false;
 
-	ScanKeyInit(&key, Anum_erased_position, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
-	scan = systable_beginscan(rel, es_store()->erased_pkey, true, digests->snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	es_lookup_open(&rows, ES_ERASED, AccessShareLock);
+	if (es_lookup_find(&rows, digests->snapshot, &key))
 	{
-		bool		isnull;
-		bytea	   *digest = DatumGetByteaPP(heap_getattr(tuple, Anum_erased_digest, RelationGetDescr(rel), &isnull));
+		bytea	   *digest = DatumGetByteaPP(es_row_column(rows.slot, Anum_erased_digest));
 
 		found = VARSIZE_ANY_EXHDR(digest) == ES_DIGEST_LEN;
 		if (found)
 			memcpy(digests->inner, VARDATA_ANY(digest), ES_DIGEST_LEN);
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	es_lookup_close(&rows, ES_KEEP_NO_LOCK);
 	return found;
 }
 
@@ -207,8 +181,7 @@ es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot)
 	digests->rest = DatumGetInt32(values[Anum_log_rest - 1]);
 	digests->stream = es_row_digest_stream(digests, digests->stream_id);
 	digests->category = es_row_digest_category(digests, digests->category_id);
-	type = name_of(digests, digests->types, es_store()->event_types, es_store()->event_types_pkey,
-				   DatumGetInt32(values[Anum_log_event_type - 1]));
+	type = name_of(digests, digests->types, ES_EVENT_TYPES_BY_ID, DatumGetInt32(values[Anum_log_event_type - 1]));
 
 	if (digests->stream->name == NULL)
 		return flawed(digests, "head", "its stream has no head row");

@@ -26,17 +26,8 @@
 #include "base/base.h"
 #include "log/log.h"
 
-/* Of stream names that a session remembers before it begins anew. */
-#define ES_SCAN_NAMES_BYTES	(4 * 1024 * 1024)
-
 /* Of more categories it is cheaper to read the log as a whole. */
 #define MAX_MERGED			32
-
-typedef struct EsScanName
-{
-	int64		id;
-	text	   *name;
-} EsScanName;
 
 /* A scan in the current memory context and resource owner; takes over the registered snapshot. */
 EsScan *
@@ -491,75 +482,11 @@ es_scan_next(EsScan *scan)
 	}
 }
 
-/* ---------------------------------------------------------------- stream names */
-
-/*
- * A stream's name never changes, and its id is never another's: the number of one whose transaction was rolled back is not
- * drawn again. So a session remembers names for as long as the store is the same, in a few megabytes.
- */
-static HTAB *names = NULL;
-static MemoryContext names_context = NULL;
-static Oid	names_of = InvalidOid;	/* the table that they are from */
-static Size names_bytes = 0;
-
-static void
-reset_names(void)
-{
-	HASHCTL		ctl;
-
-	names = NULL;
-	names_bytes = 0;
-	if (names_context == NULL)
-		names_context = AllocSetContextCreate(TopMemoryContext, "event_store stream names", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(names_context);
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(EsScanName);
-	ctl.hcxt = names_context;
-	names = hash_create("event_store stream names", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	names_of = es_store()->heads;
-}
-
 /* The name of a stream that a row of this scan belongs to; good until the next es_scan_next() of any scan. */
 text *
 es_scan_stream_name(EsScan *scan, int64 stream)
 {
-	EsScanName *entry;
-	text	   *name;
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc heads;
-	HeapTuple	tuple;
-	bool		isnull;
-	MemoryContext old;
-
-	if (scan->by_stream)
-		return scan->stream_name;
-
-	if (names == NULL || names_of != es_store()->heads || names_bytes >= ES_SCAN_NAMES_BYTES)
-		reset_names();
-	entry = hash_search(names, &stream, HASH_FIND, NULL);
-	if (entry != NULL)
-		return entry->name;
-
-	rel = table_open(es_store()->heads, AccessShareLock);
-	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
-	heads = systable_beginscan(rel, es_store()->heads_pkey, true, scan->snapshot, 1, &key);
-	tuple = systable_getnext(heads);
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("event_store.heads has no row with id %lld", (long long) stream)));
-	/* Copied first: an entry without a name would outlive the error. */
-	old = MemoryContextSwitchTo(names_context);
-	name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
-	MemoryContextSwitchTo(old);
-	entry = hash_search(names, &stream, HASH_ENTER, NULL);
-	entry->name = name;
-	names_bytes += VARSIZE(name) + sizeof(EsScanName) + 3 * sizeof(void *);
-	systable_endscan(heads);
-	table_close(rel, NoLock);
-	return entry->name;
+	return scan->by_stream ? scan->stream_name : es_stream_name(stream, scan->snapshot);
 }
 
 /*

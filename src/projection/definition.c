@@ -12,8 +12,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
@@ -148,15 +146,17 @@ read_definitions(void)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Definitions *defs = palloc0(sizeof(Definitions));
-	Relation	rel = table_open(es_store()->projections, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = es_table_beginscan(rel, snapshot);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsLookup	rows;
+	Snapshot	snapshot;
 	int			space = 8;
+
+	es_lookup_open_table(&rows, es_store()->projections, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	es_lookup_begin(&rows, snapshot, false, 0, NULL);
 
 	defs->context = context;
 	defs->projections = palloc0(sizeof(EsProjection) * space);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	while (es_lookup_next(&rows))
 	{
 		if (defs->count == space)
 		{
@@ -164,14 +164,12 @@ read_definitions(void)
 			memset(defs->projections + space, 0, sizeof(EsProjection) * space);
 			space *= 2;
 		}
-		read_projection(&defs->projections[defs->count], slot);
+		read_projection(&defs->projections[defs->count], rows.slot);
 		defs->inline_count += defs->projections[defs->count].is_inline;
 		defs->count++;
 	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
 	qsort(defs->projections, defs->count, sizeof(EsProjection), compare_projections);
 	MemoryContextSwitchTo(old);
 	return defs;

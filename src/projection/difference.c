@@ -11,7 +11,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_operator.h"
@@ -74,7 +74,7 @@ static void
 describe(Table *table, const char *live, const char *schema)
 {
 	Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(live)), NoLock, false);
-	Relation	rel = table_open(relid, RowExclusiveLock);
+	Relation	rel = relation_open(relid, RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Bitmapset  *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
 
@@ -114,7 +114,7 @@ describe(Table *table, const char *live, const char *schema)
 							 " WHERE m OPERATOR(pg_catalog.>) 0; ",
 							 quote_literal_cstr(live), quote_literal_cstr(NameStr(att->attname)), name, live);
 	}
-	table_close(rel, NoLock);
+	relation_close(rel, NoLock);
 }
 
 static void

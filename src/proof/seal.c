@@ -19,8 +19,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -33,7 +31,6 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -54,15 +51,10 @@ PG_FUNCTION_INFO_V1(es_log_root);
 void
 es_seals_open(EsSealScan *seals, Snapshot snapshot, int64 from, bool backward)
 {
-	ScanKeyData key;
+	EsIndexKey	key = {1, BTGreaterEqualStrategyNumber, Int64GetDatum(from)};
 
-	seals->rel = table_open(es_store()->seals, AccessShareLock);
-	seals->index = index_open(es_store()->seals_pkey, AccessShareLock);
-	seals->slot = table_slot_create(seals->rel, NULL);
-	seals->direction = backward ? BackwardScanDirection : ForwardScanDirection;
-	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from));
-	seals->scan = es_index_beginscan(seals->rel, seals->index, snapshot, 1);
-	index_rescan(seals->scan, &key, 1, NULL, 0);
+	es_lookup_open(&seals->rows, ES_SEALS, AccessShareLock);
+	es_lookup_begin(&seals->rows, snapshot, backward, 1, &key);
 }
 
 static bool
@@ -87,10 +79,10 @@ es_seals_next(EsSealScan *seals, EsSeal *seal)
 	bool		root;
 
 	CHECK_FOR_INTERRUPTS();
-	if (!index_getnext_slot(seals->scan, seals->direction, seals->slot))
+	if (!es_lookup_next(&seals->rows))
 		return false;
-	slot_getsomeattrs(seals->slot, Anum_seal_sealed_at);
-	values = seals->slot->tts_values;
+	slot_getsomeattrs(seals->rows.slot, Anum_seal_sealed_at);
+	values = seals->rows.slot->tts_values;
 	seal->after = DatumGetInt64(values[Anum_seal_after_position - 1]);
 	seal->to = DatumGetInt64(values[Anum_seal_to_position - 1]);
 	seal->events = DatumGetInt64(values[Anum_seal_events - 1]);
@@ -109,7 +101,7 @@ bool
 es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest *manifest)
 {
 	bool		isnull;
-	bytea	   *bytes = DatumGetByteaPCopy(slot_getattr(seals->slot, Anum_seal_manifest, &isnull));
+	bytea	   *bytes = DatumGetByteaPCopy(slot_getattr(seals->rows.slot, Anum_seal_manifest, &isnull));
 	EsManifest	start;
 	int64		events = 0;
 
@@ -127,14 +119,11 @@ es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest *manifest)
 	return true;
 }
 
-/* Releases everything but the table lock, which is the transaction's. */
+/* Releases everything but the locks, which are the transaction's. */
 void
 es_seals_close(EsSealScan *seals)
 {
-	index_endscan(seals->scan);
-	ExecDropSingleTupleTableSlot(seals->slot);
-	index_close(seals->index, NoLock);
-	table_close(seals->rel, NoLock);
+	es_lookup_close(&seals->rows, ES_KEEP_LOCKS);
 }
 
 /* The last seal as a snapshot shows it; without one, false and the empty range before the first position. */

@@ -31,11 +31,7 @@ typedef struct EsSeal
 /* Seals in order of position. */
 typedef struct EsSealScan
 {
-	Relation	rel;
-	Relation	index;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
-	ScanDirection direction;
+	EsLookup	rows;
 } EsSealScan;
 
 /* The events that a manifest lists, in order of position. */

@@ -18,8 +18,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "fmgr.h"
@@ -540,14 +538,12 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 static void
 verify_streams(Verifier *v, int64 from, int64 upto)
 {
-	Relation	rel = table_open(es_store()->heads, AccessShareLock);
-	Relation	index = index_open(es_store()->heads_pkey, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	IndexScanDesc scan = es_index_beginscan(rel, index, v->snapshot, 0);
+	EsLookup	rows;
 	bool		first = from <= ES_NODE_START(es_store()->node);
 
-	index_rescan(scan, NULL, 0, NULL, 0);
-	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	es_lookup_open(&rows, ES_HEADS_BY_ID, AccessShareLock);
+	es_lookup_begin(&rows, v->snapshot, false, 0, NULL);
+	while (es_lookup_next(&rows))
 	{
 		int64		last;
 		EsHead		head;
@@ -555,20 +551,16 @@ verify_streams(Verifier *v, int64 from, int64 upto)
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		slot_getsomeattrs(slot, Anum_head_last_position);
-		last = DatumGetInt64(slot->tts_values[Anum_head_last_position - 1]);
+		last = DatumGetInt64(es_row_column(rows.slot, Anum_head_last_position));
 		if (last > upto || (last <= from && !(first && last <= ES_NODE_START(es_store()->node))))
 			continue;
 		begin(v, false);
 		old = MemoryContextSwitchTo(v->context);
-		if (read_head(v, slot, &head, &name) && check_head(v, name, &head))
+		if (read_head(v, rows.slot, &head, &name) && check_head(v, name, &head))
 			verify_events(v, name, &head, false, false);
 		MemoryContextSwitchTo(old);
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
-	table_close(rel, NoLock);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 
 /* Which of a stream's events are not what was sealed at their positions; they come in order of position. */
@@ -667,11 +659,8 @@ es_verify_stream(PG_FUNCTION_ARGS)
 	text	   *name;
 	Snapshot	snapshot;
 	Verifier   *v;
-	Relation	rel;
-	Relation	index;
-	TupleTableSlot *slot;
-	ScanKeyData key;
-	IndexScanDesc scan;
+	EsLookup	rows;
+	Datum		key;
 
 	(void) es_store_now();
 	name = es_text_argument(fcinfo, 0, "stream");
@@ -679,22 +668,17 @@ es_verify_stream(PG_FUNCTION_ARGS)
 	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
 	v = verifier_begin(fcinfo, snapshot, 0);
 
-	rel = table_open(es_store()->heads, AccessShareLock);
-	index = index_open(es_store()->heads_name, AccessShareLock);
-	slot = table_slot_create(rel, NULL);
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
-						   PointerGetDatum(name));
-	scan = es_index_beginscan(rel, index, snapshot, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
+	es_lookup_open(&rows, ES_HEADS_BY_NAME, AccessShareLock);
+	key = PointerGetDatum(name);
 	begin(v, false);
-	if (!index_getnext_slot(scan, ForwardScanDirection, slot))
+	if (!es_lookup_find(&rows, snapshot, &key))
 		report(v, "head", name, 0, 0, "there is no such stream");
 	else
 	{
 		EsHead		head;
 		text	   *stored;
 
-		if (read_head(v, slot, &head, &stored))
+		if (read_head(v, rows.slot, &head, &stored))
 		{
 			look_at_leaves(v, head.last_position);
 			for (int i = 0; i < v->gap_count; i++)
@@ -709,10 +693,7 @@ es_verify_stream(PG_FUNCTION_ARGS)
 			es_early_release_await(&head);	/* what we have said of it is durable */
 		}
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
-	table_close(rel, NoLock);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	verifier_end(v);
 	return (Datum) 0;
 }

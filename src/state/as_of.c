@@ -9,17 +9,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/multixact.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
-#include "storage/procarray.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -27,52 +20,6 @@
 #include "store/store.h"
 #include "log/log.h"
 #include "state/as_of.h"
-
-/* Whether a head row's xmax is a transaction, ours too, that has locked or updated it. */
-static bool
-locked(HeapTupleHeader tuple)
-{
-	TransactionId xmax;
-
-	if (tuple->t_infomask & HEAP_XMAX_INVALID)
-		return false;
-	xmax = HeapTupleHeaderGetRawXmax(tuple);
-	if (tuple->t_infomask & HEAP_XMAX_IS_MULTI)
-		return MultiXactIdIsRunning(xmax, HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask));
-	return TransactionIdIsCurrentTransactionId(xmax) || TransactionIdIsInProgress(xmax);
-}
-
-/* Whether some open transaction holds the stream's head, or is making the stream. */
-static bool
-append_under_way(const text *stream)
-{
-	EsHeads		heads;
-	SnapshotData dirty;
-	ScanKeyData key;
-	IndexScanDesc scan;
-	bool		under_way = false;
-
-	es_heads_open(&heads, AccessShareLock);
-	InitDirtySnapshot(dirty);
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, PointerGetDatum(stream));
-	scan = es_index_beginscan(heads.rel, heads.name_index, &dirty, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	while (!under_way && index_getnext_slot(scan, ForwardScanDirection, heads.slot))
-	{
-		bool		should_free;
-		HeapTuple	tuple = ExecFetchSlotHeapTuple(heads.slot, false, &should_free);
-
-		under_way = TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax) ||
-			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) ||
-			locked(tuple->t_data);
-		if (should_free)
-			heap_freetuple(tuple);
-	}
-	index_endscan(scan);
-	es_heads_close(&heads);
-	return under_way;
-}
 
 /* *ask: the published times are older than that, and somebody could move them. */
 static bool
@@ -86,7 +33,7 @@ is_final(TimestampTz as_of, const text *stream, bool *ask)
 	if (as_of <= stable_until)
 		return true;
 	return stream != NULL && !IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
-		as_of <= floor && as_of < GetCurrentTimestamp() && !append_under_way(stream);
+		as_of <= floor && as_of < GetCurrentTimestamp() && !es_stream_has_open_append(stream);
 }
 
 /*

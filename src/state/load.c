@@ -5,8 +5,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "fmgr.h"
@@ -349,26 +347,19 @@ es_load_valid_at(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- a category */
 
-/*
- * Every stream of a category, in order of name: heads sorted by name have a category's streams side
- * by side, "category" itself and what begins with "category-".
- */
+/* Every stream of a category, in order of name. */
 Datum
 es_load_category(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *category;
-	char	   *prefix;
 	bool		has_time = !PG_ARGISNULL(1);
 	TimestampTz as_of = has_time ? PG_GETARG_TIMESTAMPTZ(1) : 0;
 	Snapshot	snapshot;
 	EsDefinitions *defs;
 	EsFold	   *fold;
 	EsHeads		heads;
-	IndexScanDesc scan;
-	ScanKeyData keys[2];
 	MemoryContext per_stream;
-	MemoryContext scan_context;
 	MemoryContext old;
 
 	check_stack_depth();
@@ -376,7 +367,6 @@ es_load_category(PG_FUNCTION_ARGS)
 		es_null_argument("category");
 	(void) es_store_now();
 	category = PG_GETARG_TEXT_PP(0);
-	prefix = text_to_cstring(category);
 	InitMaterializedSRF(fcinfo, 0);
 
 	snapshot = has_time ? es_asof_snapshot(as_of, NULL) : RegisterSnapshot(GetActiveSnapshot());
@@ -384,15 +374,8 @@ es_load_category(PG_FUNCTION_ARGS)
 	defs = es_definitions();
 	fold = es_fold_create(es_aggregate(defs, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category)));
 	es_heads_open(&heads, AccessShareLock);
-	ScanKeyEntryInitialize(&keys[0], 0, 1, BTGreaterEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXT_GE, CStringGetTextDatum(prefix));
-	/* "." is the character after "-" */
-	ScanKeyEntryInitialize(&keys[1], 0, 1, BTLessStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXT_LT, CStringGetTextDatum(psprintf("%s.", prefix)));
-	scan = es_index_beginscan(heads.rel, heads.name_index, snapshot, 2);
-	index_rescan(scan, keys, 2, NULL, 0);
+	es_heads_begin(&heads, category, snapshot);
 
-	scan_context = CurrentMemoryContext;
 	per_stream = AllocSetContextCreate(CurrentMemoryContext, "event_store stream", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
@@ -400,19 +383,11 @@ es_load_category(PG_FUNCTION_ARGS)
 		bool		nulls[3] = {false};
 		EsHead		head;
 		text	   *stream;
-		bool		more;
 
 		CHECK_FOR_INTERRUPTS();
-		old = MemoryContextSwitchTo(scan_context);
-		more = index_getnext_slot(scan, ForwardScanDirection, heads.slot);
-		MemoryContextSwitchTo(old);
-		if (!more)
-			break;
 		old = MemoryContextSwitchTo(per_stream);
-		stream = DatumGetTextPCopy(es_row_column(heads.slot, Anum_head_name));
-		es_head_read(heads.slot, &head);
-		/* The range also holds names such as "category!". */
-		if (head.version > 0 && es_category_length(stream) == VARSIZE_ANY_EXHDR(category))
+		stream = es_heads_next(&heads, &head);
+		if (stream != NULL && head.version > 0)
 		{
 			load(fold, defs, stream, &head, PG_INT64_MAX, has_time ? &as_of : NULL, snapshot);
 			/* A stream that began later than as_of was not there. */
@@ -425,9 +400,10 @@ es_load_category(PG_FUNCTION_ARGS)
 			}
 		}
 		MemoryContextSwitchTo(old);
+		if (stream == NULL)
+			break;
 		MemoryContextReset(per_stream);
 	}
-	index_endscan(scan);
 	es_heads_close(&heads);
 	es_fold_end(fold);
 	UnregisterSnapshot(snapshot);

@@ -10,16 +10,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -113,23 +109,19 @@ damaged(int64 stream, int64 version)
 bool
 es_snapshot_of_other_fold(int64 stream, Snapshot snapshot)
 {
-	Relation	rel = table_open(es_store()->snapshots, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	EsLookup	rows;
+	EsIndexKey	key = {1, BTEqualStrategyNumber, Int64GetDatum(stream)};
 	bool		found = false;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
-	scan = systable_beginscan(rel, es_store()->snapshots_pkey, true, snapshot, 1, &key);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	es_lookup_open(&rows, ES_SNAPSHOTS, AccessShareLock);
+	es_lookup_begin(&rows, snapshot, false, 1, &key);
+	while (!found && es_lookup_next(&rows))
 	{
-		bool		isnull;
-		bytea	   *fingerprint = DatumGetByteaPP(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+		bytea	   *fingerprint = DatumGetByteaPP(es_row_column(rows.slot, 2));
 
 		found = VARSIZE_ANY_EXHDR(fingerprint) > 0 && VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD;
 	}
-	systable_endscan(scan);
-	table_close(rel, NoLock);
+	es_lookup_close(&rows, ES_KEEP_TABLE_LOCK);
 	return found;
 }
 
@@ -138,19 +130,19 @@ static bool
 find(int64 stream, bytea *fingerprint, int64 max_version, const TimestampTz *as_of, Snapshot snapshot,
 	 EsSnapshot *found)
 {
-	Relation	rel = table_open(es_store()->snapshots, AccessShareLock);
-	Relation	index = index_open(es_store()->snapshots_pkey, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	IndexScanDesc scan = es_index_beginscan(rel, index, snapshot, 3);
-	ScanKeyData keys[3];
+	EsLookup	rows;
+	EsIndexKey	keys[3] = {
+		{1, BTEqualStrategyNumber, Int64GetDatum(stream)},
+		{2, BTEqualStrategyNumber, PointerGetDatum(fingerprint)},
+		{3, BTLessEqualStrategyNumber, Int64GetDatum(max_version)},
+	};
 	bool		sound = false;
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
-	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_BYTEAEQ, PointerGetDatum(fingerprint));
-	ScanKeyInit(&keys[2], 3, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(max_version));
-	index_rescan(scan, keys, 3, NULL, 0);
-	while (!sound && index_getnext_slot(scan, BackwardScanDirection, slot))
+	es_lookup_open(&rows, ES_SNAPSHOTS, AccessShareLock);
+	es_lookup_begin(&rows, snapshot, true, 3, keys);
+	while (!sound && es_lookup_next(&rows))
 	{
+		TupleTableSlot *slot = rows.slot;
 		Jsonb	   *state;
 
 		slot_getallattrs(slot);
@@ -170,10 +162,7 @@ find(int64 stream, bytea *fingerprint, int64 max_version, const TimestampTz *as_
 		found->position = DatumGetInt64(slot->tts_values[3]);
 		found->recorded_at = DatumGetTimestampTz(slot->tts_values[4]);
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
-	table_close(rel, NoLock);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	return sound;
 }
 

@@ -9,16 +9,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -75,27 +71,6 @@ es_snapshot_request(int64 stream)
 		noticed_damaged = noticed_outdated = 0;
 }
 
-/* The name of a stream by its id; NULL when there is none (any more). */
-static text *
-stream_name(int64 id)
-{
-	Relation	rel = table_open(es_store()->heads, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	text	   *name = NULL;
-	bool		isnull;
-
-	ScanKeyInit(&key, Anum_head_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	scan = systable_beginscan(rel, es_store()->heads_pkey, true, GetActiveSnapshot(), 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		name = DatumGetTextPCopy(heap_getattr(tuple, Anum_head_name, RelationGetDescr(rel), &isnull));
-	systable_endscan(scan);
-	table_close(rel, NoLock);
-	return name;
-}
-
 /* Adds to one of event_store.counters. */
 void
 es_counter_add(const char *name, int64 more)
@@ -122,7 +97,7 @@ es_snapshot_request_main(Datum arg)
 
 	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
 	es_worker_begin(task.database, "taking a snapshot", 1000);
-	stream = stream_name(task.stream);
+	stream = es_stream_name_stored(task.stream, GetActiveSnapshot());
 	if (stream != NULL && es_take_snapshot(stream) > 0)
 		es_counter_add("snapshots_taken", 1);
 	es_counter_add("snapshots_damaged", task.damaged);

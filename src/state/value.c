@@ -79,7 +79,7 @@ es_object_find(const EsObject *object, const char *key, uint32 len, uint32 hash)
 }
 
 static void
-index_member(EsObject *object, uint32 member)
+add_to_index(EsObject *object, uint32 member)
 {
 	uint32		at = object->members[member].hash & object->mask;
 
@@ -108,7 +108,7 @@ reserve_members(EsObject *object, Size room)
 	object->index = palloc0(checked_size(2 * room, sizeof(uint32)));
 	object->mask = 2 * room - 1;
 	for (uint32 i = 0; i < object->count; i++)
-		index_member(object, i);
+		add_to_index(object, i);
 }
 
 /* Finds a member or adds it as null. */
@@ -129,13 +129,13 @@ es_object_make(EsObject *object, const char *key, uint32 len, uint32 hash)
 	member->value = ES_VALUE_NULL;
 	object->count++;
 	if (object->mask != 0)
-		index_member(object, object->count - 1);
+		add_to_index(object, object->count - 1);
 	return &member->value;
 }
 
 /* The place in the index that says "member". */
 static uint32
-index_place(const EsObject *object, uint32 member)
+place_in_index(const EsObject *object, uint32 member)
 {
 	uint32		at = object->members[member].hash & object->mask;
 
@@ -154,7 +154,7 @@ es_object_remove(EsObject *object, const char *key, uint32 len, uint32 hash)
 		return;
 	if (object->mask != 0)
 	{
-		uint32		hole = index_place(object, found);
+		uint32		hole = place_in_index(object, found);
 		uint32		at = hole;
 
 		/* Entries move up into the hole, unless that would be before where their search starts. */
@@ -176,7 +176,7 @@ es_object_remove(EsObject *object, const char *key, uint32 len, uint32 hash)
 	{
 		/* The last one fills the gap. */
 		if (object->mask != 0)
-			object->index[index_place(object, last)] = found + 1;
+			object->index[place_in_index(object, last)] = found + 1;
 		object->members[found] = object->members[last];
 	}
 	object->count--;

@@ -8,8 +8,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -254,13 +255,13 @@ find_table(Oid nsp, const char *name)
 		if (strcmp(table_defs[i].name, name) != 0)
 			continue;
 		relid = find_relation(nsp, name, strcmp(name, "log") == 0 ? RELKIND_PARTITIONED_TABLE : RELKIND_RELATION);
-		rel = table_open(relid, AccessShareLock);
+		rel = relation_open(relid, AccessShareLock);
 		check_columns(rel, &table_defs[i]);
 		if (strcmp(name, "log") == 0 || strcmp(name, "heads") == 0 ||
 			strcmp(name, "append_keys") == 0 || strcmp(name, "batch_keys") == 0)
 			check_triggers(rel);
 		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
-		table_close(rel, AccessShareLock);
+		relation_close(rel, AccessShareLock);
 		return relid;
 	}
 	elog(ERROR, "no definition of table \"%s\"", name);
@@ -271,7 +272,7 @@ static Oid
 find_index(Oid nsp, const char *name, Oid table, int first, int second)
 {
 	Oid			relid = find_relation(nsp, name, RELKIND_INDEX);
-	Relation	index = index_open(relid, AccessShareLock);
+	Relation	index = relation_open(relid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
 	int			natts = second == 0 ? 1 : 2;
 
@@ -284,7 +285,7 @@ find_index(Oid nsp, const char *name, Oid table, int first, int second)
 		if (TupleDescAttr(RelationGetDescr(index), i)->atttypid == TEXTOID &&
 			index->rd_indcollation[i] != C_COLLATION_OID)
 			changed("index", name, "It does not compare bytewise.");
-	index_close(index, AccessShareLock);
+	relation_close(index, AccessShareLock);
 	return relid;
 }
 
@@ -292,19 +293,20 @@ find_index(Oid nsp, const char *name, Oid table, int first, int second)
 static void
 read_store_row(Oid relid, EsStore *into)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
+	Relation	rel = relation_open(relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = es_table_beginscan(rel, snapshot);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple = systable_getnext(scan);
 	bool		isnull;
 	int			layout;
 
-	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the event store is incomplete: \"%s.store\" has no row", ES_SCHEMA),
 				 errhint("Was only the schema restored? Restore the data too.")));
-	layout = DatumGetInt32(slot_getattr(slot, 1, &isnull));
+	layout = DatumGetInt32(heap_getattr(tuple, 1, desc, &isnull));
 	if (layout != ES_LAYOUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -312,13 +314,12 @@ read_store_row(Oid relid, EsStore *into)
 				 layout < ES_LAYOUT ?
 				 errhint("Run SELECT es_upgrade_store().") :
 				 errhint("Install the version of the extension that made this store, or a later one.")));
-	into->node = DatumGetInt32(slot_getattr(slot, 2, &isnull));
-	into->id = *DatumGetUUIDP(slot_getattr(slot, 3, &isnull));
+	into->node = DatumGetInt32(heap_getattr(tuple, 2, desc, &isnull));
+	into->id = *DatumGetUUIDP(heap_getattr(tuple, 3, desc, &isnull));
 
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
+	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, AccessShareLock);
+	relation_close(rel, AccessShareLock);
 }
 
 /* Whether this database has a store (of any layout, whole or not). */

@@ -16,8 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type.h"
@@ -118,8 +116,7 @@ typedef struct Fetch
 	Bitmapset  *categories;
 	EsTransform *upcast;
 	HTAB	   *states;			/* of streams met */
-	Relation	rel;			/* subscription_streams and its index, for those not met yet */
-	Relation	index;
+	EsLookup	in_flight;		/* subscription_streams, for those not met yet */
 
 	Pending    *pending;
 	int			pending_count;
@@ -174,15 +171,13 @@ begin_reading(Fetch *fetch)
 	ctl.entrysize = sizeof(StreamEntry);
 	ctl.hcxt = CurrentMemoryContext;
 	fetch->states = hash_create("event_store streams in flight", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	fetch->rel = table_open(es_store()->subscription_streams, AccessShareLock);
-	fetch->index = index_open(es_store()->subscription_streams_pkey, AccessShareLock);
+	es_lookup_open(&fetch->in_flight, ES_SUBSCRIPTION_STREAMS, AccessShareLock);
 }
 
 static void
 end_reading(Fetch *fetch)
 {
-	index_close(fetch->index, NoLock);
-	table_close(fetch->rel, NoLock);
+	es_lookup_close(&fetch->in_flight, ES_KEEP_LOCKS);
 	if (fetch->upcast != NULL)
 		es_transform_end(fetch->upcast);
 	UnregisterSnapshot(fetch->snapshot);
@@ -221,17 +216,11 @@ stream_state(Fetch *fetch, int64 stream)
 
 	if (!found)
 	{
-		ScanKeyData keys[2];
-		SysScanDesc scan;
+		Datum		key[2] = {Int32GetDatum(fetch->sub.id), Int64GetDatum(stream)};
 
 		entry->state = NOT_IN_FLIGHT;
-		ScanKeyInit(&keys[0], Anum_substream_subscription, BTEqualStrategyNumber, F_INT4EQ,
-					Int32GetDatum(fetch->sub.id));
-		ScanKeyInit(&keys[1], Anum_substream_stream, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream));
-		scan = systable_beginscan_ordered(fetch->rel, fetch->index, fetch->snapshot, 2, keys);
-		if (HeapTupleIsValid(systable_getnext_ordered(scan, ForwardScanDirection)))
+		if (es_lookup_find(&fetch->in_flight, fetch->snapshot, key))
 			entry->state = OTHERS;
-		systable_endscan_ordered(scan);
 	}
 	return entry;
 }

@@ -16,9 +16,8 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "fmgr.h"
@@ -97,7 +96,7 @@ list_databases(void)
 	HASH_SEQ_STATUS all;
 	Known	   *row;
 	Relation	rel;
-	TableScanDesc scan;
+	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	hash_seq_init(&all, known);
@@ -108,9 +107,9 @@ list_databases(void)
 	pgstat_report_activity(STATE_RUNNING, "listing databases");
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(rel, 0, NULL);
-	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	rel = relation_open(DatabaseRelationId, AccessShareLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		bool		found;
@@ -126,8 +125,8 @@ list_databases(void)
 		}
 		row->listed = true;
 	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
+	systable_endscan(scan);
+	relation_close(rel, AccessShareLock);
 	es_shared_release_vanished(database_exists);
 	CommitTransactionCommand();
 	pgstat_report_stat(true);

@@ -18,7 +18,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
@@ -205,7 +205,7 @@ es_process_check(void)
 static bool
 read_extension(Oid *oid, char *into, Size size)
 {
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	Relation	rel = relation_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -224,7 +224,7 @@ read_extension(Oid *oid, char *into, Size size)
 			strlcpy(into, TextDatumGetCString(stored), size);
 	}
 	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	relation_close(rel, AccessShareLock);
 	return HeapTupleIsValid(tuple);
 }
 

@@ -1,0 +1,259 @@
+/*
+ * log/lookup.c
+ *	  Rows of the store's tables, below SQL: found by key, read in the order of an index, inserted, deleted.
+ *
+ * This is how everything outside of log/ gets at the rows of a table of the store, if not by SQL. Events have a way of their
+ * own (log/scan.c, log/row.c), and so has the writing of heads (log/head.c).
+ *
+ * A table is opened with one of its unique indexes, which says by what key its rows are found. Which relations that
+ * are is asked after each lock: what waited for it may have brought news of another table or index.
+ *
+ * Nothing here runs the executor. Privileges were checked with EXECUTE on the calling function. Tables that are written
+ * here have no triggers but those that refuse changes by SQL (store/location.c), and no defaults that are needed.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "storage/bufmgr.h"
+#include "utils/fmgroids.h"
+
+#include "base/base.h"
+#include "store/store.h"
+#include "log/log.h"
+
+/* Types of the columns of the indexes. */
+typedef enum KeyType
+{
+	NO_COLUMN,
+	KEY_INT4,
+	KEY_INT8,
+	KEY_TEXT,					/* compared bytewise */
+	KEY_BYTEA
+} KeyType;
+
+/* The comparisons of a type by their strategy. Of those that nobody asks for there are none. */
+static const RegProcedure comparisons[][BTMaxStrategyNumber + 1] = {
+	[KEY_INT4] = {[BTEqualStrategyNumber] = F_INT4EQ},
+	[KEY_INT8] = {[BTLessEqualStrategyNumber] = F_INT8LE,[BTEqualStrategyNumber] = F_INT8EQ,
+		[BTGreaterEqualStrategyNumber] = F_INT8GE},
+	[KEY_TEXT] = {[BTLessStrategyNumber] = F_TEXT_LT,[BTEqualStrategyNumber] = F_TEXTEQ,
+		[BTGreaterEqualStrategyNumber] = F_TEXT_GE},
+	[KEY_BYTEA] = {[BTEqualStrategyNumber] = F_BYTEAEQ},
+};
+
+/* Where an index and its table stand in EsStore, and the types of its columns. */
+static const struct IndexDef
+{
+	Size		table;
+	Size		index;
+	int			columns;
+	KeyType		type[ES_INDEX_COLUMNS];
+}			index_defs[] = {
+#define INDEX(table, index)	offsetof(EsStore, table), offsetof(EsStore, index)
+	[ES_HEADS_BY_ID] = {INDEX(heads, heads_pkey), 1, {KEY_INT8}},
+	[ES_HEADS_BY_NAME] = {INDEX(heads, heads_name), 1, {KEY_TEXT}},
+	[ES_CATEGORIES_BY_ID] = {INDEX(categories, categories_pkey), 1, {KEY_INT4}},
+	[ES_CATEGORIES_BY_NAME] = {INDEX(categories, categories_name), 1, {KEY_TEXT}},
+	[ES_EVENT_TYPES_BY_ID] = {INDEX(event_types, event_types_pkey), 1, {KEY_INT4}},
+	[ES_EVENT_TYPES_BY_NAME] = {INDEX(event_types, event_types_name), 1, {KEY_TEXT}},
+	[ES_APPEND_KEYS] = {INDEX(keys, keys_pkey), 2, {KEY_INT8, KEY_TEXT}},
+	[ES_BATCH_KEYS] = {INDEX(batch_keys, batch_keys_pkey), 1, {KEY_TEXT}},
+	[ES_SNAPSHOTS] = {INDEX(snapshots, snapshots_pkey), 3, {KEY_INT8, KEY_BYTEA, KEY_INT8}},
+	[ES_SUBSCRIPTION_STREAMS] = {INDEX(subscription_streams, subscription_streams_pkey), 2, {KEY_INT4, KEY_INT8}},
+	[ES_SEALS] = {INDEX(seals, seals_pkey), 1, {KEY_INT8}},
+	[ES_ERASED] = {INDEX(erased, erased_pkey), 1, {KEY_INT8}},
+#undef INDEX
+};
+
+static Oid
+relation_at(Size offset)
+{
+	return *(const Oid *) ((const char *) es_store() + offset);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+/* Opens a table to read it as a whole. */
+void
+es_lookup_open_table(EsLookup *lookup, Oid table, LOCKMODE lockmode)
+{
+	memset(lookup, 0, sizeof(*lookup));
+	lookup->lockmode = lockmode;
+	lookup->rel = table_open(table, lockmode);
+	lookup->slot = table_slot_create(lookup->rel, NULL);
+}
+
+/* Opens the table that an index is of, to find its rows by that. */
+void
+es_lookup_open(EsLookup *lookup, EsIndex which, LOCKMODE lockmode)
+{
+	es_lookup_open_table(lookup, relation_at(index_defs[which].table), lockmode);
+	/* Only now: the lock may have brought news of another index. */
+	lookup->index = index_open(relation_at(index_defs[which].index), lockmode);
+	lookup->which = which;
+}
+
+/* Releases everything but the locks that are to be kept. */
+void
+es_lookup_close(EsLookup *lookup, EsKeepLocks keep)
+{
+	es_lookup_end(lookup);
+	ExecDropSingleTupleTableSlot(lookup->slot);
+	if (lookup->index != NULL)
+		index_close(lookup->index, keep == ES_KEEP_LOCKS ? NoLock : lookup->lockmode);
+	table_close(lookup->rel, keep == ES_KEEP_NO_LOCK ? lookup->lockmode : NoLock);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+static void
+set_key(EsLookup *lookup, ScanKey key, int column, StrategyNumber strategy, Datum value)
+{
+	RegProcedure comparison = comparisons[index_defs[lookup->which].type[column - 1]][strategy];
+
+	Assert(OidIsValid(comparison));
+	/* The collation that this sets is "C", which is that of all our indexes. */
+	ScanKeyInit(key, column, strategy, comparison, value);
+}
+
+/*
+ * Finds the row with this key, a value for each column of the index. It is in the slot then, until the next look or
+ * the end.
+ */
+bool
+es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key)
+{
+	int			columns = index_defs[lookup->which].columns;
+	ScanKeyData keys[ES_INDEX_COLUMNS];
+	IndexScanDesc scan;
+	bool		found;
+
+	for (int i = 0; i < columns; i++)
+		set_key(lookup, &keys[i], i + 1, BTEqualStrategyNumber, key[i]);
+	scan = es_index_beginscan(lookup->rel, lookup->index, snapshot, columns);
+	index_rescan(scan, keys, columns, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, lookup->slot);
+	/* The slot's own pin outlives the scan. */
+	index_endscan(scan);
+	return found;
+}
+
+/*
+ * Begins to read the rows with these keys in the order of the index; without an index, all rows in the order in which they
+ * are stored.
+ */
+void
+es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, const EsIndexKey *keys)
+{
+	ScanKeyData scan_keys[ES_INDEX_COLUMNS];
+
+	es_lookup_end(lookup);
+	lookup->context = CurrentMemoryContext;
+	lookup->direction = backward ? BackwardScanDirection : ForwardScanDirection;
+	if (lookup->index == NULL)
+	{
+		Assert(count == 0 && !backward);
+		lookup->table_scan = es_table_beginscan(lookup->rel, snapshot);
+		return;
+	}
+	Assert(count <= ES_INDEX_COLUMNS);
+	for (int i = 0; i < count; i++)
+		set_key(lookup, &scan_keys[i], keys[i].column, keys[i].strategy, keys[i].value);
+	lookup->scan = es_index_beginscan(lookup->rel, lookup->index, snapshot, count);
+	index_rescan(lookup->scan, scan_keys, count, NULL, 0);
+}
+
+/* Begins to read the rows in some blocks of the table. */
+void
+es_lookup_begin_blocks(EsLookup *lookup, Snapshot snapshot, BlockNumber first, BlockNumber count)
+{
+	es_lookup_end(lookup);
+	lookup->context = CurrentMemoryContext;
+	lookup->direction = ForwardScanDirection;
+	lookup->table_scan = table_beginscan_strat(lookup->rel, snapshot, 0, NULL, true, false);
+	heap_setscanlimits(lookup->table_scan, first, count);
+}
+
+/*
+ * Goes to the next row; false at the end. The index may keep what it allocates on the way until the end of the reading, so
+ * that goes into the memory context in which this began.
+ */
+bool
+es_lookup_next(EsLookup *lookup)
+{
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+	bool		found = lookup->scan != NULL ?
+		index_getnext_slot(lookup->scan, lookup->direction, lookup->slot) :
+		table_scan_getnextslot(lookup->table_scan, lookup->direction, lookup->slot);
+
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
+/* Ends what es_lookup_begin() has begun, if anything; another may be begun then. The current row stays. */
+void
+es_lookup_end(EsLookup *lookup)
+{
+	if (lookup->scan != NULL)
+		index_endscan(lookup->scan);
+	if (lookup->table_scan != NULL)
+		table_endscan(lookup->table_scan);
+	lookup->scan = NULL;
+	lookup->table_scan = NULL;
+}
+
+/* How many blocks the table has now. */
+BlockNumber
+es_lookup_blocks(EsLookup *lookup)
+{
+	return RelationGetNumberOfBlocks(lookup->rel);
+}
+
+/* ---------------------------------------------------------------- writing */
+
+/*
+ * Inserts a row with its entries in every index, one that a DBA added too. values: of all columns, none of them NULL. The
+ * table is open with RowExclusiveLock at least.
+ */
+void
+es_row_insert(EsLookup *lookup, const Datum *values)
+{
+	TupleTableSlot *slot = lookup->slot;
+	int			columns = slot->tts_tupleDescriptor->natts;
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *rri = makeNode(ResultRelInfo);
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, columns * sizeof(Datum));
+	memset(slot->tts_isnull, 0, columns * sizeof(bool));
+	ExecStoreVirtualTuple(slot);
+
+	InitResultRelInfo(rri, lookup->rel, 0, NULL, 0);
+	ExecOpenIndices(rri, false);
+	table_tuple_insert(lookup->rel, slot, GetCurrentCommandId(true), 0, NULL);
+	es_insert_index_tuples(rri, slot, estate, false, false, NULL, NIL);
+	ExecCloseIndices(rri);
+	ExecClearTuple(slot);
+	FreeExecutorState(estate);
+}
+
+/* Deletes a row that the caller has found and that nobody else can be changing; a later command may insert another. */
+void
+es_row_delete(EsLookup *lookup, ItemPointer tid)
+{
+	simple_heap_delete(lookup->rel, tid);
+}
+
+/* Deletes the current row, which the snapshot shows; false when another transaction has changed it or is at it. */
+bool
+es_row_delete_unless_busy(EsLookup *lookup, Snapshot snapshot)
+{
+	TM_FailureData failure;
+
+	return es_tuple_delete(lookup->rel, &lookup->slot->tts_tid, GetCurrentCommandId(true), snapshot, &failure) == TM_Ok;
+}

@@ -287,6 +287,7 @@ typedef enum EsNameKind
 } EsNameKind;
 
 extern int32 es_name_find(EsNameKind kind, const char *name, int len);
+extern Bitmapset *es_name_ids(EsNameKind kind, List *names);
 extern int32 es_name_make(EsNameKind kind, const char *name, int len);
 extern int	es_category_length(const text *stream);
 extern text *es_name_of(EsNameKind kind, int32 id);

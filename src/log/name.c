@@ -181,6 +181,24 @@ es_name_find(EsNameKind kind, const char *name, int len)
 	return id;
 }
 
+/* The ids of names, which are text *. Names that are not stored have none. */
+Bitmapset *
+es_name_ids(EsNameKind kind, List *names)
+{
+	Bitmapset  *ids = NULL;
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		text	   *name = lfirst(lc);
+		int32		id = es_name_find(kind, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+
+		if (id != 0)
+			ids = bms_add_member(ids, id);
+	}
+	return ids;
+}
+
 /* Ids grow by one or more a name: only an id past the limit is a reason to count. */
 static void
 check_category_limit(int32 id, const char *name, int len)

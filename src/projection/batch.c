@@ -94,42 +94,16 @@ es_batch_empty(void)
 	return begin_batch(ES_ALL_COLUMNS);
 }
 
-/* Ids of names that are stored; none for those that are not. */
-static Bitmapset *
-ids_of(EsNameKind kind, List *names)
-{
-	Bitmapset  *ids = NULL;
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		text	   *name = lfirst(lc);
-		int32		id = es_name_find(kind, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-
-		if (id != 0)
-			ids = bms_add_member(ids, id);
-	}
-	return ids;
-}
-
-/* A scan with the filter; takes over the registered snapshot. False in *possible: nothing can pass. */
+/* A scan with the filter; it takes over the registered snapshot. *possible is false where no event can pass. */
 static EsScan *
 begin_scan(const EsFilter *filter, Snapshot snapshot, bool *possible)
 {
 	EsScan	   *scan = es_scan_create(snapshot);
+	EsFilterIds ids;
 
-	scan->transform = es_upcast_begin(es_definitions());
-	scan->filter_types = !filter->all_types;
-	if (scan->filter_types)
-	{
-		scan->types = ids_of(ES_EVENT_TYPE, filter->types);
-		scan->type_names = filter->types;
-	}
-	scan->filter_categories = !filter->all_categories;
-	if (scan->filter_categories)
-		scan->categories = ids_of(ES_CATEGORY, filter->categories);
-	*possible = !(scan->filter_categories && scan->categories == NULL) &&
-		!(scan->filter_types && scan->types == NULL && (scan->transform == NULL || scan->type_names == NIL));
+	es_filter_resolve(filter, es_upcast_begin(es_definitions()), &ids);
+	es_filter_scan(&ids, scan);
+	*possible = !ids.nothing;
 	return scan;
 }
 

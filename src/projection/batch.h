@@ -11,6 +11,7 @@
 
 #include "base/base.h"
 #include "log/log.h"
+#include "consumer/consumer.h"
 
 /* What a handler calls it. */
 #define ES_NEW_EVENTS	"new_events"
@@ -21,14 +22,6 @@ typedef struct EsCursor
 	int64		position;		/* C: everything with a delivery key up to here */
 	int64		scan_from;		/* D: the lowest position that was not */
 } EsCursor;
-
-typedef struct EsFilter
-{
-	List	   *categories;		/* text *; all when NIL and all_categories */
-	List	   *types;
-	bool		all_categories;
-	bool		all_types;
-} EsFilter;
 
 typedef struct EsBatchEvent
 {

@@ -33,6 +33,7 @@
 #include "log/log.h"
 #include "state/state.h"
 #include "append/append.h"
+#include "consumer/consumer.h"
 #include "projection/projection.h"
 #include "projection/definition.h"
 #include "projection/inline.h"
@@ -81,22 +82,6 @@ end_of_transaction(void)
 	}
 }
 
-/* The elements of a text[] without NULLs, as text * in the current context. */
-List *
-es_text_list(Datum array)
-{
-	Datum	   *elements;
-	bool	   *nulls;
-	int			count;
-	List	   *list = NIL;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
-	for (int i = 0; i < count; i++)
-		if (!nulls[i])
-			list = lappend(list, DatumGetTextPCopy(elements[i]));
-	return list;
-}
-
 static char *
 text_column(TupleTableSlot *slot, int column)
 {
@@ -112,14 +97,9 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	slot_getallattrs(slot);
 	projection->name = text_column(slot, 1);
 	projection->handler_text = text_column(slot, 2);
-	projection->filter.all_categories = slot->tts_isnull[2];
-	if (!slot->tts_isnull[2])
-		projection->filter.categories = es_text_list(slot->tts_values[2]);
-	projection->filter.all_types = slot->tts_isnull[3];
-	if (!slot->tts_isnull[3])
-		projection->filter.types = es_text_list(slot->tts_values[3]);
+	es_filter_read(&projection->filter, slot->tts_values[2], slot->tts_isnull[2], slot->tts_values[3], slot->tts_isnull[3]);
 	if (!slot->tts_isnull[4])
-		foreach(lc, es_text_list(slot->tts_values[4]))
+		foreach(lc, es_name_list(slot->tts_values[4]))
 			projection->tables = lappend(projection->tables, text_to_cstring(lfirst(lc)));
 	projection->is_inline = strcmp(text_column(slot, 6), "inline") == 0;
 	projection->batch_size = DatumGetInt32(slot->tts_values[6]);
@@ -329,43 +309,6 @@ es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
 
 /* ---------------------------------------------------------------- es_create_projection */
 
-/* A list of names: not empty, no NULL, each of the right length. */
-static void
-check_names(FunctionCallInfo fcinfo, int n, const char *argument, bool is_category)
-{
-	List	   *names;
-	ListCell   *lc;
-
-	if (PG_ARGISNULL(n))
-		return;
-	if (array_contains_nulls(es_array_argument(fcinfo, n, argument)))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument %s must not contain NULL", argument)));
-	names = es_text_list(PG_GETARG_DATUM(n));
-	if (names == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument %s must not be empty", argument),
-				 errhint("NULL means all.")));
-	foreach(lc, names)
-	{
-		text	   *name = lfirst(lc);
-		int			len = VARSIZE_ANY_EXHDR(name);
-
-		if (len == 0 || len > ES_MAX_NAME)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("names in argument %s must have 1 to %d bytes", argument, ES_MAX_NAME),
-					 errdetail("One has %d.", len)));
-		if (is_category && memchr(VARDATA_ANY(name), '-', len) != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"%s\" is not a category", text_to_cstring(name)),
-					 errdetail("A category is the part of a stream's name before the first \"-\".")));
-	}
-}
-
 /* Refuses a table that could not be kept in step with its checkpoint, or rebuilt. */
 static void
 check_table(Oid relid)
@@ -395,14 +338,6 @@ check_table(Oid relid)
 				 errmsg("\"%s\" cannot be a table of a projection", NameStr(form->relname)),
 				 errdetail("%s", trouble)));
 	ReleaseSysCache(tuple);
-}
-
-/* The arguments categories and event_types, at these places. */
-void
-es_check_filter_arguments(FunctionCallInfo fcinfo, int categories, int types)
-{
-	check_names(fcinfo, categories, "categories", true);
-	check_names(fcinfo, types, "event_types", false);
 }
 
 /* The tables as text: OIDs mean nothing after a dump. (Datum) 0: none given. */
@@ -480,7 +415,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_create_projection()");
 	es_refuse_in_stored_text("es_create_projection()");
 	path = es_registered_path();
-	es_check_filter_arguments(fcinfo, 2, 3);
+	es_filter_check_arguments(fcinfo, 2, 3);
 	if (PG_ARGISNULL(6))
 		es_null_argument("batch_size");
 	if (PG_ARGISNULL(7))

@@ -44,8 +44,6 @@ extern void es_projection_changed(void);
 extern uint64 es_projection_change(const char *statement, const char *name);
 extern void es_projection_set_state(const char *name, const char *state);
 extern EsProjection *es_projection_begin_change(FunctionCallInfo fcinfo, const char *function);
-extern void es_check_filter_arguments(FunctionCallInfo fcinfo, int categories, int types);
-extern List *es_text_list(Datum array);
 
 /* projection/run.c: for the background workers. */
 

@@ -30,6 +30,7 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "consumer/consumer.h"
 #include "projection/definition.h"
 #include "projection/apply.h"
 #include "projection/difference.h"
@@ -90,14 +91,16 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		MemoryContext old = MemoryContextSwitchTo(caller);
 		bool		isnull;
-		Datum		value;
+		bool		all_categories;
+		bool		all_types;
+		Datum		categories;
+		Datum		types_wanted;
 
 		rebuild->name = pstrdup(name);
 		rebuild->handler = SPI_getvalue(tuple, desc, 1);
-		value = SPI_getbinval(tuple, desc, 2, &rebuild->filter.all_categories);
-		rebuild->filter.categories = rebuild->filter.all_categories ? NIL : es_text_list(value);
-		value = SPI_getbinval(tuple, desc, 3, &rebuild->filter.all_types);
-		rebuild->filter.types = rebuild->filter.all_types ? NIL : es_text_list(value);
+		categories = SPI_getbinval(tuple, desc, 2, &all_categories);
+		types_wanted = SPI_getbinval(tuple, desc, 3, &all_types);
+		es_filter_read(&rebuild->filter, categories, all_categories, types_wanted, all_types);
 		rebuild->fast = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
 		rebuild->role = SPI_getvalue(tuple, desc, 5);
 		rebuild->search_path = SPI_getvalue(tuple, desc, 6);
@@ -264,7 +267,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	Rebuild		rebuild;
 
-	es_check_filter_arguments(fcinfo, 2, 3);
+	es_filter_check_arguments(fcinfo, 2, 3);
 	if (PG_ARGISNULL(4))
 		es_null_argument("fast");
 	if (projection->side_effects)

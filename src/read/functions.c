@@ -160,35 +160,24 @@ position_argument(FunctionCallInfo fcinfo, int n)
 	return PG_GETARG_INT64(n);
 }
 
-/*
- * The ids of an array of names. False: there is no filter, the argument is NULL. Names that the
- * store does not know match nothing.
- */
+/* The names in an array, as text *. False: there is no filter, because the argument is NULL. */
 static bool
-filter_argument(FunctionCallInfo fcinfo, int n, const char *name, EsNameKind kind, Bitmapset **ids,
-				List **names)
+filter_argument(FunctionCallInfo fcinfo, int n, const char *argument, List **names)
 {
 	Datum	   *values;
 	bool	   *nulls;
 	int			count;
 
-	*ids = NULL;
+	*names = NIL;
 	if (PG_ARGISNULL(n))
 		return false;
-	deconstruct_array(es_array_argument(fcinfo, n, name), TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
+	deconstruct_array(es_array_argument(fcinfo, n, argument), TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls,
+					  &count);
 	for (int i = 0; i < count; i++)
 	{
-		text	   *value;
-		int32		id;
-
 		if (nulls[i])
-			es_null_element(name, i);
-		value = DatumGetTextPP(values[i]);
-		id = es_name_find(kind, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
-		if (id != 0)
-			*ids = bms_add_member(*ids, id);
-		if (names != NULL)
-			*names = lappend(*names, value);
+			es_null_element(argument, i);
+		*names = lappend(*names, DatumGetTextPP(values[i]));
 	}
 	return true;
 }
@@ -267,12 +256,20 @@ es_stream_version(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- by position */
 
-/* Whether no event can pass the filter on types. */
+/* The argument event_types of a scan. */
+static void
+filter_types(FunctionCallInfo fcinfo, int n, EsScan *scan)
+{
+	scan->filter_types = filter_argument(fcinfo, n, "event_types", &scan->type_names);
+	scan->types = es_name_ids(ES_EVENT_TYPE, scan->type_names);
+}
+
+/* Whether no stored event can pass the filters. Names that the store does not know have no id. */
 static bool
 nothing_wanted(const EsScan *scan)
 {
-	return scan->filter_types && scan->types == NULL &&
-		(scan->transform == NULL || scan->type_names == NIL);
+	return (scan->filter_categories && scan->categories == NULL) ||
+		(scan->filter_types && scan->types == NULL && (scan->transform == NULL || scan->type_names == NIL));
 }
 
 static EsScan *
@@ -301,10 +298,9 @@ open_category(FunctionCallInfo fcinfo)
 	id = es_name_find(ES_CATEGORY, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
 	if (id != 0)
 		scan->categories = bms_make_singleton(id);
-	scan->filter_types = filter_argument(fcinfo, 3, "event_types", ES_EVENT_TYPE, &scan->types,
-										 &scan->type_names);
+	filter_types(fcinfo, 3, scan);
 	scan->transform = es_upcast_begin(es_definitions());
-	if (scan->categories == NULL || nothing_wanted(scan))
+	if (nothing_wanted(scan))
 		scan->limit = 0;
 	es_scan_positions(scan, after, mark);
 	return scan;
@@ -322,15 +318,16 @@ open_all(FunctionCallInfo fcinfo)
 	int64		after = position_argument(fcinfo, 0);
 	int64		limit = es_count_argument(fcinfo, 1);
 	int64		mark;
+	List	   *categories;
 	EsScan	   *scan;
 
 	scan = es_scan_create(es_mark_snapshot(&mark));
 	scan->limit = limit;
-	scan->filter_types = filter_argument(fcinfo, 2, "event_types", ES_EVENT_TYPE, &scan->types,
-										 &scan->type_names);
-	scan->filter_categories = filter_argument(fcinfo, 3, "categories", ES_CATEGORY, &scan->categories, NULL);
+	filter_types(fcinfo, 2, scan);
+	scan->filter_categories = filter_argument(fcinfo, 3, "categories", &categories);
+	scan->categories = es_name_ids(ES_CATEGORY, categories);
 	scan->transform = es_upcast_begin(es_definitions());
-	if (nothing_wanted(scan) || (scan->filter_categories && scan->categories == NULL))
+	if (nothing_wanted(scan))
 		scan->limit = 0;
 	es_scan_positions(scan, after, mark);
 	return scan;

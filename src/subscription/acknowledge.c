@@ -146,19 +146,10 @@ advance_all(const Reply *reply, Advance *advances, int count)
 	if (count == 0)
 		return;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	if (reply->sub.filter_types && es_upcaster_count(es_definitions()) == 0)
+	if (!reply->sub.filter.all_types && es_upcaster_count(es_definitions()) == 0)
 	{
-		ListCell   *lc;
-
 		filter = true;
-		foreach(lc, reply->sub.types)
-		{
-			text	   *name = lfirst(lc);
-			int32		id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-
-			if (id != 0)
-				types = bms_add_member(types, id);
-		}
+		types = es_name_ids(ES_EVENT_TYPE, reply->sub.filter.types);
 	}
 	each = AllocSetContextCreate(CurrentMemoryContext, "event_store stream", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(each);

@@ -33,6 +33,7 @@
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "consumer/consumer.h"
 #include "subscription/definition.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
@@ -86,24 +87,12 @@ es_statement_value(uint64 row, int column, bool *isnull)
 
 /* ---------------------------------------------------------------- arguments */
 
-static void
-check_name(const text *value, const char *argument, bool may_be_empty)
-{
-	int			len = VARSIZE_ANY_EXHDR(value);
-
-	if ((len == 0 && !may_be_empty) || len > ES_MAX_NAME)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument %s must have %d to %d bytes", argument, may_be_empty ? 0 : 1, ES_MAX_NAME),
-				 errdetail("It has %d bytes.", len)));
-}
-
 text *
 es_subscription_argument(FunctionCallInfo fcinfo, int n, const char *name)
 {
 	text	   *value = es_text_argument(fcinfo, n, name);
 
-	check_name(value, name, false);
+	es_check_name(value, name, false);
 	return value;
 }
 
@@ -116,7 +105,7 @@ es_consumer_argument(FunctionCallInfo fcinfo, int n)
 	if (PG_ARGISNULL(n))
 		return cstring_to_text_with_len("", 0);
 	value = PG_GETARG_TEXT_PP(n);
-	check_name(value, "consumer", true);
+	es_check_name(value, "consumer", true);
 	return value;
 }
 
@@ -135,61 +124,6 @@ es_subscription_prevent(const char *function)
 				 errhint("Use READ COMMITTED.")));
 }
 
-static int
-compare_texts(const void *a, const void *b)
-{
-	const text *left = DatumGetTextPP(*(const Datum *) a);
-	const text *right = DatumGetTextPP(*(const Datum *) b);
-	int			len = Min(VARSIZE_ANY_EXHDR(left), VARSIZE_ANY_EXHDR(right));
-	int			result = memcmp(VARDATA_ANY(left), VARDATA_ANY(right), len);
-
-	if (result != 0)
-		return result;
-	return (int) VARSIZE_ANY_EXHDR(left) - (int) VARSIZE_ANY_EXHDR(right);
-}
-
-/* A filter as it is stored, names in order and each once, so that equal definitions look the same. */
-static Datum
-filter_argument(FunctionCallInfo fcinfo, int n, const char *argument, const char *element, bool is_category,
-				char *null)
-{
-	Datum	   *values;
-	bool	   *nulls;
-	int			count;
-	int			kept = 0;
-
-	*null = PG_ARGISNULL(n) ? 'n' : ' ';
-	if (PG_ARGISNULL(n))
-		return (Datum) 0;
-	deconstruct_array(es_array_argument(fcinfo, n, argument), TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, &nulls, &count);
-	if (count == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument %s must not be empty", argument),
-				 errhint("NULL stands for all.")));
-	for (int i = 0; i < count; i++)
-	{
-		text	   *value;
-
-		if (nulls[i])
-			es_null_element(argument, i);
-		value = DatumGetTextPP(values[i]);
-		values[i] = PointerGetDatum(value);
-		check_name(value, element, false);
-		if (is_category && memchr(VARDATA_ANY(value), '-', VARSIZE_ANY_EXHDR(value)) != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"%s\" is not a category", text_to_cstring(value)),
-					 errdetail("A category is the part of a stream's name before the first \"-\".")));
-	}
-	qsort(values, count, sizeof(Datum), compare_texts);
-	for (int i = 0; i < count; i++)
-		if (kept == 0 || compare_texts(&values[kept - 1], &values[i]) != 0)
-			values[kept++] = values[i];
-	return PointerGetDatum(construct_array(values, kept, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
 /* ---------------------------------------------------------------- definitions */
 
 static void
@@ -199,23 +133,6 @@ unknown(const text *name)
 			(errcode(ES_UNKNOWN),
 			 errmsg("subscription \"%s\" does not exist", text_to_cstring(name)),
 			 errhint("Make it with es_create_subscription.")));
-}
-
-static bool
-filter_of(int column, List **names)
-{
-	bool		isnull;
-	Datum		array = es_statement_value(0, column, &isnull);
-	Datum	   *values;
-	int			count;
-
-	*names = NIL;
-	if (isnull)
-		return false;
-	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
-	for (int i = 0; i < count; i++)
-		*names = lappend(*names, DatumGetTextPCopy(values[i]));
-	return true;
 }
 
 /*
@@ -236,15 +153,20 @@ es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubsc
 	};
 	Datum		values[1] = {PointerGetDatum(name)};
 	MemoryContext old;
+	Datum		categories;
+	Datum		types;
+	bool		all_categories;
+	bool		all_types;
 	bool		isnull;
 
 	if (es_statement_run(lock ? &look_and_lock : &look, values, NULL) == 0)
 		unknown(name);
 	sub->id = DatumGetInt32(es_statement_value(0, 1, &isnull));
 	sub->position = DatumGetInt64(es_statement_value(0, 2, &isnull));
+	categories = es_statement_value(0, 3, &all_categories);
+	types = es_statement_value(0, 4, &all_types);
 	old = MemoryContextSwitchTo(context);
-	sub->filter_categories = filter_of(3, &sub->categories);
-	sub->filter_types = filter_of(4, &sub->types);
+	es_filter_read(&sub->filter, categories, all_categories, types, all_types);
 	MemoryContextSwitchTo(old);
 }
 
@@ -260,8 +182,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	(void) es_store_now();
 	name = es_subscription_argument(fcinfo, 0, "name");
 	values[0] = PointerGetDatum(name);
-	values[1] = filter_argument(fcinfo, 1, "categories", "category", true, &nulls[1]);
-	values[2] = filter_argument(fcinfo, 2, "event_types", "event type", false, &nulls[2]);
+	values[1] = es_filter_sorted_argument(fcinfo, 1, "categories", "category", true, &nulls[1]);
+	values[2] = es_filter_sorted_argument(fcinfo, 2, "event_types", "event type", false, &nulls[2]);
 	if (PG_ARGISNULL(3))
 		es_null_argument("from_position");
 	if (PG_GETARG_INT64(3) < 0)

@@ -10,15 +10,13 @@
 #include "nodes/pg_list.h"
 
 #include "base/base.h"
+#include "consumer/consumer.h"
 
 typedef struct EsSubscription
 {
 	int32		id;
 	int64		position;		/* the frontier: see subscription/definition.c */
-	bool		filter_categories;
-	List	   *categories;		/* text *, when filtered */
-	bool		filter_types;
-	List	   *types;
+	EsFilter	filter;
 } EsSubscription;
 
 /* A statement whose plan the session keeps; a variable of the function that runs it. */

@@ -111,9 +111,7 @@ typedef struct Fetch
 	/* what is read */
 	int64		mark;
 	Snapshot	snapshot;
-	bool		nothing_wanted; /* no event of the log can match */
-	Bitmapset  *types;
-	Bitmapset  *categories;
+	EsFilterIds filter;
 	EsTransform *upcast;
 	HTAB	   *states;			/* of streams met */
 	EsLookup	in_flight;		/* subscription_streams, for those not met yet */
@@ -134,37 +132,16 @@ typedef struct Fetch
 
 /* ---------------------------------------------------------------- what is read */
 
-static bool
-ids_of(EsNameKind kind, bool filter, List *names, Bitmapset **ids)
-{
-	ListCell   *lc;
-
-	*ids = NULL;
-	foreach(lc, names)
-	{
-		text	   *name = lfirst(lc);
-		int32		id = es_name_find(kind, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-
-		if (id != 0)
-			*ids = bms_add_member(*ids, id);
-	}
-	return filter && *ids == NULL;
-}
-
 /* Prepares to read events, by a snapshot of now. */
 static void
 begin_reading(Fetch *fetch)
 {
 	HASHCTL		ctl;
-	bool		no_type;
 
 	/* Names of events up to the mark were committed before: they are found now. */
 	fetch->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	fetch->upcast = es_upcast_begin(es_definitions());
-	no_type = ids_of(ES_EVENT_TYPE, fetch->sub.filter_types, fetch->sub.types, &fetch->types);
-	fetch->nothing_wanted =
-		ids_of(ES_CATEGORY, fetch->sub.filter_categories, fetch->sub.categories, &fetch->categories) ||
-		(no_type && fetch->upcast == NULL);
+	es_filter_resolve(&fetch->sub.filter, fetch->upcast, &fetch->filter);
 
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(int64);
@@ -188,12 +165,7 @@ create_scan(Fetch *fetch)
 {
 	EsScan	   *scan = es_scan_create(RegisterSnapshot(fetch->snapshot));
 
-	scan->filter_types = fetch->sub.filter_types;
-	scan->types = fetch->types;
-	scan->type_names = fetch->sub.types;
-	scan->filter_categories = fetch->sub.filter_categories;
-	scan->categories = fetch->categories;
-	scan->transform = fetch->upcast;
+	es_filter_scan(&fetch->filter, scan);
 	scan->transform_shared = true;
 	return scan;
 }
@@ -567,7 +539,7 @@ return_from_log(Fetch *fetch)
 	MemoryContext call = CurrentMemoryContext;
 	bool		more = true;
 
-	if (fetch->nothing_wanted)
+	if (fetch->filter.nothing)
 		fetch->frontier = Max(fetch->frontier, fetch->mark);
 	while (more && fetch->frontier < fetch->mark)
 	{

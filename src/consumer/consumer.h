@@ -1,0 +1,53 @@
+/*
+ * consumer/consumer.h
+ *	  What projections and subscriptions share: names, and filters of the events that they get.
+ *
+ * The one header of this wing for the wings above it.
+ */
+#ifndef ES_CONSUMER_H
+#define ES_CONSUMER_H
+
+#include "fmgr.h"
+#include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
+
+#include "base/base.h"
+#include "log/log.h"
+
+/* ---------------------------------------------------------------- filter */
+
+/*
+ * Which events a projection or subscription gets: those of some categories, of some types, or of all.
+ */
+
+typedef struct EsFilter
+{
+	List	   *categories;		/* text *; NIL with all_categories */
+	List	   *types;			/* the same, of event types */
+	bool		all_categories;
+	bool		all_types;
+} EsFilter;
+
+/* A filter with the ids of its names, made by es_filter_resolve() for scans with one snapshot and one transform. */
+typedef struct EsFilterIds
+{
+	const EsFilter *filter;
+	EsTransform *transform;		/* NULL: events are read as they are stored */
+	Bitmapset  *categories;
+	Bitmapset  *types;
+	bool		nothing;		/* no stored event can pass, so nothing has to be scanned */
+} EsFilterIds;
+
+extern void es_filter_check_arguments(FunctionCallInfo fcinfo, int categories, int types);
+extern Datum es_filter_sorted_argument(FunctionCallInfo fcinfo, int n, const char *argument, const char *element,
+									   bool is_category, char *null);
+extern void es_filter_read(EsFilter *filter, Datum categories, bool categories_null, Datum types, bool types_null);
+extern void es_filter_resolve(const EsFilter *filter, EsTransform *transform, EsFilterIds *ids);
+extern void es_filter_scan(const EsFilterIds *ids, EsScan *scan);
+
+/* ---------------------------------------------------------------- name */
+
+extern void es_check_name(const text *value, const char *argument, bool may_be_empty);
+extern List *es_name_list(Datum array);
+
+#endif							/* ES_CONSUMER_H */

@@ -1,13 +1,12 @@
 /*
  * subscription/acknowledge.c
- *	  What consumers say of the events that they fetched: done, or failed.
+ *	  What consumers say about the events that they fetched: es_ack for done, es_nack for failed.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -18,11 +17,12 @@
 #include "log/log.h"
 #include "state/state.h"
 #include "subscription/definition.h"
+#include "subscription/statement.h"
 
 PG_FUNCTION_INFO_V1(es_ack);
 PG_FUNCTION_INFO_V1(es_nack);
 
-/* What the consumer's last fetch left behind. */
+/* An answer to the consumer's last fetch. */
 typedef struct Reply
 {
 	EsSubscription sub;
@@ -30,19 +30,19 @@ typedef struct Reply
 	const text *consumer;
 	int64		upto;
 	int64		returned;		/* the last position that the fetch returned */
-	int64		covered;		/* up to where it returned everything of the consumer's streams */
+	int64		covered;		/* up to here it returned everything of the consumer's streams */
 } Reply;
 
-/* A stream of which some events are acknowledged. */
+/* A stream of which some events are acknowledged, with its first event that is not. */
 typedef struct Advance
 {
 	int64		stream;
 	int64		version;
-	int64		position;		/* 0: nothing left */
+	int64		position;		/* 0: no event is left */
 } Advance;
 
 static void
-lost(const Reply *reply, const char *detail)
+raise_lost(const Reply *reply, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ES_LEASE_LOST),
@@ -68,11 +68,11 @@ begin_reply(Reply *reply, MemoryContext context)
 	values[0] = Int32GetDatum(reply->sub.id);
 	values[1] = PointerGetDatum(reply->consumer);
 	if (es_statement_run(&look, values, NULL) == 0)
-		lost(reply, "It has fetched no events, or too long ago.");
+		raise_lost(reply, "It has fetched no events, or too long ago.");
 	reply->returned = DatumGetInt64(es_statement_value(0, 1, &isnull));
 	reply->covered = DatumGetInt64(es_statement_value(0, 2, &isnull));
 	if (DatumGetBool(es_statement_value(0, 3, &isnull)))
-		lost(reply, "The lease had ended, and another consumer took over.");
+		raise_lost(reply, "The lease had ended, and another consumer took over.");
 	if (reply->upto > reply->returned)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -101,8 +101,9 @@ reply_arguments(FunctionCallInfo fcinfo, int consumer, Reply *reply)
 /* ---------------------------------------------------------------- done */
 
 /*
- * Finds a stream's first event after the acknowledged ones, up to the frontier. Without upcasters it is one that
- * matches; with them that is for es_fetch to find out: an upcaster that fails must not stop an acknowledgement.
+ * Finds a stream's first event after the acknowledged ones, up to the frontier. Without upcasters it is the first that
+ * passes the filter. With upcasters it is the first of any type, and es_fetch finds out whether it passes: an
+ * upcaster that fails must not stop an acknowledgement.
  */
 static void
 advance(const Reply *reply, Snapshot snapshot, bool filter, Bitmapset *types, Advance *a)
@@ -120,7 +121,7 @@ advance(const Reply *reply, Snapshot snapshot, bool filter, Bitmapset *types, Ad
 	scan->filter_types = filter;
 	scan->types = types;
 	scan->until_position = reply->sub.position;
-	head.first_position = position; /* nothing before is looked at */
+	head.first_position = position; /* partitions before it need not be opened */
 	es_scan_stream(scan, name, &head, a->version, head.version);
 	while (a->position == 0 && (slot = es_scan_next(scan)) != NULL)
 	{
@@ -137,7 +138,7 @@ advance(const Reply *reply, Snapshot snapshot, bool filter, Bitmapset *types, Ad
 static void
 advance_all(const Reply *reply, Advance *advances, int count)
 {
-	bool		filter = false;
+	bool		filter;
 	Bitmapset  *types = NULL;
 	Snapshot	snapshot;
 	MemoryContext each;
@@ -146,11 +147,9 @@ advance_all(const Reply *reply, Advance *advances, int count)
 	if (count == 0)
 		return;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	if (!reply->sub.filter.all_types && es_upcaster_count(es_definitions()) == 0)
-	{
-		filter = true;
+	filter = !reply->sub.filter.all_types && es_upcaster_count(es_definitions()) == 0;
+	if (filter)
 		types = es_name_ids(ES_EVENT_TYPE, reply->sub.filter.types);
-	}
 	each = AllocSetContextCreate(CurrentMemoryContext, "event_store stream", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(each);
 	for (int i = 0; i < count; i++)
@@ -191,7 +190,7 @@ streams_to_advance(const Reply *reply, MemoryContext context, Advance **advances
 	return (int) count;
 }
 
-/* Stores where the streams are now; those with nothing left go. */
+/* Stores where the streams are now. Rows of streams that have no event left are deleted. */
 static void
 store_advances(const Reply *reply, const Advance *advances, int count)
 {
@@ -204,36 +203,24 @@ store_advances(const Reply *reply, const Advance *advances, int count)
 		"DELETE FROM event_store.subscription_streams s WHERE s.subscription = $1 AND s.stream = ANY ($2)",
 		2, {INT4OID, INT8ARRAYOID}
 	};
-	Datum	   *columns[3];
-	Datum	   *gone = palloc(sizeof(Datum) * Max(count, 1));
+	EsStreamRows moved = {0};
+	EsStreamRows gone = {0};
 	Datum		values[4];
-	int			moved = 0;
-	int			gone_count = 0;
 
-	for (int c = 0; c < 3; c++)
-		columns[c] = palloc(sizeof(Datum) * Max(count, 1));
 	for (int i = 0; i < count; i++)
-	{
 		if (advances[i].position == 0)
-			gone[gone_count++] = Int64GetDatum(advances[i].stream);
+			es_stream_rows_add(&gone, advances[i].stream, 0, 0);
 		else
-		{
-			columns[0][moved] = Int64GetDatum(advances[i].stream);
-			columns[1][moved] = Int64GetDatum(advances[i].version);
-			columns[2][moved++] = Int64GetDatum(advances[i].position);
-		}
-	}
+			es_stream_rows_add(&moved, advances[i].stream, advances[i].version, advances[i].position);
 	values[0] = Int32GetDatum(reply->sub.id);
-	if (gone_count > 0)
+	if (gone.count > 0)
 	{
-		values[1] = PointerGetDatum(construct_array(gone, gone_count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		values[1] = es_stream_rows_streams(&gone);
 		es_statement_run(&forget, values, NULL);
 	}
-	if (moved > 0)
+	if (moved.count > 0)
 	{
-		for (int c = 0; c < 3; c++)
-			values[c + 1] = PointerGetDatum(construct_array(columns[c], moved, INT8OID, 8, FLOAT8PASSBYVAL,
-															TYPALIGN_DOUBLE));
+		es_stream_rows_arrays(&moved, &values[1]);
 		es_statement_run(&move, values, NULL);
 	}
 }
@@ -259,13 +246,13 @@ es_ack(PG_FUNCTION_ARGS)
 	Reply		reply;
 	EsSql		sql;
 
-	es_subscription_prevent("es_ack()");
+	es_subscription_check_transaction("es_ack()");
 	(void) es_store_now();
 	reply_arguments(fcinfo, 2, &reply);
 
 	es_subscription_begin(&sql);
 	begin_reply(&reply, context);
-	/* Often nobody has moved the frontier since the fetch: then no stream has anything left. */
+	/* Often nobody has moved the frontier since the fetch. Then no stream has an event left up to the frontier. */
 	everything = reply.upto == reply.returned && reply.covered >= reply.sub.position;
 	if (!everything)
 		count = streams_to_advance(&reply, context, &advances);
@@ -302,7 +289,7 @@ es_nack(PG_FUNCTION_ARGS)
 	Reply		reply;
 	EsSql		sql;
 
-	es_subscription_prevent("es_nack()");
+	es_subscription_check_transaction("es_nack()");
 	(void) es_store_now();
 	reply_arguments(fcinfo, 3, &reply);
 	reason = es_text_argument(fcinfo, 2, "reason");

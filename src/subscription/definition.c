@@ -1,22 +1,21 @@
 /*
  * subscription/definition.c
- *	  Subscriptions: cursors of consumers outside the database. Their definitions, and what subscription/fetch.c and
- *	  subscription/acknowledge.c share.
+ *	  Subscriptions: cursors of consumers outside the database. The terms of this wing, its lock, and definitions.
  *
- * A subscription has a *frontier* F (subscriptions.position). Each event up to F that matches its filters was
- * acknowledged, or belongs to a stream that has a row in subscription_streams: then the row says which of the
- * stream's events is the first that was not. So what is kept grows with the streams in flight, not with
- * the events. A row is
+ * A subscription has a *frontier* F (subscriptions.position). Each event up to F that passes its filter was
+ * acknowledged, or belongs to a stream that has a row in subscription_streams: that row says which of the stream's events
+ * is the first that was not acknowledged. Such a stream is *in flight*. So what is stored grows with the streams in
+ * flight, not with the events. The stream of a row is
  *	  held         consumer is set; nobody else gets events of the stream
- *	  free         neither consumer nor reason: the next es_fetch with room takes it
- *	  quarantined  reason is set: nobody gets its events until es_retry_quarantined_subscription
- * and goes when no event up to F is left. Events after F are found by the log.
+ *	  free         neither consumer nor reason is set; the next es_fetch that has room takes it
+ *	  quarantined  reason is set; nobody gets its events until es_retry_quarantined_subscription frees it
+ * The row is deleted when the stream has no event left up to F. Events after F are found by reading the log.
  *
- * A consumer (subscription_consumers) has one lease for all the streams it holds. When another consumer
- * looks for work after its end, it is marked *lost* and its streams become free, all at once; until it
- * fetches again, what it acknowledges is refused. As long as nobody looked, nothing is lost.
+ * A consumer (subscription_consumers) has one lease for all streams that it holds. When another consumer looks for work
+ * after the lease has ended, the first one is marked *lost* and all of its streams become free, in one transaction. Until
+ * it fetches again, what it acknowledges is refused. As long as nobody looked for work, nothing is lost.
  *
- * The lock is the subscription's row, FOR NO KEY UPDATE to the end of the transaction: whoever changes rows of these
+ * The lock is the subscription's row, FOR NO KEY UPDATE to the end of the transaction. Whoever changes rows of these
  * three tables takes it first, and decides by a snapshot that was taken after it.
  */
 #include "postgres.h"
@@ -25,7 +24,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -35,55 +33,11 @@
 #include "log/log.h"
 #include "consumer/consumer.h"
 #include "subscription/definition.h"
+#include "subscription/statement.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_drop_subscription);
 PG_FUNCTION_INFO_V1(es_retry_quarantined_subscription);
-
-/* ---------------------------------------------------------------- statements */
-
-/*
- * Begins to run SQL on the tables of subscriptions. Their statistics are those of a moment, and rows come and go by
- * the thousand: plans go through the indexes, whose scans also tidy up after rows that are gone.
- */
-void
-es_subscription_begin(EsSql *sql)
-{
-	es_sql_begin(sql, es_store()->owner);
-	es_pin_setting("enable_seqscan", "off");
-	es_pin_setting("enable_bitmapscan", "off");
-	es_pin_setting("enable_hashjoin", "off");
-	es_pin_setting("enable_mergejoin", "off");
-	es_pin_setting("jit", "off");
-}
-
-/* Runs a statement, planned once a session; the plan cache notices when its tables are others. */
-uint64
-es_statement_run(EsStatement *statement, Datum *values, const char *nulls)
-{
-	int			rc;
-
-	if (statement->plan == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(statement->sql, statement->nargs, statement->types,
-											  CURSOR_OPT_GENERIC_PLAN);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(SPI_result), statement->sql);
-		statement->plan = plan;
-	}
-	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
-	if (rc < 0)
-		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement->sql);
-	return SPI_processed;
-}
-
-/* A value of the last statement's result. */
-Datum
-es_statement_value(uint64 row, int column, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
-}
 
 /* ---------------------------------------------------------------- arguments */
 
@@ -96,7 +50,7 @@ es_subscription_argument(FunctionCallInfo fcinfo, int n, const char *name)
 	return value;
 }
 
-/* NULL is the consumer with the empty name. */
+/* The name of a consumer. NULL stands for the consumer with the empty name. */
 text *
 es_consumer_argument(FunctionCallInfo fcinfo, int n)
 {
@@ -109,9 +63,9 @@ es_consumer_argument(FunctionCallInfo fcinfo, int n)
 	return value;
 }
 
-/* Refuses a transaction in which a subscription cannot move. */
+/* Refuses a transaction in which a subscription cannot be used. */
 void
-es_subscription_prevent(const char *function)
+es_subscription_check_transaction(const char *function)
 {
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
@@ -127,7 +81,7 @@ es_subscription_prevent(const char *function)
 /* ---------------------------------------------------------------- definitions */
 
 static void
-unknown(const text *name)
+raise_unknown(const text *name)
 {
 	ereport(ERROR,
 			(errcode(ES_UNKNOWN),
@@ -136,8 +90,8 @@ unknown(const text *name)
 }
 
 /*
- * The subscription of a name, in a memory context; locked to the end of the transaction if asked for. Raises YE008
- * when there is none. Between es_subscription_begin() and es_sql_end().
+ * Finds a subscription by its name. Its filter is copied to a memory context. With lock, it is locked to the end of the
+ * transaction. Raises YE008 when there is none. Must be called between es_subscription_begin() and es_sql_end().
  */
 void
 es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubscription *sub)
@@ -160,7 +114,7 @@ es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubsc
 	bool		isnull;
 
 	if (es_statement_run(lock ? &look_and_lock : &look, values, NULL) == 0)
-		unknown(name);
+		raise_unknown(name);
 	sub->id = DatumGetInt32(es_statement_value(0, 1, &isnull));
 	sub->position = DatumGetInt64(es_statement_value(0, 2, &isnull));
 	categories = es_statement_value(0, 3, &all_categories);
@@ -195,7 +149,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 
 	es_sql_begin(&sql, es_store()->owner);
 	if (es_sql_run_args("INSERT INTO event_store.subscriptions"
-						" (name, categories, event_types, from_position, position, created_at) VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
+						" (name, categories, event_types, from_position, position, created_at)"
+						" VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
 						4, types, values, nulls) == 0 &&
 		es_sql_run_args("SELECT FROM event_store.subscriptions b WHERE b.name = $1"
 						" AND b.categories IS NOT DISTINCT FROM $2 AND b.event_types IS NOT DISTINCT FROM $3"
@@ -229,7 +184,7 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The streams become free; how often each failed is kept until its first event is acknowledged. */
+/* The streams become free. How often each has failed stays stored until its first event is acknowledged. */
 Datum
 es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
 {
@@ -242,7 +197,7 @@ es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
 	EsSql		sql;
 	int64		count;
 
-	es_subscription_prevent("es_retry_quarantined_subscription()");
+	es_subscription_check_transaction("es_retry_quarantined_subscription()");
 	(void) es_store_now();
 	name = es_subscription_argument(fcinfo, 0, "name");
 	if (!PG_ARGISNULL(1))

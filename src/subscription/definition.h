@@ -6,8 +6,6 @@
 #define ES_SUBSCRIPTION_DEFINITION_H
 
 #include "fmgr.h"
-#include "datatype/timestamp.h"
-#include "nodes/pg_list.h"
 
 #include "base/base.h"
 #include "consumer/consumer.h"
@@ -19,22 +17,9 @@ typedef struct EsSubscription
 	EsFilter	filter;
 } EsSubscription;
 
-/* A statement whose plan the session keeps; a variable of the function that runs it. */
-typedef struct EsStatement
-{
-	const char *sql;
-	int			nargs;
-	Oid			types[6];
-	SPIPlanPtr	plan;
-} EsStatement;
-
-extern uint64 es_statement_run(EsStatement *statement, Datum *values, const char *nulls);
-extern Datum es_statement_value(uint64 row, int column, bool *isnull);
-
-extern void es_subscription_begin(EsSql *sql);
 extern text *es_subscription_argument(FunctionCallInfo fcinfo, int n, const char *name);
 extern text *es_consumer_argument(FunctionCallInfo fcinfo, int n);
-extern void es_subscription_prevent(const char *function);
+extern void es_subscription_check_transaction(const char *function);
 extern void es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubscription *sub);
 
 #endif							/* ES_SUBSCRIPTION_DEFINITION_H */

@@ -1,144 +1,65 @@
 /*
  * subscription/fetch.c
- *	  es_fetch: the next events for a consumer of a subscription. (subscription/definition.c has the vocabulary.)
+ *	  es_fetch: the next events for a consumer of a subscription. (subscription/definition.c explains the terms.)
  *
- * One call, under the subscription's lock: first the events up to the frontier of the streams that this consumer
- * holds and of free streams, sorted by position, the oldest max_count of them; then, with room left, the log from
- * the frontier on, each stream being assigned as its first event is met. Events of streams that others hold, or
- * that are quarantined, are passed over: their rows keep the place. So what the consumer got is always *all*
- * that there is of its streams up to the last position returned, which is what es_ack relies on.
+ * A fetch has two parts, both under the subscription's lock. First come events up to the frontier, of the streams that
+ * this consumer holds and of free streams: the oldest max_count of them, by position (subscription/pending.c). If there
+ * is room left, the log is read from the frontier on, and each stream is assigned to the consumer as its first event is
+ * met. Events of streams that others hold, or that are quarantined, are passed over: the rows of these streams say where
+ * to go on with them. So what the consumer got is always *all* that there is of its streams up to the last position
+ * returned. es_ack relies on that.
  *
- * The mark is found before the lock is taken, and every snapshot is taken after the lock: events up to the mark
- * are visible in it, and rows of subscriptions are as the last one who had the lock has left them.
- *
- * To wait, the same is looked at without the lock (peek()), which writes nothing; a client that waits in vain costs
- * its neighbours nothing.
+ * The mark is found before the lock is taken, and every snapshot is taken after the lock. So events up to the mark are
+ * visible in the snapshot, and rows of subscriptions are as the last session that had the lock has left them.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_operator_d.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "lib/binaryheap.h"
-#include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/tuplesort.h"
 #include "utils/tuplestore.h"
 
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
 #include "state/state.h"
-#include "subscription/definition.h"
+#include "subscription/fetch.h"
 
-/* Bounds of arguments. A waiting statement holds a snapshot, which holds vacuum back. */
+/* Bounds of arguments. A statement that waits has a snapshot, which holds VACUUM back: so no wait is long. */
 #define MAX_COUNT			100000
 #define MIN_LEASE			INT64CONST(1000)
 #define MAX_LEASE			USECS_PER_DAY
 #define MAX_WAIT			(5 * USECS_PER_MINUTE)
 
-/* After so many events of others' streams a call keeps how far it came, and ends. */
+/* After so many events of others' streams a call stores how far it came, and ends. */
 #define MAX_PASSED			10000
-/* The same for somebody who waits: these events are looked at again and again until then. */
-#define MAX_PASSED_WAITING	1000
-/* And after so long without an event. */
+/* It does the same when reading the log takes so long. */
 #define MAX_SCAN_TIME		1000	/* milliseconds */
 #define SCAN_STEP			100000	/* positions between two looks at the clock */
 
-/* Consumers that have not been heard of for so long after their lease, and hold nothing, are forgotten. */
-#define FORGET_CONSUMER		USECS_PER_DAY
-
-/* No wait for news is longer: some, such as a stream given back by es_retry..., are not announced. */
-#define LONGEST_SLEEP		1000	/* milliseconds */
-
 PG_FUNCTION_INFO_V1(es_fetch);
-
-/* A row of subscription_streams that this consumer has, or may have. */
-typedef struct Pending
-{
-	int64		stream;
-	int64		version;		/* as stored: of the first event not acknowledged */
-	int64		position;
-	bool		mine;			/* else it is free */
-	bool		cut;			/* not read to the end: there was no room */
-	int64		found_version;	/* of the first event that is wanted, when found_position is set */
-	int64		found_position;
-	bool		returned;		/* at least that event */
-} Pending;
-
-typedef enum StreamState
-{
-	NOT_IN_FLIGHT,
-	MINE,
-	OTHERS						/* held by another consumer, quarantined, or free but not taken */
-} StreamState;
 
 typedef struct StreamEntry
 {
 	int64		stream;
-	StreamState state;
+	EsStreamState state;
 } StreamEntry;
 
-/* Three columns that grow together. */
-typedef struct Streams
-{
-	Datum	   *stream;
-	Datum	   *version;
-	Datum	   *position;
-	int			count;
-	int			room;
-} Streams;
+/* ---------------------------------------------------------------- reading */
 
-typedef struct Fetch
-{
-	/* the call */
-	const text *name;
-	const text *consumer;
-	int			max_count;
-	int64		lease;			/* microseconds */
-	EsSubscription sub;
-	bool		peeking;		/* only whether there is anything */
-
-	/* what is read */
-	int64		mark;
-	Snapshot	snapshot;
-	EsFilterIds filter;
-	EsTransform *upcast;
-	HTAB	   *states;			/* of streams met */
-	EsLookup	in_flight;		/* subscription_streams, for those not met yet */
-
-	Pending    *pending;
-	int			pending_count;
-
-	/* what came of it */
-	ReturnSetInfo *rsinfo;
-	int64		count;			/* events returned, or found */
-	int64		last_position;	/* of the last one */
-	int64		frontier;
-	int64		passed;			/* events of others' streams */
-	int64		first_passed;	/* peeking: the first of them */
-	int64		covered;
-	Streams		fresh;			/* streams assigned by the log */
-} Fetch;
-
-/* ---------------------------------------------------------------- what is read */
-
-/* Prepares to read events, by a snapshot of now. */
-static void
-begin_reading(Fetch *fetch)
+/* Prepares to read events, with a snapshot taken now. */
+void
+es_fetch_begin_reading(EsFetch *fetch)
 {
 	HASHCTL		ctl;
 
-	/* Names of events up to the mark were committed before: they are found now. */
+	/* Names of events up to the mark were committed before it was found, so their ids are found now. */
 	fetch->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	fetch->upcast = es_upcast_begin(es_definitions());
 	es_filter_resolve(&fetch->sub.filter, fetch->upcast, &fetch->filter);
@@ -151,8 +72,8 @@ begin_reading(Fetch *fetch)
 	es_lookup_open(&fetch->in_flight, ES_SUBSCRIPTION_STREAMS, AccessShareLock);
 }
 
-static void
-end_reading(Fetch *fetch)
+void
+es_fetch_end_reading(EsFetch *fetch)
 {
 	es_lookup_close(&fetch->in_flight, ES_KEEP_LOCKS);
 	if (fetch->upcast != NULL)
@@ -160,8 +81,9 @@ end_reading(Fetch *fetch)
 	UnregisterSnapshot(fetch->snapshot);
 }
 
-static EsScan *
-create_scan(Fetch *fetch)
+/* A scan of what passes the subscription's filter. */
+EsScan *
+es_fetch_scan(EsFetch *fetch)
 {
 	EsScan	   *scan = es_scan_create(RegisterSnapshot(fetch->snapshot));
 
@@ -170,8 +92,8 @@ create_scan(Fetch *fetch)
 	return scan;
 }
 
-static void
-set_state(Fetch *fetch, int64 stream, StreamState state)
+void
+es_fetch_set_state(EsFetch *fetch, int64 stream, EsStreamState state)
 {
 	bool		found;
 	StreamEntry *entry = hash_search(fetch->states, &stream, HASH_ENTER, &found);
@@ -179,9 +101,9 @@ set_state(Fetch *fetch, int64 stream, StreamState state)
 	entry->state = state;
 }
 
-/* What the stream of an event after the frontier is to this consumer. */
+/* What the stream of an event after the frontier is to this consumer. Each stream is looked up once. */
 static StreamEntry *
-stream_state(Fetch *fetch, int64 stream)
+stream_state(EsFetch *fetch, int64 stream)
 {
 	bool		found;
 	StreamEntry *entry = hash_search(fetch->states, &stream, HASH_ENTER, &found);
@@ -190,318 +112,18 @@ stream_state(Fetch *fetch, int64 stream)
 	{
 		Datum		key[2] = {Int32GetDatum(fetch->sub.id), Int64GetDatum(stream)};
 
-		entry->state = NOT_IN_FLIGHT;
+		entry->state = ES_STREAM_NOT_IN_FLIGHT;
 		if (es_lookup_find(&fetch->in_flight, fetch->snapshot, key))
-			entry->state = OTHERS;
+			entry->state = ES_STREAM_OTHERS;
 	}
 	return entry;
 }
 
-static void
-add_stream(Streams *streams, int64 stream, int64 version, int64 position)
-{
-	if (streams->count == streams->room)
-	{
-		Size		size;
-
-		streams->room = Max(64, streams->room * 2);
-		size = sizeof(Datum) * streams->room;
-		streams->stream = streams->stream == NULL ? palloc(size) : repalloc(streams->stream, size);
-		streams->version = streams->version == NULL ? palloc(size) : repalloc(streams->version, size);
-		streams->position = streams->position == NULL ? palloc(size) : repalloc(streams->position, size);
-	}
-	streams->stream[streams->count] = Int64GetDatum(stream);
-	streams->version[streams->count] = Int64GetDatum(version);
-	streams->position[streams->count++] = Int64GetDatum(position);
-}
-
-static Datum
-bigint_array(Datum *values, int count)
-{
-	return PointerGetDatum(construct_array(values, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
-/* ---------------------------------------------------------------- streams in flight */
-
-/*
- * The consumer's rows, or the oldest free ones, added to fetch->pending in a memory context. Its own are all of them: an
- * acknowledgement relies on it.
- */
-static void
-look_for_pending(Fetch *fetch, bool mine, MemoryContext context)
-{
-	static EsStatement held = {
-		"SELECT s.stream, s.version, s.position FROM event_store.subscription_streams s"
-		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL",
-		2, {INT4OID, TEXTOID}
-	};
-	static EsStatement idle = {
-		"SELECT s.stream, s.version, s.position FROM event_store.subscription_streams s"
-		" WHERE s.subscription = $1 AND s.consumer IS NULL AND s.reason IS NULL ORDER BY s.position LIMIT $3",
-		3, {INT4OID, TEXTOID, INT4OID}
-	};
-	Datum		values[3];
-	uint64		count;
-	Size		size;
-	bool		isnull;
-
-	values[0] = Int32GetDatum(fetch->sub.id);
-	values[1] = PointerGetDatum(fetch->consumer);
-	values[2] = Int32GetDatum(fetch->max_count);
-	count = es_statement_run(mine ? &held : &idle, values, NULL);
-	size = sizeof(Pending) * (fetch->pending_count + count);
-	if (count == 0)
-		return;
-	fetch->pending = fetch->pending == NULL ? MemoryContextAlloc(context, size) : repalloc(fetch->pending, size);
-	for (uint64 i = 0; i < count; i++)
-	{
-		Pending    *p = &fetch->pending[fetch->pending_count++];
-
-		memset(p, 0, sizeof(Pending));
-		p->stream = DatumGetInt64(es_statement_value(i, 1, &isnull));
-		p->version = DatumGetInt64(es_statement_value(i, 2, &isnull));
-		p->position = DatumGetInt64(es_statement_value(i, 3, &isnull));
-		p->mine = mine;
-	}
-}
-
-/* Takes their streams from consumers whose lease has ended, and forgets those that are long gone. */
-static void
-end_leases(Fetch *fetch, TimestampTz now)
-{
-	static EsStatement look = {
-		"SELECT c.consumer, c.lost, c.lease_until < $4, EXISTS (SELECT FROM event_store.subscription_streams s"
-		" WHERE s.subscription = c.subscription AND s.consumer = c.consumer AND s.reason IS NULL)"
-		" FROM event_store.subscription_consumers c"
-		" WHERE c.subscription = $1 AND c.consumer <> $2 AND c.lease_until <= $3",
-		4, {INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
-	};
-	static EsStatement lose = {
-		"UPDATE event_store.subscription_consumers SET lost = true WHERE subscription = $1 AND consumer = $2",
-		2, {INT4OID, TEXTOID}
-	};
-	static EsStatement release = {
-		"UPDATE event_store.subscription_streams SET consumer = NULL"
-		" WHERE subscription = $1 AND consumer = $2 AND reason IS NULL",
-		2, {INT4OID, TEXTOID}
-	};
-	static EsStatement forget = {
-		"DELETE FROM event_store.subscription_consumers WHERE subscription = $1 AND consumer = $2",
-		2, {INT4OID, TEXTOID}
-	};
-	Datum		values[4];
-	uint64		count;
-	SPITupleTable *rows;
-	TupleDesc	desc;
-	bool		isnull;
-
-	values[0] = Int32GetDatum(fetch->sub.id);
-	values[1] = PointerGetDatum(fetch->consumer);
-	values[2] = TimestampTzGetDatum(now);
-	values[3] = TimestampTzGetDatum(now - FORGET_CONSUMER);
-	count = es_statement_run(&look, values, NULL);
-	rows = SPI_tuptable;
-	desc = rows->tupdesc;
-	for (uint64 i = 0; i < count; i++)
-	{
-		bool		is_lost = DatumGetBool(SPI_getbinval(rows->vals[i], desc, 2, &isnull));
-		bool		is_old = DatumGetBool(SPI_getbinval(rows->vals[i], desc, 3, &isnull));
-		bool		holds = DatumGetBool(SPI_getbinval(rows->vals[i], desc, 4, &isnull));
-
-		values[1] = SPI_getbinval(rows->vals[i], desc, 1, &isnull);
-		if (holds)
-		{
-			if (!is_lost)
-				es_statement_run(&lose, values, NULL);
-			es_statement_run(&release, values, NULL);
-		}
-		else if (is_old)
-			es_statement_run(&forget, values, NULL);
-	}
-}
-
-static int
-compare_pending(const void *a, const void *b)
-{
-	const Pending *left = a;
-	const Pending *right = b;
-
-	return left->position < right->position ? -1 : left->position > right->position ? 1 : 0;
-}
-
-static int
-compare_positions(Datum a, Datum b, void *arg)
-{
-	int64		left = DatumGetInt64(a);
-	int64		right = DatumGetInt64(b);
-
-	return left < right ? -1 : left > right ? 1 : 0;
-}
-
-/* Adds the events of a stream to the sort while there can be room; heap has the positions that have it. */
-static void
-read_pending(Fetch *fetch, Pending *p, binaryheap *heap, Tuplesortstate *sort, TupleTableSlot *row)
-{
-	EsHead		head;
-	text	   *name;
-	EsScan	   *scan;
-	TupleTableSlot *slot;
-
-	if (heap->bh_size == fetch->max_count && p->position > DatumGetInt64(binaryheap_first(heap)))
-	{
-		p->cut = true;
-		return;
-	}
-	name = es_stream_by_id(p->stream, fetch->snapshot, &head);
-	if (name == NULL)
-		return;
-	scan = create_scan(fetch);
-	scan->until_position = fetch->sub.position;
-	head.first_position = p->position;	/* nothing before is looked at */
-	es_scan_stream(scan, name, &head, p->version, head.version);
-	while ((slot = es_scan_next(scan)) != NULL)
-	{
-		int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
-
-		if (p->found_position == 0)
-		{
-			p->found_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
-			p->found_position = position;
-		}
-		if (heap->bh_size < fetch->max_count)
-			binaryheap_add(heap, Int64GetDatum(position));
-		else if (position < DatumGetInt64(binaryheap_first(heap)))
-			binaryheap_replace_first(heap, Int64GetDatum(position));
-		else
-		{
-			p->cut = true;
-			break;
-		}
-		ExecClearTuple(row);
-		es_scan_event(scan, slot, ES_ALL_COLUMNS, row->tts_values, row->tts_isnull);
-		ExecStoreVirtualTuple(row);
-		tuplesort_puttupleslot(sort, row);
-	}
-	es_scan_end(scan);
-}
-
-/*
- * Returns the oldest events of fetch->pending, and notes what came of each stream. Afterwards a free stream of which
- * something was returned is one to be taken.
- */
-static void
-return_pending(Fetch *fetch)
-{
-	AttrNumber	column = 1;
-	Oid			less = Int8LessOperator;
-	Oid			collation = InvalidOid;
-	bool		nulls_first = false;
-	TupleDesc	desc = fetch->rsinfo->setDesc;
-	TupleTableSlot *row;
-	TupleTableSlot *sorted;
-	Tuplesortstate *sort;
-	binaryheap *heap;
-	MemoryContext each;
-	MemoryContext old;
-	bool		isnull;
-
-	if (fetch->pending_count == 0)
-		return;
-	qsort(fetch->pending, fetch->pending_count, sizeof(Pending), compare_pending);
-	row = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
-	sorted = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	heap = binaryheap_allocate(fetch->max_count, compare_positions, NULL);
-	sort = tuplesort_begin_heap(desc, 1, &column, &less, &collation, &nulls_first, work_mem, NULL,
-								TUPLESORT_ALLOWBOUNDED);
-	tuplesort_set_bound(sort, fetch->max_count);
-
-	each = AllocSetContextCreate(CurrentMemoryContext, "event_store stream", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(each);
-	for (int i = 0; i < fetch->pending_count; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		read_pending(fetch, &fetch->pending[i], heap, sort, row);
-		ExecClearTuple(row);
-		MemoryContextReset(each);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(each);
-
-	tuplesort_performsort(sort);
-	while (fetch->count < fetch->max_count && tuplesort_gettupleslot(sort, true, false, sorted, NULL))
-	{
-		tuplestore_puttupleslot(fetch->rsinfo->setResult, sorted);
-		fetch->last_position = DatumGetInt64(slot_getattr(sorted, 1, &isnull));
-		fetch->count++;
-	}
-	ExecDropSingleTupleTableSlot(sorted);
-	tuplesort_end(sort);
-	ExecDropSingleTupleTableSlot(row);
-	binaryheap_free(heap);
-
-	for (int i = 0; i < fetch->pending_count; i++)
-	{
-		Pending    *p = &fetch->pending[i];
-
-		if (p->found_position > fetch->last_position)
-			p->cut = true;		/* crowded out by older ones */
-		else
-			p->returned = p->found_position != 0;
-		if (p->found_position == 0 && !p->cut)
-			set_state(fetch, p->stream, NOT_IN_FLIGHT);
-		else
-			set_state(fetch, p->stream, p->mine || p->returned ? MINE : OTHERS);
-	}
-}
-
-/* Stores what came of them. */
-static void
-store_pending(Fetch *fetch)
-{
-	static EsStatement take = {
-		"UPDATE event_store.subscription_streams s SET consumer = $2, version = u.version, position = u.position"
-		" FROM unnest($3, $4, $5) u (stream, version, position) WHERE s.subscription = $1 AND s.stream = u.stream",
-		5, {INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
-	};
-	static EsStatement forget = {
-		"DELETE FROM event_store.subscription_streams s WHERE s.subscription = $1 AND s.stream = ANY ($2)",
-		2, {INT4OID, INT8ARRAYOID}
-	};
-	Streams		taken = {0};
-	Streams		done = {0};
-	Datum		values[5];
-
-	for (int i = 0; i < fetch->pending_count; i++)
-	{
-		Pending    *p = &fetch->pending[i];
-
-		if (p->found_position == 0 && !p->cut)
-			add_stream(&done, p->stream, 0, 0);
-		/* Its own also when they were crowded out: es_nack() tells by the position what it had in hand. */
-		else if (p->mine ? p->found_position != 0 && p->found_position != p->position : p->returned)
-			add_stream(&taken, p->stream, p->found_version, p->found_position);
-	}
-	values[0] = Int32GetDatum(fetch->sub.id);
-	if (taken.count > 0)
-	{
-		values[1] = PointerGetDatum(fetch->consumer);
-		values[2] = bigint_array(taken.stream, taken.count);
-		values[3] = bigint_array(taken.version, taken.count);
-		values[4] = bigint_array(taken.position, taken.count);
-		es_statement_run(&take, values, NULL);
-	}
-	if (done.count > 0)
-	{
-		values[1] = bigint_array(done.stream, done.count);
-		es_statement_run(&forget, values, NULL);
-	}
-}
-
 /* ---------------------------------------------------------------- the log */
 
-/* An event after the frontier; false: no more of them. */
+/* Returns an event after the frontier, or passes it over. False: the fetch must not read more of them. */
 static bool
-meet(Fetch *fetch, EsScan *scan, TupleTableSlot *slot)
+return_event(EsFetch *fetch, EsScan *scan, TupleTableSlot *slot)
 {
 	int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
 	int64		stream = DatumGetInt64(es_row_column(slot, Anum_log_stream));
@@ -509,29 +131,29 @@ meet(Fetch *fetch, EsScan *scan, TupleTableSlot *slot)
 	Datum		values[ES_EVENT_COLUMNS];
 	bool		nulls[ES_EVENT_COLUMNS];
 
-	if (entry->state == OTHERS)
+	if (entry->state == ES_STREAM_OTHERS)
 	{
 		if (fetch->passed++ == 0)
 			fetch->first_passed = position;
-		return fetch->passed < (fetch->peeking ? MAX_PASSED_WAITING : MAX_PASSED);
+		return fetch->passed < (fetch->peeking ? ES_MAX_PASSED_WAITING : MAX_PASSED);
 	}
 	fetch->count++;
 	fetch->last_position = position;
 	if (fetch->peeking)
 		return false;
-	if (entry->state == NOT_IN_FLIGHT)
+	if (entry->state == ES_STREAM_NOT_IN_FLIGHT)
 	{
-		entry->state = MINE;
-		add_stream(&fetch->fresh, stream, DatumGetInt64(es_row_column(slot, Anum_log_version)), position);
+		entry->state = ES_STREAM_MINE;
+		es_stream_rows_add(&fetch->fresh, stream, DatumGetInt64(es_row_column(slot, Anum_log_version)), position);
 	}
 	es_scan_event(scan, slot, ES_ALL_COLUMNS, values, nulls);
 	tuplestore_putvalues(fetch->rsinfo->setResult, fetch->rsinfo->setDesc, values, nulls);
 	return fetch->count < fetch->max_count;
 }
 
-/* Moves the frontier over the log up to the mark, as far as there is room. */
-static void
-return_from_log(Fetch *fetch)
+/* Returns events after the frontier, up to the mark or as far as there is room, and moves the frontier. */
+void
+es_fetch_from_log(EsFetch *fetch)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	MemoryContext step = AllocSetContextCreate(CurrentMemoryContext, "event_store fetch", ALLOCSET_DEFAULT_SIZES);
@@ -549,7 +171,7 @@ return_from_log(Fetch *fetch)
 		TupleTableSlot *slot;
 
 		MemoryContextSwitchTo(step);
-		scan = create_scan(fetch);
+		scan = es_fetch_scan(fetch);
 		upto = es_scan_step(scan->snapshot, from, SCAN_STEP, fetch->mark);
 		es_scan_positions(scan, fetch->frontier, upto);
 		for (;;)
@@ -560,7 +182,7 @@ return_from_log(Fetch *fetch)
 				break;
 			fetch->frontier = DatumGetInt64(es_row_column(slot, Anum_log_position));
 			MemoryContextSwitchTo(call);
-			more = meet(fetch, scan, slot);
+			more = return_event(fetch, scan, slot);
 			MemoryContextReset(row);
 			if (!more)
 				break;
@@ -581,7 +203,7 @@ return_from_log(Fetch *fetch)
 /* ---------------------------------------------------------------- the call */
 
 static void
-store_fetch(Fetch *fetch)
+store_fetch(EsFetch *fetch)
 {
 	static EsStatement assign = {
 		"INSERT INTO event_store.subscription_streams (subscription, stream, version, position, attempts, consumer)"
@@ -608,14 +230,12 @@ store_fetch(Fetch *fetch)
 	TimestampTz now = GetCurrentTimestamp();
 	Datum		values[6];
 
-	store_pending(fetch);
+	es_pending_store(fetch);
 	values[0] = Int32GetDatum(fetch->sub.id);
 	values[1] = PointerGetDatum(fetch->consumer);
 	if (fetch->fresh.count > 0)
 	{
-		values[2] = bigint_array(fetch->fresh.stream, fetch->fresh.count);
-		values[3] = bigint_array(fetch->fresh.version, fetch->fresh.count);
-		values[4] = bigint_array(fetch->fresh.position, fetch->fresh.count);
+		es_stream_rows_arrays(&fetch->fresh, &values[2]);
 		es_statement_run(&assign, values, NULL);
 	}
 	if (fetch->count > 0)
@@ -635,19 +255,9 @@ store_fetch(Fetch *fetch)
 	}
 }
 
-/* What peeks have found out. */
-typedef struct Peek
-{
-	int32		subscription;
-	int64		frontier;		/* the subscription's, at the last look */
-	int64		clear_until;	/* nothing that matches is in the log after the frontier and up to here */
-	bool		behind;			/* there is more of the log to look at, now */
-	TimestampTz lease_end;		/* the next end of a lease of another consumer that has streams */
-} Peek;
-
-/* The fetch itself. */
+/* The fetch itself, after peeks have found out something if the call waited. */
 static void
-do_fetch(Fetch *fetch, const Peek *seen)
+do_fetch(EsFetch *fetch, const EsPeek *seen)
 {
 	MemoryContext context = CurrentMemoryContext;
 	EsSql		sql;
@@ -657,127 +267,35 @@ do_fetch(Fetch *fetch, const Peek *seen)
 
 	es_subscription_begin(&sql);
 	es_subscription_find(fetch->name, true, context, &fetch->sub);
-	look_for_pending(fetch, true, context);
-	if (fetch->pending_count < fetch->max_count)
-	{
-		end_leases(fetch, GetCurrentTimestamp());
-		look_for_pending(fetch, false, context);
-	}
+	es_pending_find(fetch, context);
 	es_sql_end(&sql);
 
-	begin_reading(fetch);
+	es_fetch_begin_reading(fetch);
 	if (fetch->upcast != NULL)
 		settings = es_settings_open(NULL);	/* once, not for each event */
-	return_pending(fetch);
+	es_pending_return(fetch);
 	fetch->frontier = fetch->sub.position;
 	if (seen->subscription == fetch->sub.id)
 		fetch->frontier = Max(fetch->frontier, seen->clear_until);
 	if (fetch->count < fetch->max_count)
 	{
-		return_from_log(fetch);
+		es_fetch_from_log(fetch);
 		fetch->covered = fetch->frontier;
 	}
 	else
 		fetch->covered = fetch->last_position;
 	es_settings_close(settings);
-	end_reading(fetch);
+	es_fetch_end_reading(fetch);
 
 	es_subscription_begin(&sql);
 	store_fetch(fetch);
 	es_sql_end(&sql);
 }
 
-/* Whether a fetch would do anything, as far as can be seen without the lock. */
-static bool
-peek(const Fetch *call, Peek *seen)
-{
-	static EsStatement look = {
-		"SELECT EXISTS (SELECT FROM event_store.subscription_streams s"
-		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL)"
-		" OR EXISTS (SELECT FROM event_store.subscription_streams s"
-		" WHERE s.subscription = $1 AND s.consumer IS NULL AND s.reason IS NULL)"
-		" OR EXISTS (SELECT FROM event_store.subscription_consumers c"
-		" WHERE c.subscription = $1 AND c.consumer = $2 AND c.lost),"
-		" (SELECT min(c.lease_until) FROM event_store.subscription_consumers c"
-		" WHERE c.subscription = $1 AND c.consumer <> $2 AND EXISTS (SELECT FROM event_store.subscription_streams s"
-		" WHERE s.subscription = c.subscription AND s.consumer = c.consumer AND s.reason IS NULL))",
-		2, {INT4OID, TEXTOID}
-	};
-	Fetch		fetch = *call;
-	MemoryContext context = CurrentMemoryContext;
-	Datum		values[2];
-	EsSql		sql;
-	bool		found;
-	bool		isnull;
-	int			settings = 0;
-
-	fetch.peeking = true;
-	UnregisterSnapshot(es_mark_snapshot(&fetch.mark));
-	es_subscription_begin(&sql);
-	es_subscription_find(fetch.name, false, context, &fetch.sub);
-	values[0] = Int32GetDatum(fetch.sub.id);
-	values[1] = PointerGetDatum(fetch.consumer);
-	es_statement_run(&look, values, NULL);
-	found = DatumGetBool(es_statement_value(0, 1, &isnull));
-	seen->lease_end = DatumGetTimestampTz(es_statement_value(0, 2, &isnull));
-	if (isnull)
-		seen->lease_end = DT_NOEND;
-	es_sql_end(&sql);
-	seen->frontier = fetch.sub.position;
-	if (seen->subscription != fetch.sub.id)
-	{
-		seen->subscription = fetch.sub.id;
-		seen->clear_until = 0;
-	}
-	if (found || seen->lease_end <= GetCurrentTimestamp())
-		return true;
-
-	fetch.frontier = Max(fetch.sub.position, seen->clear_until);
-	begin_reading(&fetch);
-	if (fetch.upcast != NULL)
-		settings = es_settings_open(NULL);
-	return_from_log(&fetch);
-	es_settings_close(settings);
-	end_reading(&fetch);
-	seen->clear_until = fetch.passed > 0 ? fetch.first_passed - 1 :
-		fetch.count > 0 ? fetch.last_position - 1 : fetch.frontier;
-	seen->behind = fetch.passed == 0 && fetch.frontier < fetch.mark;
-	return fetch.count > 0 || fetch.passed >= MAX_PASSED_WAITING;
-}
-
-/* Waits until there is something to fetch; false when the time was up before. */
-static bool
-await_events(const Fetch *call, int64 wait, Peek *seen)
-{
-	TimestampTz end = GetCurrentTimestamp() + wait;
-	MemoryContext round = AllocSetContextCreate(CurrentMemoryContext, "event_store wait", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(round);
-	bool		found;
-
-	es_shared_wait_begin(ES_NEWS_APPENDED);
-	for (;;)
-	{
-		TimestampTz now;
-		long		sleep;
-
-		found = peek(call, seen);
-		MemoryContextReset(round);
-		now = GetCurrentTimestamp();
-		if (found || now >= end)
-			break;
-		CHECK_FOR_INTERRUPTS();
-		if (seen->behind)
-			continue;
-		sleep = Min(TimestampDifferenceMilliseconds(now, Min(end, seen->lease_end)), LONGEST_SLEEP);
-		(void) es_shared_wait(ES_NEWS_APPENDED, Max(sleep, 1), "EventStoreFetch");
-	}
-	es_shared_wait_end(ES_NEWS_APPENDED);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(round);
-	return found;
-}
-
-/* An interval argument in microseconds, within bounds; a month has 30 days, as core compares intervals. */
+/*
+ * An interval argument in microseconds, within bounds. A month has 30 days, as it has where PostgreSQL compares
+ * intervals.
+ */
 static int64
 duration_argument(FunctionCallInfo fcinfo, int n, const char *name, int64 min, int64 max, const char *bounds)
 {
@@ -801,12 +319,12 @@ duration_argument(FunctionCallInfo fcinfo, int n, const char *name, int64 min, i
 Datum
 es_fetch(PG_FUNCTION_ARGS)
 {
-	Fetch		fetch = {0};
-	Peek		seen = {0};
+	EsFetch		fetch = {0};
+	EsPeek		seen = {0};
 	int64		lease;
 	int64		wait;
 
-	es_subscription_prevent("es_fetch()");
+	es_subscription_check_transaction("es_fetch()");
 	(void) es_store_now();
 	fetch.name = es_subscription_argument(fcinfo, 0, "subscription");
 	fetch.consumer = es_consumer_argument(fcinfo, 1);
@@ -824,8 +342,8 @@ es_fetch(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	fetch.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	fetch.lease = lease;
-	/* When nobody has anything for us, at least keep how much of the log need not be looked at again. */
-	if (wait == 0 || await_events(&fetch, wait, &seen) || seen.clear_until > seen.frontier)
+	/* Where the wait was in vain, a fetch can still store how much of the log need not be read again. */
+	if (wait == 0 || es_fetch_wait(&fetch, wait, &seen) || seen.clear_until > seen.frontier)
 		do_fetch(&fetch, &seen);
 	return (Datum) 0;
 }

@@ -83,8 +83,8 @@ compare_texts(const void *a, const void *b)
 }
 
 /*
- * Checks one of these arguments, and returns it with its names sorted and each name once: so equal filters are stored as
- * equal arrays. *null is 'n' where it is NULL, else ' '.
+ * Checks one of these arguments, and returns it with its names sorted and each name once: so equal filters are stored
+ * as equal arrays. *null is 'n' where it is NULL, else ' '.
  */
 Datum
 es_filter_sorted_argument(FunctionCallInfo fcinfo, int n, const char *argument, const char *element, bool is_category,
@@ -137,8 +137,8 @@ es_filter_read(EsFilter *filter, Datum categories, bool categories_null, Datum t
 }
 
 /*
- * Looks up the ids of a filter's names. A transform can turn a stored type into one that the filter asks for, so with one
- * only the categories can tell that nothing passes.
+ * Looks up the ids of a filter's names. A transform can turn a stored type into one that the filter asks for, so with
+ * one only the categories can tell that nothing passes.
  */
 void
 es_filter_resolve(const EsFilter *filter, EsTransform *transform, EsFilterIds *ids)
@@ -151,7 +151,10 @@ es_filter_resolve(const EsFilter *filter, EsTransform *transform, EsFilterIds *i
 		(!filter->all_types && ids->types == NULL && transform == NULL);
 }
 
-/* Has a scan return only what passes the filter. The scan ends the transform, unless the caller sets transform_shared. */
+/*
+ * Has a scan return only what passes the filter. The scan ends the transform, unless the caller sets
+ * transform_shared.
+ */
 void
 es_filter_scan(const EsFilterIds *ids, EsScan *scan)
 {

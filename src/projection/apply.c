@@ -2,14 +2,16 @@
  * projection/apply.c
  *	  Applying a batch to a projection's tables, exactly once.
  *
- * The handler, the checkpoint and the quarantine are changed in one subtransaction of the caller's transaction. First
- * all of the batch at once. When that fails, and the error is not of a kind that passes or that concerns every event, the
- * subtransaction is rolled back and the batch done again with care: calls in halves, each in a subtransaction of its
- * own, until the call that fails is alone; it is parked (projection/quarantine.c), and the rest goes on. A handler that works on
- * single calls but not on several is found out in the same way, and still works.
+ * The handler, the checkpoint and the quarantine make their changes in one subtransaction of the caller's
+ * transaction. At first the handler gets all of the batch at once. When that fails, the kind of the error decides
+ * (kind_of()). An error that may pass, or that would come with every event, ends the attempt. After any other error
+ * the subtransaction is rolled back and the batch is done again with care: the handler gets all calls, then halves,
+ * halves of these and so on, each in a subtransaction of its own, until the call that fails is alone. That call is
+ * quarantined (projection/quarantine.c), and the others are applied. A handler that works on single calls but not on
+ * several at once is found out in the same way, and still works.
  *
- * A handler for which one call after the other fails, with none in between that does not, is taken to be broken: its
- * events are not parked, the checkpoint stays, and the projection stops.
+ * A handler for which one call after the other fails, with none in between that does not, is taken to be broken: then
+ * nothing is quarantined, the checkpoint stays, and the projection stops.
  */
 #include "postgres.h"
 
@@ -26,11 +28,12 @@
 #include "projection/apply.h"
 #include "projection/quarantine.h"
 
-/* Calls parked in a row after which a handler is taken to be broken. */
+/* After so many failed calls in a row a handler is taken to be broken. */
 #define MAX_FAILURES		10
 
-/* How often a worker tries again before it gives up, or takes the error for the event's own. */
+/* After so many attempts at a batch a worker gives up, unless the error may pass. */
 #define BROKEN_ATTEMPTS		4
+/* After so many attempts an error that may pass is taken to be caused by the event. */
 #define PASSING_ATTEMPTS	8
 
 /* Pauses between attempts, in milliseconds: doubled each time. */
@@ -39,9 +42,9 @@
 
 typedef enum ErrorKind
 {
-	OF_THE_EVENT,
-	MAY_PASS,					/* would perhaps not come again */
-	OF_THE_HANDLER				/* would come with every event */
+	OF_THE_EVENT,				/* caused by the event: other events can be applied */
+	MAY_PASS,					/* caused by something else: the next attempt may succeed */
+	OF_THE_HANDLER				/* every event would cause it */
 } ErrorKind;
 
 /* One attempt at a batch, in a subtransaction. */
@@ -51,14 +54,14 @@ typedef struct Attempt
 	Snapshot	snapshot;
 	int64		upto;
 	bool		careful;
-	int64		group;		/* not 0: the parked streams of this number, instead of a batch */
-	int			attempts;		/* made so far for those */
+	int64		group;			/* not 0: applies this group of quarantined streams instead of a batch */
+	int			attempts;		/* at this group, so far */
 	EsBatch    *batch;
-	EsQuarantine   *quarantine;
+	EsQuarantine *quarantine;
 	int			failures;
-	List	   *quarantined_calls;	/* ParkedCall *, to be reported when they are */
+	List	   *quarantined_calls;	/* QuarantinedCall *, reported when the attempt has succeeded */
 	int64		events;
-	bool		broken;			/* given up, although the error looked like an event's own */
+	bool		broken;			/* the handler was taken to be broken, although the error looked like an event's */
 	bool		nothing;
 } Attempt;
 
@@ -76,7 +79,7 @@ kind_of(const ErrorData *error)
 		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
 		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
-		case ERRCODE_TO_CATEGORY(ERRCODE_CONNECTION_EXCEPTION):		/* these two: another server's */
+		case ERRCODE_TO_CATEGORY(ERRCODE_CONNECTION_EXCEPTION):		/* these two come from another server */
 		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
 			return MAY_PASS;
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR):
@@ -86,7 +89,7 @@ kind_of(const ErrorData *error)
 		default:
 			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_OBJECT_IN_USE)
 				return MAY_PASS;
-			/* A range of the log that is not attached, a store that was changed. */
+			/* A range of the log is not attached, or the store was changed. */
 			if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
 				return OF_THE_HANDLER;
 			return OF_THE_EVENT;
@@ -94,24 +97,27 @@ kind_of(const ErrorData *error)
 }
 
 /*
- * Whether to try the batch again as it is. After some attempts an error that may pass is taken for the event's own; but not
- * that somebody has locked a table, for however long: no event is to blame for that.
+ * Whether to leave the batch as it is, and try it again later. After some attempts an error that may pass is taken to
+ * be caused by the event. An exception is that somebody has locked a table, for however long: no event causes that.
  */
 static bool
-try_again(const ErrorData *error, const EsCheckpoint *checkpoint)
+try_again_later(const ErrorData *error, const EsCheckpoint *checkpoint)
 {
 	return kind_of(error) == MAY_PASS &&
 		(checkpoint->attempts < PASSING_ATTEMPTS || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE);
 }
 
-/* Whether an error is none of the events' or the handler's, and to try again is all that it needs. */
+/* Whether neither the events nor the handler caused an error, so that the same may succeed later. */
 bool
 es_apply_may_pass(const ErrorData *error)
 {
 	return kind_of(error) == MAY_PASS;
 }
 
-/* The events of the calls from..to-1 that are not left out; all of the batch is as it is. */
+/*
+ * The events of the calls from .. to - 1 that are not left out. Where these are all events of the batch, its own
+ * tuplestore is returned.
+ */
 static Tuplestorestate *
 rows_of(EsBatch *batch, int64 from, int64 to, int64 *count)
 {
@@ -143,13 +149,13 @@ rows_of(EsBatch *batch, int64 from, int64 to, int64 *count)
 typedef struct Piece
 {
 	Attempt    *attempt;
-	int64		from;			/* calls */
+	int64		from;			/* calls from .. to - 1 */
 	int64		to;
 	int64		events;
 	MemoryContext context;
 } Piece;
 
-/* Runs the handler on some calls. */
+/* Runs the handler on some calls of a batch. */
 static void
 run_piece(void *arg)
 {
@@ -169,15 +175,15 @@ static void
 note_quarantined(Attempt *attempt, int64 call, const ErrorData *error)
 {
 	EsBatch    *batch = attempt->batch;
-	QuarantinedCall *quarantine = palloc(sizeof(QuarantinedCall));
+	QuarantinedCall *quarantined = palloc(sizeof(QuarantinedCall));
 
 	es_batch_members(batch);
-	quarantine->position = batch->events[batch->members[batch->starts[call]]].position;
-	quarantine->message = pstrdup(error->message);
-	attempt->quarantined_calls = lappend(attempt->quarantined_calls, quarantine);
+	quarantined->position = batch->events[batch->members[batch->starts[call]]].position;
+	quarantined->message = pstrdup(error->message);
+	attempt->quarantined_calls = lappend(attempt->quarantined_calls, quarantined);
 }
 
-/* Says what was parked, when no later failure can take it back. */
+/* Reports what was quarantined. Called when no later failure can roll that back. */
 static void
 report_quarantined(const Attempt *attempt)
 {
@@ -185,19 +191,19 @@ report_quarantined(const Attempt *attempt)
 
 	foreach(lc, attempt->quarantined_calls)
 	{
-		QuarantinedCall *quarantine = lfirst(lc);
+		QuarantinedCall *quarantined = lfirst(lc);
 
 		ereport(attempt->task->patient ? LOG : WARNING,
 				(errmsg("projection \"%s\"%s cannot apply the event at position %lld: %s",
 						attempt->task->checkpoint->projection,
 						attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
-						(long long) quarantine->position, quarantine->message),
-				 errdetail("The streams of its call are parked; everything else goes on."),
+						(long long) quarantined->position, quarantined->message),
+				 errdetail("The streams of its call are quarantined; everything else goes on."),
 				 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
 	}
 }
 
-/* Parks a call that failed; gives up when nothing else happens. */
+/* Quarantines a call that failed. After too many in a row, the handler is broken and the attempt ends. */
 static void
 quarantine_call(Attempt *attempt, int64 call, ErrorData *error)
 {
@@ -210,16 +216,19 @@ quarantine_call(Attempt *attempt, int64 call, ErrorData *error)
 	(void) es_quarantine_add(attempt->quarantine, attempt->batch, call, error);
 }
 
-/* Whether an error that was caught must end the attempt: to park what it struck would be wrong. */
+/* Throws a caught error again where the event did not cause it: to quarantine the call would be wrong. */
 static void
 check_kind(const Attempt *attempt, ErrorData *error)
 {
 	if (kind_of(error) == OF_THE_HANDLER ||
-		try_again(error, attempt->task->checkpoint))
+		try_again_later(error, attempt->task->checkpoint))
 		ReThrowError(error);
 }
 
-/* Runs a piece in a subtransaction. What it allocates is given back, also after an error: there may be thousands. */
+/*
+ * Runs a piece in a subtransaction; returns its error. What it allocates is freed, also after an error: a batch can
+ * have thousands of pieces.
+ */
 static ErrorData *
 try_piece(Piece *piece)
 {
@@ -231,7 +240,7 @@ try_piece(Piece *piece)
 	return error;
 }
 
-/* Applies calls from..to-1 with care: what fails alone is parked. */
+/* Applies the calls from .. to - 1 with care: a call that fails alone is quarantined. */
 static void
 apply_calls(Attempt *attempt, int64 from, int64 to)
 {
@@ -262,8 +271,9 @@ apply_calls(Attempt *attempt, int64 from, int64 to)
 }
 
 /*
- * Applies all calls of the batch with care, in order; those that have an event which cannot be upcast are parked when
- * it is their turn, so that calls that do not fail are seen in between.
+ * Applies all calls of the batch with care, in order. A call with an event that cannot be upcast is quarantined when
+ * all calls before it have been applied: so that calls in between that do not fail are noticed, and the handler is
+ * not taken to be broken.
  */
 static void
 apply_with_care(Attempt *attempt)
@@ -289,14 +299,14 @@ apply_with_care(Attempt *attempt)
 		{
 			apply_calls(attempt, from, call);
 			from = call + 1;
-			/* Unless it was parked behind another one meanwhile. */
+			/* It may have been quarantined meanwhile, behind another call that failed. */
 			if (!batch->events[batch->members[batch->starts[call]]].left_out)
 				quarantine_call(attempt, call, failures[call]);
 		}
 	apply_calls(attempt, from, batch->call_count);
 }
 
-/* Reads what is parked under one number, and takes it out of the quarantine. */
+/* Takes a group of streams out of the quarantine, and reads their events up to the checkpoint. */
 static void
 take_quarantined(Attempt *attempt)
 {
@@ -327,11 +337,11 @@ take_quarantined(Attempt *attempt)
 	}
 	es_sql_end(&sql);
 	CommandCounterIncrement();
-	attempt->batch = es_batch_of_streams(attempt->task->filter, es_handler_columns(attempt->task->handler), attempt->snapshot,
-										 streams, positions, count, checkpoint->cursor.position, true);
+	attempt->batch = es_batch_of_streams(attempt->task->filter, es_handler_columns(attempt->task->handler),
+										 attempt->snapshot, streams, positions, count, checkpoint->cursor.position, true);
 }
 
-/* One attempt: reads the batch, runs the handler, saves what has come of it. */
+/* One attempt: reads the batch, runs the handler, stores what came of it. */
 static void
 attempt_batch(void *arg)
 {
@@ -348,8 +358,8 @@ attempt_batch(void *arg)
 		take_quarantined(attempt);
 	}
 	else
-		attempt->batch = es_batch_read(task->filter, es_handler_columns(task->handler), attempt->snapshot, &checkpoint->cursor,
-									   attempt->upto, task->limit, task->max, attempt->careful);
+		attempt->batch = es_batch_read(task->filter, es_handler_columns(task->handler), attempt->snapshot,
+									   &checkpoint->cursor, attempt->upto, task->limit, task->max, attempt->careful);
 	batch = attempt->batch;
 	if (batch->call_count == 0 && attempt->group == 0 && !task->write_idle && !batch->more)
 	{
@@ -359,7 +369,7 @@ attempt_batch(void *arg)
 	}
 
 	attempt->quarantine = es_quarantine_load(checkpoint->projection, checkpoint->rebuild, checkpoint->quarantined > 0,
-									 attempt->attempts);
+											 attempt->attempts);
 	(void) es_quarantine_apply(attempt->quarantine, batch, 0);
 	if (batch->call_count > 0)
 	{
@@ -389,7 +399,7 @@ attempt_batch(void *arg)
 	task->more = batch->more;
 	task->split = attempt->careful && attempt->group == 0 && attempt->quarantined_calls == NIL && batch->call_count > 1;
 	*checkpoint = after;
-	es_batch_free(batch);		/* its files belong to this subtransaction */
+	es_batch_free(batch);		/* now, because its temporary files belong to this subtransaction */
 }
 
 static long
@@ -398,7 +408,7 @@ pause_after(int attempts)
 	return attempts > 6 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
 }
 
-/* Notes one failed attempt more, why, and when to make the next. */
+/* Stores that an attempt has failed, why, and when to make the next one. */
 void
 es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error)
 {
@@ -407,7 +417,10 @@ es_apply_failed(EsCheckpoint *checkpoint, const ErrorData *error)
 	es_checkpoint_fail(checkpoint, error, checkpoint->cursor.scan_from);
 }
 
-/* Tries, with care the second time. NULL, or the error for which nothing has changed. */
+/*
+ * Makes one attempt, and a second one with care where that may help. Returns NULL, or the error: then nothing is
+ * changed.
+ */
 static ErrorData *
 run_attempts(Attempt *attempt)
 {
@@ -426,15 +439,15 @@ run_attempts(Attempt *attempt)
 			return NULL;
 		*task->checkpoint = before;
 		if (attempt->careful || kind_of(error) == OF_THE_HANDLER ||
-			try_again(error, task->checkpoint))
+			try_again_later(error, task->checkpoint))
 			return error;
 		attempt->careful = true;
 	}
 }
 
 /*
- * Applies the next batch of events up to a position, of which the snapshot shows all. Whatever is returned, the
- * transaction can go on; with ES_LATER and ES_FAILED nothing was applied, and the checkpoint's row says why.
+ * Applies the next batch of events, up to a position. The snapshot must show all events up to it. Whatever is returned,
+ * the transaction can go on. With ES_LATER and ES_FAILED nothing was applied, and the checkpoint's row says why.
  */
 EsResult
 es_apply(EsTask *task, Snapshot snapshot, int64 upto)
@@ -453,7 +466,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 	attempt.task = task;
 	attempt.snapshot = snapshot;
 	attempt.upto = upto;
-	/* An older mark than the one that the checkpoint was moved by. */
+	/* The mark may be older than the one that the checkpoint was moved to. */
 	if (upto <= checkpoint->cursor.position)
 		result = ES_NOTHING;
 	else if ((error = run_attempts(&attempt)) == NULL)
@@ -478,8 +491,8 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 }
 
 /*
- * Applies, in order, what is parked under a number; what fails again stays parked, with one attempt more. Returns the
- * number of events applied.
+ * Applies the quarantined events of a group of streams, in order. What fails again is quarantined again, with one
+ * attempt more. Returns the number of events applied.
  */
 int64
 es_apply_quarantined(EsTask *task, int64 group)

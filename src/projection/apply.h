@@ -13,7 +13,7 @@ typedef enum EsResult
 {
 	ES_NOTHING,					/* there was nothing to do */
 	ES_APPLIED,
-	ES_LATER,					/* failed; to be tried again at the checkpoint's retry_at */
+	ES_LATER,					/* failed; to be tried again at retry_at of the checkpoint */
 	ES_FAILED					/* failed for good: the caller has to stop the projection */
 } EsResult;
 
@@ -22,15 +22,15 @@ typedef struct EsTask
 	EsCheckpoint *checkpoint;	/* locked */
 	const EsFilter *filter;
 	EsHandler  *handler;
-	int64		limit;			/* events */
-	int64		max;
-	bool		patient;		/* a worker, which can try again later */
-	bool		write_idle;		/* moves the checkpoint also when there was no event */
+	int64		limit;			/* events of a batch */
+	int64		max;			/* the same, where more are needed to keep calls whole */
+	bool		patient;		/* run by a worker, which can try again later */
+	bool		write_idle;		/* stores the checkpoint also where no event passed the filter */
 
 	/* results */
 	int64		events;			/* applied */
 	bool		more;
-	bool		split;			/* it failed as a whole, and succeeded piece by piece */
+	bool		split;			/* the handler failed on the batch as a whole, and succeeded piece by piece */
 	char	   *error;			/* message, of ES_LATER and ES_FAILED */
 } EsTask;
 

@@ -1,16 +1,18 @@
 /*
  * projection/batch.c
- *	  A batch of events for a projection: calls that are whole.
+ *	  Batches of events for a projection. A batch never splits a call of an append.
  *
- * What one call appended is delivered together. An event's *delivery key* is the last position of its call (position +
- * rest), so a call has one key and no two calls the same. A cursor is a pair: everything with a key up to
- * `position` (C) has been delivered, and the lowest position that has not is `scan_from` (D). The batch (C, E] has the
- * events with a key in it, in position order. Calls that ran at the same time have positions in between each other's;
- * one that reaches beyond E stays for a later batch, which then begins to scan at D, before C. E is moved up so
- * that no call reaches beyond it, as long as the batch does not grow past `max`; but it always has at least one call.
+ * What one call appended is delivered in one batch. An event's *delivery key* is the last position of its call
+ * (position + rest): all events of a call have the same key, and no two calls have the same one. A cursor is a pair:
+ * everything with a key up to `position` (C) was delivered, and `scan_from` (D) is the lowest position that was not.
+ * The batch (C, E] has the events whose key is in this range, in order of position.
  *
- * A stream's order holds: a later writer of a stream draws its positions after the earlier call has ended, so its
- * positions and its key are all greater.
+ * Calls that run at the same time have positions in between each other's. One that reaches beyond E waits for a later
+ * batch, which therefore begins to scan at D, before C. E is moved up so that no call reaches beyond it, as long as the
+ * batch does not grow past `max`. But a batch always has at least one call.
+ *
+ * The order of a stream is kept: a later writer of a stream allocates its positions after the earlier call has ended,
+ * so its positions and its key are all greater.
  */
 #include "postgres.h"
 
@@ -27,8 +29,8 @@
 #include "projection/definition.h"
 
 /*
- * Positions that one batch looks at: where hardly an event passes the filter, a batch must end all the same, so that what
- * was done is not done again after an interruption.
+ * So many positions does one batch scan at most. Where hardly any event passes the filter, a batch must end all the
+ * same, and move the cursor: so that this part of the log is not scanned again after an interruption.
  */
 #define SCAN_AT_MOST	INT64CONST(1000000)
 
@@ -42,7 +44,7 @@ static const struct
 	{"metadata", JSONBOID}, {"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID},
 };
 
-/* The bit of the column with this name, 0 for none. */
+/* The bit of the column of new_events that has this name; 0 where there is none. */
 uint32
 es_event_column(const char *name)
 {
@@ -87,7 +89,7 @@ es_batch_free(EsBatch *batch)
 	MemoryContextDelete(batch->context);
 }
 
-/* A batch without events, for what only needs its columns. */
+/* A batch without events, for a handler that is only tried. */
 EsBatch *
 es_batch_empty(void)
 {
@@ -139,7 +141,7 @@ compare_keys(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-/* Leaves out what reaches beyond `upto`, notes where the next batch begins, and lists the calls. */
+/* Leaves out calls that reach beyond `upto`, notes where the next batch begins, and lists the calls. */
 static void
 finish_batch(EsBatch *batch, int64 upto)
 {
@@ -168,7 +170,7 @@ finish_batch(EsBatch *batch, int64 upto)
 	MemoryContextSwitchTo(old);
 }
 
-/* The number of a call in the batch. */
+/* The number, in the batch, of the call with a key. */
 int64
 es_batch_call(const EsBatch *batch, int64 key)
 {
@@ -187,7 +189,7 @@ es_batch_call(const EsBatch *batch, int64 key)
 	return low;
 }
 
-/* Lists the events of each call, for whoever has to look at calls one by one. */
+/* Lists the events of each call. Only needed where calls are handled one by one. */
 void
 es_batch_members(EsBatch *batch)
 {
@@ -212,9 +214,10 @@ es_batch_members(EsBatch *batch)
 }
 
 /*
- * The next batch after a cursor, of events up to a position (a mark whose snapshot this is): about `limit` events that
- * pass the filter, up to `max` to keep calls whole; of the columns only those are filled in. Without any, it only moves the cursor. catch_failures: events that
- * cannot be upcast are in it, with their errors; else they raise them.
+ * Reads the next batch after a cursor: events up to `upto`, which is a mark, and this is its snapshot. The batch has
+ * about `limit` events that pass the filter, and up to `max` where that is needed to keep calls whole. Only the given
+ * columns are filled in. A batch without events only moves the cursor. With catch_failures, events that cannot be
+ * upcast are in the batch, with their errors; else the first of them raises its error.
  */
 EsBatch *
 es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const EsCursor *from, int64 upto,
@@ -227,8 +230,8 @@ es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const E
 	MemoryContext old;
 	int			settings;
 	bool		possible;
-	int64		end = 0;		/* the greatest key so far: here all calls met have ended */
-	int64		soonest = PG_INT64_MAX;	/* the least: here one has */
+	int64		end = 0;		/* the greatest key so far: behind it, all calls met have ended */
+	int64		soonest = PG_INT64_MAX; /* the least: behind it, at least one call has ended */
 	int64		begin = Max(from->position, ES_NODE_START(es_store()->node));
 	int64		mark = upto;
 
@@ -248,12 +251,12 @@ es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const E
 		int64		key = position + DatumGetInt32(es_row_column(slot, Anum_log_rest));
 
 		if (batch->count >= limit && position > end)
-			break;				/* full, and every call in it has ended before this event */
+			break;				/* it is full, and every call in it has ended before this event */
 		if (batch->count >= max && position > soonest)
-			break;				/* too full; at least one has */
+			break;				/* it is too full, and at least one call in it has ended */
 		if (key <= from->position || key > upto)
 		{
-			/* Delivered, or not whole yet: it must be found again. */
+			/* Its call was delivered, or is not complete up to the mark: then it must be found again. */
 			if (key > upto)
 				batch->next.scan_from = batch->next.scan_from == 0 ? position : batch->next.scan_from;
 			continue;
@@ -288,7 +291,7 @@ es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const E
 	return batch;
 }
 
-/* The events of one call, of the open transaction itself, that pass the filter. */
+/* Reads the events of one call, which the open transaction has just written, that pass the filter. */
 EsBatch *
 es_batch_of_call(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 first, int64 last)
 {
@@ -322,8 +325,9 @@ typedef struct StreamFrom
 } StreamFrom;
 
 /*
- * The events of some streams, each from a position on, with keys up to one: what a projection has parked. The streams
- * are a group: whatever call is among them is whole.
+ * Reads the events of some streams, each from its own position on, that have keys up to `upto`: what a projection has
+ * quarantined. The streams must be all streams of a group. Then every call is whole: all streams of a call are in one
+ * group (projection/quarantine.c).
  */
 EsBatch *
 es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 *streams, int64 *positions,
@@ -343,7 +347,8 @@ es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, i
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(StreamFrom);
 	ctl.hcxt = batch->context;
-	wanted = hash_create("event_store parked streams", Max(count, 16), &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	wanted = hash_create("event_store quarantined streams", Max(count, 16), &ctl,
+						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (int i = 0; i < count; i++)
 	{
 		StreamFrom *entry = hash_search(wanted, &streams[i], HASH_ENTER, NULL);

@@ -1,6 +1,6 @@
 /*
  * projection/batch.h
- *	  A batch of events for a projection: calls that are whole.
+ *	  Batches of events for a projection. A batch never splits a call of an append.
  */
 #ifndef ES_PROJECTION_BATCH_H
 #define ES_PROJECTION_BATCH_H
@@ -13,7 +13,7 @@
 #include "log/log.h"
 #include "consumer/consumer.h"
 
-/* What a handler calls it. */
+/* The relation through which a handler sees its batch. */
 #define ES_NEW_EVENTS	"new_events"
 
 /* What has been delivered: see projection/batch.c. */
@@ -28,7 +28,7 @@ typedef struct EsBatchEvent
 	int64		position;
 	int64		key;			/* delivery key: the last position of its call */
 	int64		stream;
-	bool		left_out;		/* not in this batch, or parked */
+	bool		left_out;		/* not delivered by this batch: its call goes on behind it, or is quarantined */
 	ErrorData  *failure;		/* it could not be upcast */
 } EsBatchEvent;
 
@@ -37,24 +37,24 @@ typedef struct EsBatch
 	MemoryContext context;
 	Tuplestorestate *rows;		/* es_recorded_event, one for each of events[]; columns that nobody sees are NULL */
 	TupleDesc	desc;
-	uint32		columns;		/* which are seen */
+	uint32		columns;		/* bits of the columns that the handler can see */
 	EsBatchEvent *events;		/* in position order */
 	int64		count;
 	int64		space;
 	int64	   *calls;			/* delivery keys, ascending: each call once */
 	int64		call_count;
-	int64	   *members;		/* numbers of the events, call by call; made by es_batch_members() */
-	int64	   *starts;			/* where each call's begin in members[]; one more at the end */
+	int64	   *members;		/* indexes into events[], call by call; made by es_batch_members() */
+	int64	   *starts;			/* where each call begins in members[], and one more for the end */
 	EsCursor	next;			/* where the next batch begins */
-	bool		more;			/* it ended because it was full */
+	bool		more;			/* there may be more events up to the mark */
 	TimestampTz last_recorded_at;	/* of its last event */
 } EsBatch;
 
-extern EsBatch *es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const EsCursor *from, int64 upto,
-							  int64 limit, int64 max, bool catch_failures);
+extern EsBatch *es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const EsCursor *from,
+							  int64 upto, int64 limit, int64 max, bool catch_failures);
 extern EsBatch *es_batch_of_call(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 first, int64 last);
-extern EsBatch *es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 *streams, int64 *positions,
-									int count, int64 upto, bool catch_failures);
+extern EsBatch *es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, int64 *streams,
+									int64 *positions, int count, int64 upto, bool catch_failures);
 extern EsBatch *es_batch_empty(void);
 extern uint32 es_event_column(const char *name);
 extern void es_batch_free(EsBatch *batch);

@@ -1,10 +1,10 @@
 /*
  * projection/checkpoint.c
- *	  Up to where a projection, or a rebuild of one, has come: a row that is changed in the same transaction as the
- *	  projection's tables, so that every event is applied exactly once.
+ *	  Checkpoints: how far a projection, or a rebuild of one, has come.
  *
- * The row is also the lock: whoever runs a batch, or changes what a batch depends on, holds it to the end of the
- * transaction.
+ * A checkpoint is a row that is updated in the same transaction as the projection's tables, so that every event is
+ * applied exactly once. The row is also the lock: whoever runs a batch, or changes what a batch depends on, holds it to
+ * the end of the transaction.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 #include "log/log.h"
 #include "projection/checkpoint.h"
 
-/* The rate is an average over about this time. */
+/* The rate of events is an average over about this time. */
 #define RATE_SECONDS	10.0
 
 static SPIPlanPtr lock_plan = NULL;
@@ -37,9 +37,7 @@ int_column(int column)
 	return isnull ? 0 : DatumGetInt64(value);
 }
 
-/*
- * Locks the checkpoint and reads it. False: there is none, or, without wait, another process holds it.
- */
+/* Locks a checkpoint and reads it. False: there is none, or another process holds it and wait is false. */
 bool
 es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint *checkpoint)
 {
@@ -69,16 +67,16 @@ es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint
 		checkpoint->failures = int_column(3);
 		checkpoint->quarantined = int_column(4);
 		checkpoint->attempts = int_column(5);
-		checkpoint->retry_at = int_column(6);	/* both are 64 bits */
+		checkpoint->retry_at = int_column(6);	/* timestamps are bigints in C */
 		checkpoint->rate = DatumGetFloat8(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 7, &isnull));
 		checkpoint->last_active = int_column(8);
 	}
 	es_sql_end(&sql);
-	(void) es_store_now();		/* what was committed while we waited */
+	(void) es_store_now();		/* notices what was committed while we waited */
 	return found;
 }
 
-/* Where a projection is, as committed now; without a lock. False: it is not there. */
+/* Reads the position of a projection, as committed now, without a lock. False: there is no checkpoint. */
 bool
 es_checkpoint_peek(const char *projection, int64 *position)
 {
@@ -97,7 +95,7 @@ es_checkpoint_peek(const char *projection, int64 *position)
 	return found;
 }
 
-/* Writes the checkpoint after `events` were applied. */
+/* Stores a checkpoint after so many events were applied, and forgets earlier failures. */
 void
 es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 {
@@ -135,7 +133,7 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 	es_transaction_progressed();
 }
 
-/* Writes why a batch was not applied, and when to try again. */
+/* Stores why a batch was not applied, and when to try again. The position stays. */
 void
 es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 position)
 {

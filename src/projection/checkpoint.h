@@ -1,6 +1,6 @@
 /*
  * projection/checkpoint.h
- *	  Up to where a projection, or a rebuild of one, has come.
+ *	  Checkpoints: how far a projection, or a rebuild of one, has come.
  */
 #ifndef ES_PROJECTION_CHECKPOINT_H
 #define ES_PROJECTION_CHECKPOINT_H
@@ -13,11 +13,11 @@ typedef struct EsCheckpoint
 	const char *projection;
 	bool		rebuild;
 	EsCursor	cursor;
-	double		rate;			/* events a second, of late */
+	double		rate;			/* events a second, averaged over the last seconds */
 	TimestampTz last_active;	/* 0: never */
-	int			failures;		/* calls parked in a row, with nothing applied in between */
+	int			failures;		/* calls quarantined in a row, with none applied in between */
 	int			quarantined;	/* streams */
-	int			attempts;		/* that failed since the last batch that did not */
+	int			attempts;		/* attempts that failed since the last batch that was applied */
 	TimestampTz retry_at;		/* 0: at once */
 } EsCheckpoint;
 

@@ -1,11 +1,11 @@
 /*
  * projection/columns.c
- *	  Which columns of new_events a handler can see, so that a batch need not have the others.
+ *	  Which columns of new_events a handler can see. A batch leaves the others NULL.
  *
- * Judged by the statements as they are written, not as they were analysed: what a name means can change with other
- * tables, but a column that is named nowhere is never seen. It can be seen without its name through a star, a row as
- * a whole ("e", "(e).data", "f(e)", and "e.f", which is f(e)), a natural join, or another name in an alias: then all
- * columns count.
+ * This looks at the statements as they are written, not as they were analyzed: what a name means can change with other
+ * tables, but a column that is not named anywhere cannot be seen. There are ways to see a column without its name: a
+ * star, a row as a whole ("e", "(e).data", "f(e)", and "e.f", which is f(e)), a natural join, or another name in an
+ * alias. Where one of these is used, all columns count as seen.
  */
 #include "postgres.h"
 
@@ -20,8 +20,8 @@
 
 typedef struct Seen
 {
-	uint32		columns;		/* bits; all when a way was found that tells nothing */
-	List	   *relations;		/* char *: what new_events, or a join, is called somewhere */
+	uint32		columns;		/* bits of the columns seen; all of them, where a star or the like was found */
+	List	   *relations;		/* char *: the names that new_events, or a join, has somewhere */
 	List	   *references;		/* ColumnRef * */
 } Seen;
 
@@ -34,7 +34,7 @@ see_alias(Seen *seen, const Alias *alias)
 	return alias->colnames != NIL;
 }
 
-/* Notes what is named; true (which ends the walk): it could be anything. */
+/* Notes what is named. True, which ends the walk: all columns count as seen. */
 static bool
 see(Node *node, void *context)
 {
@@ -74,7 +74,7 @@ see(Node *node, void *context)
 	return anything || raw_expression_tree_walker(node, see, context);
 }
 
-/* The columns that one reference can be, once all relations are known. */
+/* The columns that one reference can stand for. All relations must be known by now. */
 static uint32
 columns_of_reference(const Seen *seen, const ColumnRef *reference)
 {
@@ -85,7 +85,10 @@ columns_of_reference(const Seen *seen, const ColumnRef *reference)
 	{
 		ListCell   *relation;
 
-		/* A relation that is called like a column: it may be either. */
+		/*
+		 * With a relation in front of it, the last field is a column. A name alone is looked up among the relations as
+		 * well: one of them may be called like a column, and then the row as a whole may be meant.
+		 */
 		if (lnext(reference->fields, field) != NULL && column != 0)
 			break;
 		foreach(relation, seen->relations)
@@ -95,7 +98,10 @@ columns_of_reference(const Seen *seen, const ColumnRef *reference)
 	return column;
 }
 
-/* The columns (bits, 1 << number in an es_recorded_event) of new_events that the statements in a handler's text can see. */
+/*
+ * The columns of new_events that the statements in a handler's text can see, as bits: 1 << number of the column in
+ * es_recorded_event.
+ */
 uint32
 es_columns_seen(const char *text)
 {
@@ -107,7 +113,7 @@ es_columns_seen(const char *text)
 	{
 		Node	   *statement = lfirst_node(RawStmt, lc)->stmt;
 
-		/* It sees nothing, and the walker does not know it. */
+		/* NOTIFY sees no columns, and raw_expression_tree_walker() does not know it. */
 		if (IsA(statement, NotifyStmt))
 			continue;
 		if (see(statement, &seen))

@@ -2,12 +2,12 @@
  * projection/definition.c
  *	  Projections: what users have defined; creating, pausing, dropping.
  *
- * A session keeps the definitions; a change sends a relcache invalidation of their table, and the next look reads
- * them anew, always as they are committed now: an append in an old snapshot must not miss an inline projection.
- * Pointers are good until the end of the transaction, when sets that were replaced are freed.
+ * A session caches the definitions. A change sends a relcache invalidation of their table, and the next call reads them
+ * again, always as they are committed now: an append in an old snapshot must not miss an inline projection. Pointers to
+ * definitions are good until the end of the transaction, when sets that were replaced are freed.
  *
- * Whoever changes what a batch depends on locks the checkpoint's row first, and so waits for a batch that is under
- * way; whoever runs one locks it too and then looks at the definition again.
+ * Whoever changes what a batch depends on locks the checkpoint's row first, and so waits for a batch that is being run.
+ * Whoever runs a batch locks that row too, and looks up the definition after that.
  */
 #include "postgres.h"
 
@@ -69,7 +69,7 @@ free_definitions(Definitions *defs)
 	MemoryContextDelete(defs->context);
 }
 
-/* Gives back the sets that nobody can be using any more. Must not fail. */
+/* Frees the sets that nobody can be using any more. Must not fail. */
 static void
 end_of_transaction(void)
 {
@@ -97,7 +97,8 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	slot_getallattrs(slot);
 	projection->name = text_column(slot, 1);
 	projection->handler_text = text_column(slot, 2);
-	es_filter_read(&projection->filter, slot->tts_values[2], slot->tts_isnull[2], slot->tts_values[3], slot->tts_isnull[3]);
+	es_filter_read(&projection->filter, slot->tts_values[2], slot->tts_isnull[2], slot->tts_values[3],
+				   slot->tts_isnull[3]);
 	if (!slot->tts_isnull[4])
 		foreach(lc, es_name_list(slot->tts_values[4]))
 			projection->tables = lappend(projection->tables, text_to_cstring(lfirst(lc)));
@@ -191,7 +192,7 @@ es_has_inline_projections(void)
 	return definitions()->inline_count > 0;
 }
 
-/* NULL: there is none of that name. */
+/* Finds a projection by its name. NULL: there is none. */
 EsProjection *
 es_projection_find(const char *name)
 {
@@ -232,7 +233,7 @@ es_projection_changed(void)
 {
 	CacheInvalidateRelcacheByRelid(es_store()->projections);
 	CommandCounterIncrement();
-	es_transaction_progressed();		/* whoever waits for a projection looks again */
+	es_transaction_progressed();		/* wakes who waits for a projection */
 	es_transaction_has_work();
 }
 
@@ -255,12 +256,16 @@ es_projection_change(const char *statement, const char *name)
 	return rows;
 }
 
-/* Waits for a batch that is under way, and keeps others from beginning until the end of the transaction. */
+/*
+ * Waits for a batch that is being run, and lets no other begin until the end of the transaction. The checkpoint of a
+ * rebuild is locked before that of the projection, in the same order as a rebuild locks them.
+ */
 static void
 lock_checkpoints(const char *name)
 {
-	(void) es_projection_change("SELECT FROM event_store.checkpoints WHERE projection = $1 ORDER BY rebuild DESC FOR UPDATE", name);
-	(void) es_store_now();		/* what was committed meanwhile */
+	(void) es_projection_change("SELECT FROM event_store.checkpoints WHERE projection = $1"
+								" ORDER BY rebuild DESC FOR UPDATE", name);
+	(void) es_store_now();		/* notices what was committed meanwhile */
 }
 
 /* Sets what a projection is to do: 'running', 'paused' or 'failed'. The checkpoint is locked. */
@@ -309,7 +314,7 @@ es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
 
 /* ---------------------------------------------------------------- es_create_projection */
 
-/* Refuses a table that could not be kept in step with its checkpoint, or rebuilt. */
+/* Refuses a table that could not be rebuilt, or that a crash would not leave as its checkpoint says. */
 static void
 check_table(Oid relid)
 {
@@ -340,7 +345,7 @@ check_table(Oid relid)
 	ReleaseSysCache(tuple);
 }
 
-/* The tables as text: OIDs mean nothing after a dump. (Datum) 0: none given. */
+/* The argument tables, as an array of names: OIDs would mean nothing after a dump. (Datum) 0: it is NULL. */
 static Datum
 tables_argument(FunctionCallInfo fcinfo, int n)
 {
@@ -558,11 +563,12 @@ es_set_projection_mode(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* ---------------------------------------------------------------- what others tell us */
+/* ---------------------------------------------------------------- changes of upcasters */
 
 /*
- * Projections that have applied events of a type, or of what it becomes, were made by other upcasters than there are
- * now: they say so until they are rebuilt. One with side effects never is.
+ * Marks projections as stale when an upcaster of an event type has changed. A projection is stale when it has applied
+ * events of the type, or of a type that upcasters make of it: its tables come from other upcasters than there are now.
+ * Rebuilding the projection ends that. One with side effects cannot be rebuilt, and so is never stale.
  */
 static void
 make_projections_stale(text *type, text *to_type)

@@ -27,11 +27,11 @@ typedef struct EsProjection
 	bool		stale;
 	EsHandler  *handler;		/* made when first needed */
 
-	/* What this process has noticed, to look at a row only when there may be something to do. */
+	/* What this process remembers, so that it reads the checkpoint only when there may be something to do. */
 	int64		known_position;
 	int			limit;			/* events of the next batch; 0: not known yet */
 	bool		said_split;
-	TimestampTz idle_since;		/* when its checkpoint was written last */
+	TimestampTz idle_since;		/* when its checkpoint was stored last */
 } EsProjection;
 
 /* Definitions, as committed now; good until the end of the transaction. */

@@ -1,12 +1,13 @@
 /*
  * projection/difference.c
- *	  Making live tables equal to rebuilt ones, in the open transaction.
+ *	  Making live tables equal to their shadow tables, in the open transaction.
  *
- * Rows are matched by the primary key: what is gone is deleted, what differs is updated, what is new is inserted. So the
- * tables stay the same tables, rows that are right are not touched, and a snapshot taken before sees everything as it
- * was. First rows are deleted, from the last table to the first, then updated and inserted, from the first to the last: a
- * table that refers to another comes after it in the projection's list. Without a primary key all rows are deleted and
- * inserted. In the fast way the tables are truncated and filled instead, which old snapshots do not outlive.
+ * Rows are matched by the primary key. Rows that are gone are deleted, rows that differ are updated, new ones are
+ * inserted. So the tables stay the same tables, rows that are right are not touched, and a snapshot taken before sees
+ * everything as it was. First rows are deleted, from the last table to the first. Then they are updated and inserted,
+ * from the first table to the last: a table that refers to another one comes after it in the projection's list. In a
+ * table without a primary key all rows are deleted and inserted. The fast way is to truncate the tables and fill them
+ * again; an older snapshot then sees the tables empty.
  */
 #include "postgres.h"
 
@@ -35,12 +36,12 @@ typedef struct Table
 	const char *live;			/* qualified and quoted */
 	const char *shadow;
 	bool		has_key;
-	StringInfoData same_key;	/* condition on l and s */
+	StringInfoData same_key;	/* condition on l, the live row, and s, the shadow row */
 	StringInfoData columns;		/* to be inserted */
-	StringInfoData changes;		/* column = s.column, the key's too: equal ones need not be the same */
+	StringInfoData changes;		/* column = s.column, also of the key: values can be equal and not the same */
 	StringInfoData left;		/* the columns in changes, of l and of s */
 	StringInfoData right;
-	StringInfoData identity;	/* setting identity sequences */
+	StringInfoData identity;	/* statements that set identity sequences */
 } Table;
 
 /* The name of a table without its schema, quoted. */
@@ -52,7 +53,10 @@ es_table_name(const char *qualified)
 	return quote_identifier(strVal(llast(names)));
 }
 
-/* The equality of a type that a primary key may have, qualified: search_path is the handler's. */
+/*
+ * The equality operator of a type of a primary key, qualified: the statements run with the search_path of the
+ * handler.
+ */
 static const char *
 equality_of(Oid type)
 {
@@ -125,7 +129,7 @@ insert_all(const Table *table, const char *condition)
 					table->columns.data, table->columns.data, table->shadow, condition);
 }
 
-/* Rows of both are compared by their bytes: a type need not have an equality. */
+/* Rows are compared by their bytes, because a type need not have an equality operator. */
 #define DIFFERENT	"ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record"
 
 static void
@@ -138,9 +142,9 @@ update_rows(void *arg)
 }
 
 /*
- * Updates what differs. Where values change places under another unique index than the primary key's, which is checked
- * row by row, the rows are deleted instead, to be inserted with the new ones: not where others that refer to them would go
- * with them.
+ * Updates rows that differ. A unique index is checked row by row. So the update fails where two rows exchange a value
+ * that another unique index than the primary key's covers. Then the rows are deleted instead, and inserted again
+ * later with the new ones; but not where that would also delete or change rows of other tables, which refer to them.
  */
 static void
 update(const Table *table)
@@ -201,7 +205,7 @@ apply_fast(Table *tables, int count)
 static void
 apply(Table *tables, int count, bool fast)
 {
-	/* The planner knows nothing of tables that were filled a moment ago. */
+	/* There are no statistics yet of tables that were just filled. */
 	for (int i = 0; i < count; i++)
 		es_sql_runf("ANALYZE %s", tables[i].shadow);
 	if (fast)
@@ -214,8 +218,8 @@ apply(Table *tables, int count, bool fast)
 }
 
 /*
- * Makes the tables (qualified and quoted names) equal to those of the same names in a schema, as a role. Triggers and
- * constraints of the tables find the search_path that they find when the handler runs.
+ * Makes the tables, given by qualified and quoted names, equal to those of the same names in a schema. Runs as a role.
+ * Triggers and constraints of the tables run with the same search_path as when the handler runs.
  */
 void
 es_difference_apply(Oid role, const char *search_path, const char *schema, List *names, bool fast)
@@ -229,8 +233,8 @@ es_difference_apply(Oid role, const char *search_path, const char *schema, List 
 		describe(&tables[i], list_nth(names, i), schema);
 	es_sql_begin(&sql, role);
 	es_pin_setting("search_path", search_path);
-	es_pin_setting("row_security", "off");	/* rows that policies hide: an error, not half of the differences */
-	guard = es_guard_set((EsGuard) {true, InvalidOid});	/* triggers are as much the handler's as it is */
+	es_pin_setting("row_security", "off");	/* row security raises an error, instead of hiding rows */
+	guard = es_guard_set((EsGuard) {true, InvalidOid});	/* triggers run with the same guard as the handler */
 	PG_TRY();
 	{
 		apply(tables, count, fast);

@@ -1,6 +1,6 @@
 /*
  * projection/difference.h
- *	  Making live tables equal to rebuilt ones.
+ *	  Making live tables equal to their shadow tables.
  */
 #ifndef ES_PROJECTION_DIFFERENCE_H
 #define ES_PROJECTION_DIFFERENCE_H

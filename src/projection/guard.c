@@ -2,15 +2,15 @@
  * projection/guard.c
  *	  What a handler's statements may use.
  *
- * While tables are rebuilt, only tables of one schema, beside the live ones, may be written to. Names are redirected by
- * search_path, which a qualified name, or a function with a search_path of its own, does not follow. So every statement
- * that is executed meanwhile, also inside of functions, is looked at before it begins.
+ * The handler of a rebuild may write only to shadow tables, which are all in one schema. Names are redirected by
+ * search_path, but a qualified name, or a function with a search_path of its own, does not follow it. So every
+ * statement that is executed while the handler runs, also inside of functions, is checked before it begins.
  *
- * Temporary tables and views are refused always. They are the session's: that of an appender, say, or of whoever runs the
- * projection. Where a table that the handler names does not exist (any more), search_path finds theirs, with triggers,
- * defaults and view definitions that would run with the rights of the handler's role. Refused where a query is analyzed
- * and where it is planned, because the planner evaluates what calls itself immutable; and where it begins, because plans
- * are kept.
+ * Temporary tables and views are always refused. They belong to the session: that of an appender, say, or of a user who
+ * runs the projection. Where a table that the handler names does not exist, or no longer, search_path finds a temporary
+ * one instead, and its triggers, defaults and view definitions would run with the rights of the handler's role. It is
+ * refused where a query is analyzed and where it is planned, because the planner evaluates functions that are declared
+ * immutable; and again where a statement begins, because plans are kept.
  */
 #include "postgres.h"
 
@@ -123,7 +123,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 		switch (nodeTag(pstmt->utilityStmt))
 		{
 			case T_NotifyStmt:
-				return;			/* it was sent when the event was new */
+				return;			/* the notification was sent when the event was new */
 			case T_VariableSetStmt:
 			case T_VariableShowStmt:
 			case T_TransactionStmt:
@@ -147,8 +147,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 }
 
 /*
- * The hooks are of the whole process, and most processes never run a handler: so they are set when the first one runs.
- * From then on they stay, as others may have been chained behind them.
+ * Sets the hooks, once. They affect the whole process, and most processes never run a handler: so they are set when the
+ * first one runs. From then on they stay, because hooks of other extensions may call them by now.
  */
 static void
 set_hooks(void)
@@ -168,7 +168,7 @@ set_hooks(void)
 	done = true;
 }
 
-/* Sets what is guarded; returns what was set before. */
+/* Sets what is refused from now on; returns what was set before. */
 EsGuard
 es_guard_set(EsGuard guard)
 {

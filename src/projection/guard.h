@@ -8,7 +8,7 @@
 typedef struct EsGuard
 {
 	bool		in_handler;
-	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
+	Oid			only_schema;	/* the one schema where it may write; InvalidOid: anywhere */
 } EsGuard;
 
 extern EsGuard es_guard_set(EsGuard guard);

@@ -2,10 +2,10 @@
  * projection/handler.c
  *	  Handlers: the SQL statements of a projection.
  *
- * A handler sees its batch as relation new_events, which is no table but an ephemeral named relation like a trigger's
- * transition tables: visible to the handler's own statements, not inside of functions or views that they use. The
- * plans are kept: one for small batches and one for large ones, because the planner believes the number of rows that it
- * was told when it planned.
+ * A handler sees its batch as relation new_events. This is no table, but an ephemeral named relation, like a
+ * trigger's transition tables: the handler's own statements see it, functions and views that they use do not. Plans
+ * are kept: one for small batches and one for large ones, because a plan is made for the number of rows of the batch
+ * that was there when it was made.
  *
  * It runs as the role that created the projection (base/run_as.c).
  */
@@ -36,12 +36,14 @@ struct EsHandler
 	char	   *role;
 	char	   *search_path;
 	bool		may_append;
-	Oid			only_schema;	/* where it may write; InvalidOid: anywhere */
-	SPIPlanPtr	plans[2];		/* small, large; NULL until needed */
-	uint32		columns;		/* of new_events, that it can see; all as long as there is no plan */
+	Oid			only_schema;	/* the one schema where it may write; InvalidOid: anywhere */
+	SPIPlanPtr	plans[2];		/* for small batches, for large ones; NULL until needed */
+	uint32		columns;		/* bits of the columns of new_events that it can see; all until there is a plan */
 };
 
-/* Only what reads and writes rows, and NOTIFY. Everything else has no batch to see, or ends transactions. */
+/*
+ * Allows statements that read and write rows, and NOTIFY. Others cannot see the batch, or would end the transaction.
+ */
 static void
 check_statements(const char *text)
 {
@@ -60,7 +62,7 @@ check_statements(const char *text)
 		switch (nodeTag(statement))
 		{
 			case T_SelectStmt:
-				/* INTO is in the first of those that UNION and the like put together. */
+				/* Of queries that UNION and the like combine, the first one has the INTO. */
 				for (first = (SelectStmt *) statement; first->op != SETOP_NONE; first = first->larg)
 					;
 				if (first->intoClause == NULL)
@@ -82,7 +84,7 @@ check_statements(const char *text)
 	}
 }
 
-/* A handler that lives in TopMemoryContext until es_handler_free(). Nothing is parsed yet. */
+/* Makes a handler in TopMemoryContext. It stays until es_handler_free(). Nothing is parsed yet. */
 EsHandler *
 es_handler_create(const char *text, const char *role, const char *search_path, bool may_append,
 				  Oid only_schema)
@@ -139,14 +141,14 @@ prepare(const char *text)
 }
 
 /*
- * Runs the handler on a batch, in a snapshot of its own for each statement. What it raises is thrown on, with a context
- * that says where it was. The caller has a subtransaction to roll back.
+ * Runs the handler on a batch. Each of its statements has a snapshot of its own. Errors are thrown on, and the caller
+ * has a subtransaction to roll back.
  */
 void
 es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 count)
 {
 	SPIPlanPtr *plan = &handler->plans[count >= LARGE_BATCH ? 1 : 0];
-	EsRunAs	run_as;
+	EsRunAs		run_as;
 	SPIExecuteOptions options = {0};
 	EsGuard		guard = {true, handler->only_schema};
 	EsGuard		before;
@@ -156,7 +158,7 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 	SPI_connect();
 	register_events(rows, desc, count);
 	tuplestore_rescan(rows);
-	options.dest = None_Receiver;	/* nobody looks at what a SELECT or RETURNING returns */
+	options.dest = None_Receiver;	/* rows of a SELECT or RETURNING are thrown away */
 	before = es_guard_set(guard);
 	PG_TRY();
 	{
@@ -181,7 +183,7 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 	es_run_as_end(&run_as);
 }
 
-/* The columns of new_events that it needs a batch to have. */
+/* The columns of new_events that a batch for this handler must have. */
 uint32
 es_handler_columns(const EsHandler *handler)
 {
@@ -197,8 +199,8 @@ run_empty(void *arg)
 }
 
 /*
- * Runs a handler without events, and rolls back what it does all the same: what it must not do, or what is not there, is
- * refused before there is an event. Errors that an empty batch may well cause are let pass.
+ * Runs a handler on an empty batch, and rolls back what it does. So a handler that does what is refused, or uses what
+ * does not exist, is refused before there is an event. Errors that an empty batch may well cause are ignored.
  */
 void
 es_handler_try(EsHandler *handler)
@@ -213,7 +215,7 @@ es_handler_try(EsHandler *handler)
 		ReThrowError(error);
 }
 
-/* Refuses a handler that cannot be parsed, or uses what is not there or not allowed. */
+/* Refuses a handler that cannot be parsed, uses what does not exist, or does what is not allowed. */
 void
 es_handler_check(const char *text, const char *role, const char *search_path, bool may_append)
 {

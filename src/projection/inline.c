@@ -1,11 +1,12 @@
 /*
  * projection/inline.c
- *	  Inline projections: the handler runs inside of the append, and its error refuses the append.
+ *	  Inline projections: the handler runs inside of the append, and its error is the append's error.
  *
- * There is no checkpoint to move: appends would queue for its row. Instead no append is under way when a projection
- * becomes inline or ceases to be: the change takes ShareLock on the sequence of positions, which waits for all who have
- * drawn one and keeps others from drawing until it commits. An append looks whether there are inline projections only
- * after it has drawn; if it had to wait for the lock, it has heard of the change by then.
+ * An inline projection has no checkpoint that moves: all appends would queue for its row. Instead, no append may be
+ * open when a projection becomes inline or async. So the change takes ShareLock on the sequence of positions. The
+ * lock waits for all transactions that have allocated a position, and lets no other allocate one until the change is
+ * committed. An append looks whether there are inline projections only after it has allocated its positions. If it
+ * had to wait for the lock, it has received the invalidation of the definitions by then.
  */
 #include "postgres.h"
 
@@ -25,7 +26,7 @@
 #include "projection/run.h"
 
 static void
-say_which(void *arg)
+add_error_context(void *arg)
 {
 	errcontext("inline projection \"%s\"", (char *) arg);
 }
@@ -38,7 +39,7 @@ run_one(EsProjection *projection, int64 first, int64 last)
 	EsBatch    *batch;
 	ErrorContextCallback context;
 
-	/* Its beginning may be still to come, or within this call. */
+	/* The projection may begin behind this call, or within it. */
 	first = Max(first, projection->from_position + 1);
 	if (first > last)
 		return;
@@ -46,7 +47,7 @@ run_one(EsProjection *projection, int64 first, int64 last)
 	handler = es_projection_handler(projection);
 	batch = es_batch_of_call(&projection->filter, es_handler_columns(handler), snapshot, first, last);
 	UnregisterSnapshot(snapshot);
-	context.callback = say_which;
+	context.callback = add_error_context;
 	context.arg = projection->name;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
@@ -56,7 +57,7 @@ run_one(EsProjection *projection, int64 first, int64 last)
 	es_batch_free(batch);
 }
 
-/* Runs the inline projections on a call that was just written, in order of their names. */
+/* Runs the inline projections, in order of their names, on a call that was just written. */
 void
 es_inline_run(int64 first, int64 last)
 {
@@ -73,8 +74,8 @@ es_inline_run(int64 first, int64 last)
 }
 
 /*
- * Waits for all appends that are under way and keeps others from beginning, until the end of the transaction. Returns
- * the last position drawn: everything up to it is settled.
+ * Waits for all open appends, and lets no other begin until the end of the transaction. Returns the last position
+ * that was allocated: up to it, every append was committed or rolled back.
  */
 int64
 es_inline_lock(void)
@@ -106,8 +107,8 @@ set_mode(const char *name, const char *statement, int64 position)
 }
 
 /*
- * Refuses an inline projection with parked streams: their later events would be applied before the parked ones. Of the
- * projection itself, or of its rebuild.
+ * Refuses to make a projection inline that has quarantined a stream: later events of the stream would be applied before
+ * the quarantined ones. Looks at the quarantine of the projection itself, or at that of its rebuild.
  */
 void
 es_inline_check_quarantine(const char *name, bool rebuild)
@@ -130,13 +131,13 @@ es_inline_check_quarantine(const char *name, bool rebuild)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked stream \"%s\"", name, stream),
-				 errdetail("Inline, it would apply the stream's later events before those that are parked."),
+				 errdetail("Inline, it would apply the stream's later events before those that are quarantined."),
 				 errhint("Put right what is wrong with its events or its handler first; an async projection has es_retry_quarantined.")));
 }
 
 /*
- * Brings a projection up to date and makes it inline. The checkpoint is locked. The long way without keeping appends
- * from their work, the rest with.
+ * Brings a projection up to date and makes it inline. The checkpoint is locked. Most of the events are applied before
+ * appends are locked out, and only the last ones after that.
  */
 void
 es_inline_begin(const char *name)

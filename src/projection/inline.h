@@ -1,6 +1,6 @@
 /*
  * projection/inline.h
- *	  Inline projections: the handler runs inside of the append.
+ *	  Inline projections: their handlers run inside of the append.
  */
 #ifndef ES_PROJECTION_INLINE_H
 #define ES_PROJECTION_INLINE_H

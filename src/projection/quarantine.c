@@ -1,14 +1,15 @@
 /*
  * projection/quarantine.c
- *	  The quarantine of a projection: streams whose events it has parked.
+ *	  The quarantine of a projection: streams of which it could not apply an event.
  *
- * When a call's events cannot be applied, every stream of the call is parked: its later events must not be applied
- * before. And because a call is never applied in part, a later call that touches a parked stream is parked as a whole,
- * and so are its other streams from there on. Streams that are tied together in this way have the same number
- * `together`: they can only be tried again together.
+ * When the events of a call cannot be applied, every stream of the call is quarantined, because later events of a
+ * stream must not be applied before earlier ones. And because a call is never applied in part, a later call that
+ * touches a quarantined stream is quarantined as a whole, and so are its other streams, from that call on. Streams
+ * that depend on each other in this way form a *group*, and can only be tried again with all the others of it. A
+ * group has a number, which is stored in column `together`.
  *
- * What is kept is, for each stream, the position of its first parked event; everything of the stream from there to the
- * checkpoint is parked. The checkpoint's row is locked while any of this is read or written.
+ * What is stored for each stream is the position of its first quarantined event: everything of the stream from there to
+ * the checkpoint is quarantined. The checkpoint's row is locked while any of this is read or written.
  */
 #include "postgres.h"
 
@@ -25,9 +26,9 @@ typedef struct QuarantinedStream
 {
 	int64		stream;			/* key */
 	int64		group;
-	int64		position;		/* of the first parked event */
-	int64		events;			/* parked now, to be added */
-	const char *error;			/* of a call that failed; NULL where it only came behind one */
+	int64		position;		/* of the first quarantined event */
+	int64		events;			/* quarantined by this batch, to be added to the stored number */
+	const char *error;			/* of a call that failed; NULL where the stream only depends on such a call */
 	const char *error_code;
 	int64		error_position;
 	bool		changed;
@@ -37,7 +38,7 @@ struct EsQuarantine
 {
 	char	   *projection;
 	bool		rebuild;
-	int			attempts;		/* made so far for what is parked anew */
+	int			attempts;		/* made so far at what is quarantined now */
 	MemoryContext context;
 	HTAB	   *streams;
 };
@@ -48,11 +49,14 @@ key_datum(const EsQuarantine *quarantine)
 	return CStringGetTextDatum(quarantine->projection);
 }
 
-/* The quarantine of a projection in the current memory context; `any`: whether the checkpoint says that there is one. */
+/*
+ * Reads the quarantine of a projection, or of its rebuild, into the current memory context. `any` is false where the
+ * checkpoint says that no stream is quarantined: then nothing is read.
+ */
 EsQuarantine *
 es_quarantine_load(const char *projection, bool rebuild, bool any, int attempts)
 {
-	EsQuarantine   *quarantine = palloc0(sizeof(EsQuarantine));
+	EsQuarantine *quarantine = palloc0(sizeof(EsQuarantine));
 	HASHCTL		ctl;
 	EsSql		sql;
 	Oid			types[2] = {TEXTOID, BOOLOID};
@@ -66,7 +70,8 @@ es_quarantine_load(const char *projection, bool rebuild, bool any, int attempts)
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(QuarantinedStream);
 	ctl.hcxt = CurrentMemoryContext;
-	quarantine->streams = hash_create("event_store parked streams", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	quarantine->streams = hash_create("event_store quarantined streams", 64, &ctl,
+									  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	if (!any)
 		return quarantine;
 
@@ -97,9 +102,9 @@ es_quarantine_count(const EsQuarantine *quarantine)
 	return hash_get_num_entries(quarantine->streams);
 }
 
-/* Everything tied to one number is tied to the other from now on. */
+/* Makes all streams of one group streams of another group. */
 static void
-tie(EsQuarantine *quarantine, int64 from, int64 to)
+merge_groups(EsQuarantine *quarantine, int64 from, int64 to)
 {
 	HASH_SEQ_STATUS seq;
 	QuarantinedStream *entry;
@@ -115,14 +120,17 @@ tie(EsQuarantine *quarantine, int64 from, int64 to)
 		}
 }
 
-/* An event of a call in the batch. */
+/* An event, by its place in members[] of the batch. */
 static EsBatchEvent *
 member(EsBatch *batch, int64 number)
 {
 	return &batch->events[batch->members[number]];
 }
 
-/* Parks a call; returns the number of its events. */
+/*
+ * Quarantines a call, after an error or, without one, because of an earlier call. Its streams become one group, with
+ * all groups that they were in. Returns the number of events of the call.
+ */
 static int64
 quarantine_call(EsQuarantine *quarantine, EsBatch *batch, int64 call, const ErrorData *error)
 {
@@ -152,12 +160,12 @@ quarantine_call(EsQuarantine *quarantine, EsBatch *batch, int64 call, const Erro
 		else
 		{
 			/*
-			 * It may have been parked behind another stream by a later call of the batch, before this one was
-			 * found to fail: what is between the two waits as well.
+			 * A later call of the batch may have quarantined this stream behind another one, before this call was found
+			 * to fail. Then what the stream has between the two calls is quarantined as well.
 			 */
 			entry->position = Min(entry->position, event->position);
 			if (entry->group != group)
-				tie(quarantine, entry->group, group);
+				merge_groups(quarantine, entry->group, group);
 		}
 		if (error != NULL && entry->error == NULL)
 		{
@@ -172,8 +180,9 @@ quarantine_call(EsQuarantine *quarantine, EsBatch *batch, int64 call, const Erro
 }
 
 /*
- * Parks the calls of a batch, from one on, that touch a parked stream. In order of their keys, which is the order of the
- * events of every stream, so once is enough. Returns the number of events parked.
+ * Quarantines the calls of a batch, from `from_call` on, that touch a quarantined stream. It goes through the calls
+ * in order of their keys, which is the order of the events of every stream; so going through them once is enough.
+ * Returns the number of events quarantined.
  */
 int64
 es_quarantine_apply(EsQuarantine *quarantine, EsBatch *batch, int64 from_call)
@@ -190,7 +199,7 @@ es_quarantine_apply(EsQuarantine *quarantine, EsBatch *batch, int64 from_call)
 			QuarantinedStream *entry;
 
 			if (event->left_out)
-				break;			/* parked already */
+				break;			/* its call is quarantined already */
 			entry = hash_search(quarantine->streams, &event->stream, HASH_FIND, NULL);
 			if (entry != NULL && event->position >= entry->position)
 			{
@@ -201,7 +210,10 @@ es_quarantine_apply(EsQuarantine *quarantine, EsBatch *batch, int64 from_call)
 	return events;
 }
 
-/* Parks a call that failed, and what comes behind it in the batch. Returns the number of events parked. */
+/*
+ * Quarantines a call that failed, and the later calls of the batch that depend on it. Returns the number of events
+ * quarantined.
+ */
 int64
 es_quarantine_add(EsQuarantine *quarantine, EsBatch *batch, int64 call, const ErrorData *error)
 {
@@ -212,7 +224,7 @@ es_quarantine_add(EsQuarantine *quarantine, EsBatch *batch, int64 call, const Er
 	return events + es_quarantine_apply(quarantine, batch, call + 1);
 }
 
-/* Writes what has changed. */
+/* Stores what has changed. */
 void
 es_quarantine_save(EsQuarantine *quarantine)
 {

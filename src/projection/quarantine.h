@@ -1,6 +1,6 @@
 /*
  * projection/quarantine.h
- *	  The quarantine of a projection: streams whose events it has parked.
+ *	  The quarantine of a projection: streams of which it could not apply an event.
  */
 #ifndef ES_PROJECTION_QUARANTINE_H
 #define ES_PROJECTION_QUARANTINE_H

@@ -1,15 +1,15 @@
 /*
  * projection/rebuild.c
- *	  Rebuilding a projection beside its live tables.
+ *	  Rebuilding a projection in shadow tables.
  *
- * A rebuild has a row in event_store.rebuilds, a checkpoint of its own and a schema with empty tables like the live
- * ones. The handler runs with that schema first in its search_path; projection/guard.c refuses writes to anything else. Rows and
- * checkpoint are committed together, so a rebuild goes on after a crash where it was. The live projection goes on
- * meanwhile.
+ * A rebuild has a row in event_store.rebuilds, a checkpoint of its own and a schema with *shadow tables*, which are
+ * made like the live ones and empty. The handler runs with that schema first in its search_path, and
+ * projection/guard.c refuses to write to anything else. Rows of the shadow tables are committed with the checkpoint,
+ * so after a crash a rebuild goes on where it was. The live projection goes on meanwhile.
  *
- * When the tables beside have caught up, one transaction holds both checkpoints, brings them up to the mark and applies
- * the differences to the live tables (projection/difference.c). Readers see the live tables as they were or as they are then,
- * never in between.
+ * When the shadow tables have nearly caught up, one transaction locks both checkpoints, brings the shadow tables up
+ * to the mark and makes the live tables equal to them (projection/difference.c). Readers see the live tables as they
+ * were before or as they are after that, never in between.
  */
 #include "postgres.h"
 
@@ -40,15 +40,17 @@
 PG_FUNCTION_INFO_V1(es_rebuild_projection);
 PG_FUNCTION_INFO_V1(es_cancel_rebuild);
 
-/* Events of a batch, at least: the live projection's own size is made for little lag. */
+/* Events of a batch. (The projection's own batch_size is chosen for little lag, and a rebuild is to be fast.) */
 #define REBUILD_BATCH		20000
 
-/* So far behind the mark, in positions, the live projection is stopped and the rest is done at once. */
+/*
+ * When it is no more positions behind the mark, the rebuild locks the live projection and does the rest in one step.
+ */
 #define CLOSE_ENOUGH		20000
 
 /*
- * How long a worker waits for a lock when it finishes: who waits for the sequence of positions, or to truncate a table,
- * has appends or readers queue behind it, for as long as somebody else leaves a transaction open.
+ * How long a worker waits for a lock in the last step. While it waits for the sequence of positions, or to truncate a
+ * table, appends or readers queue behind it: without a limit, for as long as somebody else leaves a transaction open.
  */
 #define FINISH_LOCK_TIMEOUT	"1s"
 
@@ -113,7 +115,9 @@ read_rebuild(const char *name, Rebuild *rebuild)
 	return found;
 }
 
-/* The names of the rebuilds that are under way, in a memory context. Read again when definitions have changed. */
+/*
+ * The names of running rebuilds, in a memory context. They are cached, and read again when definitions have changed.
+ */
 List *
 es_rebuilds(MemoryContext context)
 {
@@ -148,7 +152,7 @@ es_rebuilds(MemoryContext context)
 	return copy;
 }
 
-/* Drops what a rebuild has left. */
+/* Drops a rebuild, if there is one, with its shadow tables. */
 void
 es_rebuild_forget(const char *name)
 {
@@ -161,7 +165,7 @@ es_rebuild_forget(const char *name)
 	{
 		/* The tables belong to the projection's role, the schema to the store's owner. */
 		es_sql_begin(&sql, es_store()->owner);
-		es_pin_setting("client_min_messages", "warning");	/* no word about each table */
+		es_pin_setting("client_min_messages", "warning");	/* no NOTICE about each table */
 		es_sql_runf("DROP SCHEMA %s CASCADE", quote_identifier(rebuild.schema));
 		es_sql_end(&sql);
 	}
@@ -170,7 +174,7 @@ es_rebuild_forget(const char *name)
 	es_projection_change("DELETE FROM event_store.rebuilds WHERE projection = $1", name);
 }
 
-/* The handler's own path behind the schema of the tables beside. */
+/* The schema of the shadow tables, and behind it the handler's own search_path. */
 static char *
 redirected_path(const char *schema, const char *search_path)
 {
@@ -180,11 +184,11 @@ redirected_path(const char *schema, const char *search_path)
 /* ---------------------------------------------------------------- es_rebuild_projection */
 
 /*
- * Empty tables like the live ones, made as the projection's role, to which they belong. Their foreign keys are checked
- * when the differences are applied.
+ * Makes the shadow tables, as the projection's role, which owns them. They have no foreign keys: these are checked
+ * when the live tables are made equal to them.
  */
 static void
-make_tables(const Rebuild *rebuild, List *tables)
+make_shadow_tables(const Rebuild *rebuild, List *tables)
 {
 	EsSql		sql;
 	ListCell   *lc;
@@ -207,7 +211,7 @@ make_tables(const Rebuild *rebuild, List *tables)
 	CommandCounterIncrement();
 }
 
-/* Runs the handler once without events: what cannot be redirected is refused here and now. */
+/* Runs the handler once without events. So a handler whose writes cannot be redirected is refused at once. */
 static void
 try_handler(const Rebuild *rebuild)
 {
@@ -221,7 +225,7 @@ try_handler(const Rebuild *rebuild)
 	}
 	PG_FINALLY();
 	{
-		es_handler_free(handler);	/* it is not in this transaction's memory */
+		es_handler_free(handler);	/* the end of the transaction would not free it */
 	}
 	PG_END_TRY();
 }
@@ -302,8 +306,8 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	foreach(lc, projection->tables)
 		tables = lappend(tables, pstrdup(lfirst(lc)));
 
-	es_rebuild_forget(rebuild.name);	/* an earlier one begins anew */
-	make_tables(&rebuild, tables);
+	es_rebuild_forget(rebuild.name);	/* an earlier rebuild is replaced */
+	make_shadow_tables(&rebuild, tables);
 	try_handler(&rebuild);
 	store_rebuild(fcinfo, es_projection_get(rebuild.name), &rebuild);
 	es_projection_changed();
@@ -324,7 +328,7 @@ es_cancel_rebuild(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(found);
 }
 
-/* ---------------------------------------------------------------- a rebuild at work */
+/* ---------------------------------------------------------------- running a rebuild */
 
 static EsHandler *
 handler_of(const Rebuild *rebuild)
@@ -349,7 +353,10 @@ handler_of(const Rebuild *rebuild)
 	return kept;
 }
 
-/* Stops a rebuild; the tables beside stay for a look at them, until it is resumed, cancelled or begun anew. */
+/*
+ * Stops a rebuild. The shadow tables stay, so that one can look at them, until the rebuild is resumed, cancelled or
+ * replaced.
+ */
 static void
 stop_rebuild(const char *name, const char *error, bool patient)
 {
@@ -370,7 +377,7 @@ typedef struct Finish
 	bool		done;
 } Finish;
 
-/* The definition becomes the rebuilt one, the checkpoint and the quarantine too. */
+/* The definition, the checkpoint and the quarantine of the rebuild become those of the projection. */
 static void
 replace_definition(const Rebuild *rebuild)
 {
@@ -382,8 +389,8 @@ replace_definition(const Rebuild *rebuild)
 						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
 	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
 	es_projection_change("UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
-	es_projection_change("UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from, failures = r.failures,"
-						 " quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
+	es_projection_change("UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from,"
+						 " failures = r.failures, quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
 						 " error_position = NULL FROM event_store.checkpoints r"
 						 " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);
 	es_rebuild_forget(name);
@@ -391,8 +398,9 @@ replace_definition(const Rebuild *rebuild)
 }
 
 /*
- * Holds the live projection, brings the tables beside up to the mark, and applies the differences. Not done when the
- * mark that can be found now is older than what the live projection has.
+ * The last step: locks the live projection, brings the shadow tables up to the mark, and makes the live tables equal
+ * to them. It is put off, with finish->done false, when the mark that can be found now is older than the position of
+ * the live projection.
  */
 static void
 finish(void *arg)
@@ -442,8 +450,8 @@ finish(void *arg)
 }
 
 /*
- * One step of a rebuild whose checkpoint is locked, in the open transaction. True: there is more to do; *ended: it has
- * come to its end, one way or the other.
+ * Runs one step of a rebuild in the open transaction. The checkpoint of the rebuild is locked. True: there is more to
+ * do. *ended: the rebuild is finished or has failed.
  */
 static bool
 step(Rebuild *rebuild, EsTask *task, bool *ended)
@@ -459,7 +467,7 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	*ended = false;
 	if (!OidIsValid(get_namespace_oid(rebuild->schema, true)))
 	{
-		/* Not redirected, the handler would write to the live tables. */
+		/* The handler would write to the live tables. */
 		stop_rebuild(rebuild->name, psprintf("schema \"%s\" does not exist", rebuild->schema), task->patient);
 		*ended = true;
 		return false;
@@ -493,12 +501,12 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	if (error != NULL)
 	{
 		*task->checkpoint = before;
-		/* Of an inline projection, in a transaction that has appended: nothing that the rebuild could help. */
+		/* The projection is inline, and the caller's transaction has appended: the rebuild is not to blame. */
 		if (!task->patient && error->sqlerrcode == ERRCODE_ACTIVE_SQL_TRANSACTION)
 			ReThrowError(error);
 		if (es_apply_may_pass(error))
 		{
-			/* A lock that was not given, a deadlock: nothing is wrong with the rebuild. */
+			/* It could not get a lock, or there was a deadlock: the rebuild is not to blame. */
 			if (!task->patient)
 				ReThrowError(error);
 			es_apply_failed(task->checkpoint, error);
@@ -513,7 +521,10 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 	return false;
 }
 
-/* For a worker: one step, in a transaction of its own. True: there is more to do at once. */
+/*
+ * Runs one step of a rebuild, in a worker and in a transaction of its own. True: there is more to do at once. Else
+ * *due is when to run the next step, if that is known and earlier.
+ */
 bool
 es_rebuild_step(const char *name, TimestampTz *due)
 {
@@ -547,7 +558,7 @@ es_rebuild_step(const char *name, TimestampTz *due)
 	return more;
 }
 
-/* In the foreground: runs a rebuild to its end in the open transaction. Returns the number of events. */
+/* Runs a rebuild in the foreground, in the open transaction, if possible to its end. Returns the number of events. */
 int64
 es_rebuild_run(const char *name, int64 max_batches)
 {

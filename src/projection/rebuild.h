@@ -1,6 +1,6 @@
 /*
  * projection/rebuild.h
- *	  Rebuilding a projection beside its live tables.
+ *	  Rebuilding a projection in shadow tables.
  */
 #ifndef ES_PROJECTION_REBUILD_H
 #define ES_PROJECTION_REBUILD_H

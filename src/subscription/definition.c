@@ -3,17 +3,18 @@
  *	  Subscriptions: cursors of consumers outside the database. The terms of this wing, its lock, and definitions.
  *
  * A subscription has a *frontier* F (subscriptions.position). Each event up to F that passes its filter was
- * acknowledged, or belongs to a stream that has a row in subscription_streams: that row says which of the stream's events
- * is the first that was not acknowledged. Such a stream is *in flight*. So what is stored grows with the streams in
- * flight, not with the events. The stream of a row is
+ * acknowledged, or belongs to a stream that has a row in subscription_streams: that row says which of the stream's
+ * events is the first that was not acknowledged. Such a stream is *in flight*. So what is stored grows with the
+ * streams in flight, not with the events. The stream of a row is
  *	  held         consumer is set; nobody else gets events of the stream
  *	  free         neither consumer nor reason is set; the next es_fetch that has room takes it
  *	  quarantined  reason is set; nobody gets its events until es_retry_quarantined_subscription frees it
  * The row is deleted when the stream has no event left up to F. Events after F are found by reading the log.
  *
- * A consumer (subscription_consumers) has one lease for all streams that it holds. When another consumer looks for work
- * after the lease has ended, the first one is marked *lost* and all of its streams become free, in one transaction. Until
- * it fetches again, what it acknowledges is refused. As long as nobody looked for work, nothing is lost.
+ * A consumer (subscription_consumers) has one lease for all streams that it holds. When another consumer looks for
+ * work after the lease has ended, the first one is marked *lost* and all of its streams become free, in one
+ * transaction. Until it fetches again, what it acknowledges is refused. As long as nobody looked for work, nothing is
+ * lost.
  *
  * The lock is the subscription's row, FOR NO KEY UPDATE to the end of the transaction. Whoever changes rows of these
  * three tables takes it first, and decides by a snapshot that was taken after it.

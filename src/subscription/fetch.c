@@ -2,12 +2,12 @@
  * subscription/fetch.c
  *	  es_fetch: the next events for a consumer of a subscription. (subscription/definition.c explains the terms.)
  *
- * A fetch has two parts, both under the subscription's lock. First come events up to the frontier, of the streams that
- * this consumer holds and of free streams: the oldest max_count of them, by position (subscription/pending.c). If there
- * is room left, the log is read from the frontier on, and each stream is assigned to the consumer as its first event is
- * met. Events of streams that others hold, or that are quarantined, are passed over: the rows of these streams say where
- * to go on with them. So what the consumer got is always *all* that there is of its streams up to the last position
- * returned. es_ack relies on that.
+ * A fetch has two parts, both under the subscription's lock. First come events up to the frontier, of the streams
+ * that this consumer holds and of free streams: the oldest max_count of them, by position (subscription/pending.c).
+ * If there is room left, the log is read from the frontier on, and each stream is assigned to the consumer as its
+ * first event is met. Events of streams that others hold, or that are quarantined, are passed over: the rows of these
+ * streams say where to go on with them. So what the consumer got is always *all* that there is of its streams up to
+ * the last position returned. es_ack relies on that.
  *
  * The mark is found before the lock is taken, and every snapshot is taken after the lock. So events up to the mark are
  * visible in the snapshot, and rows of subscriptions are as the last session that had the lock has left them.

@@ -2,9 +2,9 @@
  * subscription/pending.c
  *	  Streams in flight: the part of a fetch that reads events up to the frontier.
  *
- * Each of these streams has a row in subscription_streams, which names its first event that is not acknowledged. A fetch
- * returns the oldest events of the streams that its consumer holds and of free streams. A free stream is taken when at
- * least one of its events is returned.
+ * Each of these streams has a row in subscription_streams, which names its first event that is not acknowledged. A
+ * fetch returns the oldest events of the streams that its consumer holds and of free streams. A free stream is taken
+ * when at least one of its events is returned.
  */
 #include "postgres.h"
 
@@ -27,8 +27,8 @@
 /* ---------------------------------------------------------------- finding them */
 
 /*
- * Adds rows to fetch->pending, in a memory context: all rows of the consumer, or the oldest free ones. An acknowledgement
- * relies on it that none of the consumer's own is missing.
+ * Adds rows to fetch->pending, in a memory context: all rows of the consumer, or the oldest free ones. An
+ * acknowledgement relies on it that none of the consumer's own is missing.
  */
 static void
 find_rows(EsFetch *fetch, bool mine, MemoryContext context)
@@ -159,8 +159,8 @@ compare_positions(Datum a, Datum b, void *arg)
 }
 
 /*
- * Adds the events of one stream to the sort. The heap has the positions of the oldest max_count events so far, the newest
- * of them on top. Once it is full, the stream is left at its first event that is newer than that.
+ * Adds the events of one stream to the sort. The heap has the positions of the oldest max_count events so far, the
+ * newest of them on top. Once it is full, the stream is left at its first event that is newer than that.
  */
 static void
 read_stream(EsFetch *fetch, EsPending *p, binaryheap *heap, Tuplesortstate *sort, TupleTableSlot *row)
@@ -307,8 +307,8 @@ es_pending_store(EsFetch *fetch)
 			es_stream_rows_add(&done, p->stream, 0, 0);
 
 		/*
-		 * The consumer's own rows are moved also where older events took the place of theirs: es_nack() tells by a row's
-		 * position whether the consumer got the event.
+		 * The consumer's own rows are moved also where older events took the place of theirs: es_nack() tells by a
+		 * row's position whether the consumer got the event.
 		 */
 		else if (p->mine ? p->found_position != 0 && p->found_position != p->position : p->returned)
 			es_stream_rows_add(&taken, p->stream, p->found_version, p->found_position);

@@ -13,8 +13,8 @@
 
 /*
  * Begins to run SQL on the tables of subscriptions, as the store's owner. Their rows come and go by the thousand, so
- * their statistics are soon wrong. Therefore plans always use the indexes. Index scans also mark entries of dead rows, and
- * later scans skip them.
+ * their statistics are soon wrong. Therefore plans always use the indexes. Index scans also mark entries of dead
+ * rows, and later scans skip them.
  */
 void
 es_subscription_begin(EsSql *sql)

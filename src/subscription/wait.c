@@ -19,7 +19,9 @@
 #include "log/log.h"
 #include "subscription/fetch.h"
 
-/* No sleep is longer than that: some news, such as streams that es_retry_quarantined_subscription frees, wake nobody. */
+/*
+ * No sleep is longer than that: some news, such as streams that es_retry_quarantined_subscription frees, wake nobody.
+ */
 #define LONGEST_SLEEP		1000	/* milliseconds */
 
 /*

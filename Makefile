@@ -5,7 +5,11 @@ EXTVERSION = 0.1.0
 MODULE_big = event_store
 PGFILEDESC = "event_store - an event store inside PostgreSQL"
 
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+# SQL that the library runs, and the C file that it is made into: docs/internals/schema.md.
+SCRIPTS = $(sort $(wildcard sql/*/*.sql))
+SCRIPT_TEXTS = src/base/script_texts.c
+
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c) $(SCRIPT_TEXTS)))
 
 DATA_built = sql/event_store--$(EXTVERSION).sql
 DATA = $(wildcard sql/event_store--*--*.sql)
@@ -24,7 +28,7 @@ ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isol
 ISOLATION_OPTS = --inputdir=test/isolation --outputdir=output_iso --load-extension=event_store \
 	$(if $(shell $(dir $(PGXS))../test/isolation/pg_isolation_regress --help | grep expecteddir),--expecteddir=test/isolation)
 
-EXTRA_CLEAN = sql/event_store--$(EXTVERSION).sql results output_iso regression.diffs regression.out
+EXTRA_CLEAN = sql/event_store--$(EXTVERSION).sql $(SCRIPT_TEXTS) $(SCRIPT_TEXTS).tmp results output_iso regression.diffs regression.out
 
 PG_CONFIG ?= pg_config
 # "make check" and "make demo" install what they need, so they must work where PGXS is not there yet;
@@ -58,5 +62,13 @@ endif
 
 sql/event_store--$(EXTVERSION).sql: sql/event_store.sql
 	cp $< $@
+
+# Each line of a script is a string of C. Under another name first: a build that is cut short leaves no half of it.
+$(SCRIPT_TEXTS): $(SCRIPTS) Makefile
+	{ printf '%s\n' '/* Made from sql/ by make. */' '#include "postgres.h"' '#include "base/base.h"' 'const EsScriptText es_script_texts[] = {'; \
+	for f in $(patsubst sql/%.sql,%,$(SCRIPTS)); do \
+		echo "{\"$$f\","; sed 's/[\\"]/\\&/g; s/.*/"&\\n"/' "sql/$$f.sql" || exit 1; echo '},'; \
+	done; echo '{NULL, NULL}};'; } >$@.tmp
+	mv $@.tmp $@
 
 $(OBJS): $(wildcard src/*/*.h)

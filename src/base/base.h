@@ -14,6 +14,7 @@
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
@@ -149,6 +150,42 @@ extern bool es_in_stored_text(void);
 extern void es_refuse_in_stored_text(const char *function);
 extern int	es_settings_open(const char *search_path);
 extern void es_settings_close(int level);
+
+/* ---------------------------------------------------------------- script */
+
+/*
+ * SQL scripts that are part of the library: the files sql/<wing>/<name>.sql.
+ */
+
+/* What stands for :name in a script. Made by the functions below only, which quote. */
+typedef struct EsScriptValue
+{
+	const char *name;
+	const char *sql;
+} EsScriptValue;
+
+/* A statement of a script, with its values in it. */
+typedef struct EsScriptStatement
+{
+	char	   *text;			/* without the comments before it and the semicolon after it */
+	Node	   *tree;			/* as the raw parser gives it */
+} EsScriptStatement;
+
+/* A script's text; the array is made from the files by the Makefile. */
+typedef struct EsScriptText
+{
+	const char *name;			/* <wing>/<name> */
+	const char *text;
+} EsScriptText;
+
+extern const EsScriptText es_script_texts[];
+
+extern EsScriptValue es_script_integer(const char *name, int64 value);
+extern EsScriptValue es_script_identifier(const char *name, const char *value);
+extern EsScriptValue es_script_literal(const char *name, const char *value);
+extern List *es_script_parse(const char *name, const EsScriptValue *values, int count);
+extern uint64 es_script_run_parsed(List *statements);
+extern uint64 es_script_run(const char *name, const EsScriptValue *values, int count);
 
 /* ---------------------------------------------------------------- settings */
 

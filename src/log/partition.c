@@ -315,25 +315,23 @@ void
 es_partition_make(int64 from, int64 to)
 {
 	EsSql		sql;
-	long long	name = (long long) from;
-	const char *code = quote_identifier(get_namespace_name(es_extension_schema()));
+	char	   *table = psprintf("log_%lld", (long long) from);
+	EsScriptValue values[] = {
+		es_script_identifier("partition", table),
+		es_script_identifier("stream_index", psprintf("%s_stream_version", table)),
+		es_script_integer("from", from),
+		es_script_integer("to", to),
+	};
 
-	if (OidIsValid(get_relname_relid(psprintf("log_%lld", name), get_namespace_oid(ES_SCHEMA, false))))
+	if (OidIsValid(get_relname_relid(table, get_namespace_oid(ES_SCHEMA, false))))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("partition \"event_store.log_%lld\" of the event log is not attached", name),
+				 errmsg("partition \"event_store.%s\" of the event log is not attached", table),
 				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 	es_sql_begin(&sql, es_store()->owner);
-	/* Rows never change: the first vacuum of a page may freeze it, and none has to come back for that. */
-	es_sql_runf("CREATE TABLE event_store.log_%lld (LIKE event_store.log INCLUDING ALL)"
-				" WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)", name);
-	es_sql_runf("CREATE UNIQUE INDEX log_%lld_stream_version ON event_store.log_%lld (stream, version)",
-				name, name);
-	es_sql_runf("CREATE TRIGGER es_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON event_store.log_%lld "
-				"FOR EACH STATEMENT EXECUTE FUNCTION %s.es_refuse_change()", name, code);
-	es_sql_runf("ALTER TABLE event_store.log_%lld ENABLE ALWAYS TRIGGER es_immutable", name);
-	es_sql_runf("ALTER TABLE event_store.log ATTACH PARTITION event_store.log_%lld "
-				"FOR VALUES FROM (%lld) TO (%lld)", name, (long long) from, (long long) to);
+	es_script_run("log/partition", values, lengthof(values));
+	es_guard_table(table);
+	es_script_run("log/attach", values, lengthof(values));
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 	ES_FAULT(partition);

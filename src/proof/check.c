@@ -572,11 +572,14 @@ holes_array(const Check *check, bool ends)
 static Datum
 guarded_array(void)
 {
-	Datum	   *values = palloc(sizeof(Datum) * es_immutable_count);
+	List	   *tables = es_immutable_tables();
+	Datum	   *values = palloc(sizeof(Datum) * list_length(tables));
+	int			count = 0;
+	ListCell   *lc;
 
-	for (int i = 0; i < es_immutable_count; i++)
-		values[i] = CStringGetTextDatum(es_immutable[i]);
-	return PointerGetDatum(construct_array(values, es_immutable_count, TEXTOID, -1, false, TYPALIGN_INT));
+	foreach(lc, tables)
+		values[count++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(values, count, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 static void

@@ -1,6 +1,6 @@
 /*
  * store/rights.c
- *	  Rights of applications, and the trigger that refuses changes.
+ *	  Rights of applications.
  *
  * A right is EXECUTE on a group of functions, and SELECT on the views for read, INSERT on the import
  * table for import. What was given is kept in event_store.grants, because dropping the extension
@@ -11,7 +11,6 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -26,7 +25,6 @@
 
 PG_FUNCTION_INFO_V1(es_grant);
 PG_FUNCTION_INFO_V1(es_revoke);
-PG_FUNCTION_INFO_V1(es_refuse_change);
 
 typedef struct Right
 {
@@ -278,27 +276,6 @@ es_grants_restore(void)
 		SetUserIdAndSecContext(owner, context);
 	}
 	es_sql_end(&sql);
-}
-
-/* The trigger on the store's tables, BEFORE UPDATE OR DELETE OR TRUNCATE, for each statement. */
-Datum
-es_refuse_change(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	const char *verb;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("es_refuse_change() can only be called as a trigger")));
-	verb = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
-		TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE";
-	ereport(ERROR,
-			(errcode(ES_IMMUTABLE),
-			 errmsg("events are immutable"),
-			 errdetail("%s on \"%s\" is refused.", verb, RelationGetRelationName(trigger->tg_relation)),
-			 errhint("Append an event that corrects the earlier one.")));
-	return (Datum) 0;
 }
 
 /*

@@ -8,6 +8,7 @@
 #define ES_STORE_H
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "utils/relcache.h"
 #include "utils/uuid.h"
 
@@ -19,10 +20,6 @@
  * Making the store: what must be in it.
  */
 
-/* Tables that refuse UPDATE, DELETE and TRUNCATE by SQL; the leaves of the log do too. */
-extern const char *const es_immutable[];
-extern const int es_immutable_count;
-
 /* What the wings above add when a store is made: made() once, with the tables; visited() at each es_create_store(). */
 typedef struct EsStoreHooks
 {
@@ -32,6 +29,16 @@ typedef struct EsStoreHooks
 
 extern void es_store_set_hooks(const EsStoreHooks *hooks);
 extern void es_check_whole(void);
+
+/* ---------------------------------------------------------------- guard */
+
+/*
+ * Refusing changes: the trigger of tables whose rows never change by SQL. All between es_sql_begin() and es_sql_end().
+ */
+
+extern void es_guard_table(const char *table);
+extern void es_guard_tables(void);
+extern List *es_immutable_tables(void);
 
 /* ---------------------------------------------------------------- location */
 

@@ -25,7 +25,7 @@ _PG_init(void)
 	es_shared_init();
 	es_store_init();
 	es_log_init();
-	es_define_init();
+	es_state_init();
 	es_projection_init();
 	es_launcher_init();
 }

@@ -290,25 +290,25 @@ lock_order(EsCall *call)
 
 /* Whether an event satisfies a check; one that fails with an error rejects the event too. */
 static bool
-satisfies(EsRun *run, const EsEvent *event, const char *label)
+satisfies(EsEvaluation *run, const EsEvent *event, const char *label)
 {
 	volatile bool satisfied = false;
 
-	es_run_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
-	es_run_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
+	es_evaluation_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
+	es_evaluation_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
 			   event->metadata == NULL);
-	es_run_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
+	es_evaluation_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
 	/* An event that is to occur when it is recorded is checked as of now. */
-	es_run_set(run, EVENT_OCCURRED_AT,
+	es_evaluation_set(run, EVENT_OCCURRED_AT,
 			   TimestampTzGetDatum(event->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
 	PG_TRY();
 	{
 		bool		isnull;
 		Datum		result;
 
-		es_run_enter(run);
-		result = es_run_eval(run, &isnull);
-		es_run_leave(run);
+		es_evaluation_enter(run);
+		result = es_evaluate(run, &isnull);
+		es_evaluation_leave(run);
 		satisfied = !isnull && DatumGetBool(result);
 	}
 	PG_CATCH();
@@ -318,7 +318,7 @@ satisfies(EsRun *run, const EsEvent *event, const char *label)
 		es_failure_rethrow(ES_EVENT_REJECTED, label);
 	}
 	PG_END_TRY();
-	MemoryContextReset(es_run_memory(run));
+	MemoryContextReset(es_evaluation_memory(run));
 	return satisfied;
 }
 
@@ -328,7 +328,7 @@ check_events(EsCall *call)
 {
 	EsDefinitions *defs = es_definitions();
 	const EsExpr *checked = NULL;
-	EsRun	   *run = NULL;
+	EsEvaluation	   *run = NULL;
 	int			settings;
 
 	if (!es_has_checks(defs))
@@ -346,8 +346,8 @@ check_events(EsCall *call)
 		if (check != checked)
 		{
 			if (run != NULL)
-				es_run_close(run);
-			run = es_run_open(check);
+				es_evaluation_close(run);
+			run = es_evaluation_open(check);
 			checked = check;
 		}
 		label = es_call_label(call, i);
@@ -362,7 +362,7 @@ check_events(EsCall *call)
 			pfree(label);
 	}
 	if (run != NULL)
-		es_run_close(run);
+		es_evaluation_close(run);
 	es_settings_close(settings);
 }
 

@@ -21,7 +21,7 @@
 #include "log/log.h"
 #include "state/as_of.h"
 
-/* *ask: the published times are older than that, and somebody could move them. */
+/* Sets *ask when the published times are older than as_of, so that it helps to ask the coordinator to publish newer ones. */
 static bool
 is_final(TimestampTz as_of, const text *stream, bool *ask)
 {

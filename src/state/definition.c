@@ -5,8 +5,8 @@
  *
  * A session keeps one set of definitions. A change of the tables (a registration sends a relcache
  * invalidation, in its own session too) or of any function makes the next call read them anew. The
- * old set is given back at the end of the transaction: a scan that is under way may still use it. A set
- * that was read under a transaction's old snapshot ends with that transaction.
+ * old set is freed only at the end of the transaction, because a scan that is under way may still use it. A set
+ * that was read under the old snapshot of a transaction is dropped when that transaction ends.
  */
 #include "postgres.h"
 
@@ -55,7 +55,7 @@ static const EsVariable event_variables[EVENT_VARIABLES] = {
 	{"occurred_at", TIMESTAMPTZOID},
 };
 
-/* A row of one of the three tables, as far as they are alike. */
+/* A row of one of the three tables: the columns that they have in common. */
 typedef struct DefinitionRow
 {
 	char	   *name;			/* category or event type */
@@ -105,7 +105,7 @@ function_callback(Datum arg, int cacheid, uint32 hashvalue)
 	function_generation++;
 }
 
-/* Gives back the sets that nobody can be using any more. Must not fail. */
+/* Frees the sets that nobody can be using any more. Must not fail. */
 static void
 end_of_transaction(void)
 {
@@ -123,9 +123,9 @@ end_of_transaction(void)
 	}
 }
 
-/* Registers the callback; called once, when the library is loaded. */
+/* Registers the callbacks of this wing; called once, when the library is loaded. */
 void
-es_define_init(void)
+es_state_init(void)
 {
 	CacheRegisterSyscacheCallback(PROCOID, function_callback, (Datum) 0);
 	es_transaction_at_end(end_of_transaction);
@@ -530,7 +530,7 @@ static void
 try_expression(const char *text, const char *what, Oid result, const EsVariable *variables, int count,
 			   const char *role, const char *path)
 {
-	es_run_close(es_run_open(es_expr_compile(text, what, result, variables, count, role, path)));
+	es_evaluation_close(es_evaluation_open(es_expr_compile(text, what, result, variables, count, role, path)));
 }
 
 /* Who registers: its rights and its search_path are kept with the text. */
@@ -622,7 +622,7 @@ es_unregister_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* What others have kept that upcasters have made, to hear of a change. */
+/* Called when an upcaster is registered or dropped: projections keep what upcasters have made, and become stale. */
 static void (*on_upcaster_change) (text *type, text *to_type) = NULL;
 
 void

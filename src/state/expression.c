@@ -307,10 +307,10 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 }
 
 /* Makes an expression ready, in the current memory context. */
-EsRun *
-es_run_open(const EsExpr *expr)
+EsEvaluation *
+es_evaluation_open(const EsExpr *expr)
 {
-	EsRun	   *run = palloc0(sizeof(EsRun));
+	EsEvaluation	   *run = palloc0(sizeof(EsEvaluation));
 
 	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
 	if (es_run_as_role(expr->role_name) != expr->role)
@@ -330,30 +330,30 @@ es_run_open(const EsExpr *expr)
 	run->econtext->ecxt_param_list_info = run->params;
 
 	/* Initialising checks EXECUTE on the functions: as the role that registered. */
-	es_run_enter(run);
+	es_evaluation_enter(run);
 	run->state = ExecInitExprWithParams(expr->planned, run->params);
-	es_run_leave(run);
+	es_evaluation_leave(run);
 	return run;
 }
 
 /*
- * Takes on the role and the settings for one or more evaluations; what happens until es_run_leave()
+ * Takes on the role and the settings for one or more evaluations; what happens until es_evaluation_leave()
  * happens with that role's rights. After an error the transaction's abort restores everything.
  */
 void
-es_run_enter(EsRun *run)
+es_evaluation_enter(EsEvaluation *run)
 {
 	es_run_as_begin(&run->run_as, run->expr->role, run->expr->search_path, false);
 }
 
 void
-es_run_leave(EsRun *run)
+es_evaluation_leave(EsEvaluation *run)
 {
 	es_run_as_end(&run->run_as);
 }
 
 void
-es_run_close(EsRun *run)
+es_evaluation_close(EsEvaluation *run)
 {
 	FreeExprContext(run->econtext, true);
 	pfree(run);
@@ -361,7 +361,7 @@ es_run_close(EsRun *run)
 
 /* The same after an error that was caught: what it held has been released with the subtransaction. */
 void
-es_run_abandon(EsRun *run)
+es_evaluation_abandon(EsEvaluation *run)
 {
 	FreeExprContext(run->econtext, false);
 	pfree(run);

@@ -3,7 +3,8 @@
  *	  Folding events into a state: (state, event) -> state, by a SQL expression or by rules.
  *
  * Only the columns that the fold mentions are looked at. The state of a SQL fold moves between two
- * memory contexts, so that a fold over millions of events needs the memory of two states.
+ * memory contexts: each new state is made in the one that does not hold the old state, so a fold over millions of events
+ * needs the memory of two states.
  */
 #include "postgres.h"
 
@@ -16,7 +17,7 @@
 #include "base/base.h"
 #include "state/state.h"
 
-/* A fold in the current memory context, ready for one stream after the other. */
+/* Makes a fold in the current memory context. It can be used for one stream after the other. */
 EsFold *
 es_fold_create(const EsAggregate *aggregate)
 {
@@ -26,7 +27,7 @@ es_fold_create(const EsAggregate *aggregate)
 	fold->context = CurrentMemoryContext;
 	if (aggregate->fold != NULL)
 	{
-		fold->run = es_run_open(aggregate->fold);
+		fold->run = es_evaluation_open(aggregate->fold);
 		for (int i = 0; i < 2; i++)
 			fold->states[i] = AllocSetContextCreate(CurrentMemoryContext, "event_store state",
 													ALLOCSET_DEFAULT_SIZES);
@@ -34,7 +35,7 @@ es_fold_create(const EsAggregate *aggregate)
 	return fold;
 }
 
-/* Begins with a state: the initial one at version 0, or a snapshot's. */
+/* Begins the fold of a stream with a state: the initial state at version 0, or that of a snapshot. */
 void
 es_fold_begin(EsFold *fold, const text *stream, Jsonb *state, int64 version, int64 position,
 			  TimestampTz recorded_at)
@@ -57,8 +58,8 @@ es_fold_begin(EsFold *fold, const text *stream, Jsonb *state, int64 version, int
 }
 
 /*
- * A scan for the fold's events, yet to be told which. Its upcasters are the fold's: begun with its first
- * scan, because a load from a snapshot may need none, and not anew for each stream of a category.
+ * Makes a scan for the events to be folded; the caller says which. All scans of a fold share its upcasters. They are begun
+ * with the first scan, because a load from a snapshot may need none, and not again for each stream of a category.
  */
 EsScan *
 es_fold_scan(EsFold *fold, EsDefinitions *defs, Snapshot snapshot)
@@ -78,7 +79,7 @@ es_fold_scan(EsFold *fold, EsDefinitions *defs, Snapshot snapshot)
 	return scan;
 }
 
-/* Where a fold failed. */
+/* The place at which a fold failed, for the error's detail. */
 static char *
 place_of(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 {
@@ -92,43 +93,43 @@ place_of(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 static void
 fold_by_expression(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 {
-	EsRun	   *run = fold->run;
+	EsEvaluation	   *run = fold->run;
 	Bitmapset  *used = run->expr->used;
 	MemoryContext old;
 	Datum		result;
 	bool		isnull;
 
-	es_run_set(run, FOLD_STATE, JsonbPGetDatum(fold->state), false);
+	es_evaluation_set(run, FOLD_STATE, JsonbPGetDatum(fold->state), false);
 	if (bms_is_member(FOLD_EVENT_TYPE, used))
-		es_run_set(run, FOLD_EVENT_TYPE, PointerGetDatum(es_scan_type(scan, slot)), false);
+		es_evaluation_set(run, FOLD_EVENT_TYPE, PointerGetDatum(es_scan_type(scan, slot)), false);
 	if (bms_is_member(FOLD_DATA, used))
 	{
 		Datum		data = es_scan_data(scan, slot, &isnull);
 
-		es_run_set(run, FOLD_DATA, data, isnull);
+		es_evaluation_set(run, FOLD_DATA, data, isnull);
 	}
 	if (bms_is_member(FOLD_METADATA, used))
 	{
 		Datum		metadata = slot_getattr(slot, Anum_log_metadata, &isnull);
 
-		es_run_set(run, FOLD_METADATA, metadata, isnull);
+		es_evaluation_set(run, FOLD_METADATA, metadata, isnull);
 	}
 	if (bms_is_member(FOLD_VERSION, used))
-		es_run_set(run, FOLD_VERSION, es_row_column(slot, Anum_log_version), false);
+		es_evaluation_set(run, FOLD_VERSION, es_row_column(slot, Anum_log_version), false);
 	if (bms_is_member(FOLD_POSITION, used))
-		es_run_set(run, FOLD_POSITION, es_row_column(slot, Anum_log_position), false);
+		es_evaluation_set(run, FOLD_POSITION, es_row_column(slot, Anum_log_position), false);
 	if (bms_is_member(FOLD_OCCURRED_AT, used))
-		es_run_set(run, FOLD_OCCURRED_AT, es_row_column(slot, Anum_log_occurred_at), false);
+		es_evaluation_set(run, FOLD_OCCURRED_AT, es_row_column(slot, Anum_log_occurred_at), false);
 	if (bms_is_member(FOLD_RECORDED_AT, used))
-		es_run_set(run, FOLD_RECORDED_AT, es_row_column(slot, Anum_log_recorded_at), false);
+		es_evaluation_set(run, FOLD_RECORDED_AT, es_row_column(slot, Anum_log_recorded_at), false);
 	if (bms_is_member(FOLD_STREAM, used))
-		es_run_set(run, FOLD_STREAM, PointerGetDatum(fold->stream), false);
+		es_evaluation_set(run, FOLD_STREAM, PointerGetDatum(fold->stream), false);
 	if (bms_is_member(FOLD_SCHEMA_VERSION, used))
-		es_run_set(run, FOLD_SCHEMA_VERSION, Int32GetDatum(es_scan_schema_version(scan, slot)), false);
+		es_evaluation_set(run, FOLD_SCHEMA_VERSION, Int32GetDatum(es_scan_schema_version(scan, slot)), false);
 
-	es_run_enter(run);
-	result = es_run_eval(run, &isnull);
-	es_run_leave(run);
+	es_evaluation_enter(run);
+	result = es_evaluate(run, &isnull);
+	es_evaluation_leave(run);
 	if (isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -146,10 +147,10 @@ fold_by_expression(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 		MemoryContextReset(fold->states[fold->current]);
 		fold->current = next;
 	}
-	MemoryContextReset(es_run_memory(run));
+	MemoryContextReset(es_evaluation_memory(run));
 }
 
-/* The rule of a stored type, looked up by name once. */
+/* The rule for a stored event type; it is looked up by name once and then found by the type's id. */
 static const EsRule *
 find_rule(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 {
@@ -220,7 +221,7 @@ fold_by_rules(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 
 /*
  * Folds the scan's current event. Raises YE006, naming aggregate, stream, version and event type.
- * What a detoasted payload leaves in the current memory context is the caller's to reset.
+ * A payload that had to be detoasted stays in the current memory context until the caller resets that.
  */
 void
 es_fold_step(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
@@ -250,7 +251,7 @@ es_fold_step(EsFold *fold, EsScan *scan, TupleTableSlot *slot)
 }
 
 /*
- * The state so far; good until the next step. Raises YE006 when what the rules have made is more than a
+ * The state so far. The result is good until the next step. Raises YE006 when what the rules have made is more than a
  * jsonb can hold.
  */
 Jsonb *
@@ -284,7 +285,7 @@ es_fold_end(EsFold *fold)
 {
 	if (fold->run != NULL)
 	{
-		es_run_close(fold->run);
+		es_evaluation_close(fold->run);
 		MemoryContextDelete(fold->states[0]);
 		MemoryContextDelete(fold->states[1]);
 	}

@@ -33,10 +33,10 @@ PG_FUNCTION_INFO_V1(es_history);
 PG_FUNCTION_INFO_V1(es_snapshot);
 PG_FUNCTION_INFO_V1(es_replayed_events);
 
-/* Times snapshot_every that a load may replay before it asks for a snapshot. */
+/* A load that replays more than this many times snapshot_every events asks for a snapshot. */
 #define ES_REQUEST_AFTER	2
 
-/* Events folded by this session's loads: what tests of snapshots look at. */
+/* How many events the loads of this session have folded: tests of snapshots look at it. */
 static int64 replayed_events = 0;
 
 /* ---------------------------------------------------------------- arguments and results */
@@ -82,7 +82,7 @@ state_result(FunctionCallInfo fcinfo, EsFold *fold)
 
 /* ---------------------------------------------------------------- one stream */
 
-/* The settings for a loop over events, where there is SQL to run. */
+/* Pins the settings for a loop over events, once, where there is SQL to run for them. */
 static int
 open_settings(const EsFold *fold, const EsScan *scan)
 {
@@ -92,8 +92,8 @@ open_settings(const EsFold *fold, const EsScan *scan)
 }
 
 /*
- * Folds what a scan brings. Events that upcasters drop count in the version all the same: it is what
- * es_append expects.
+ * Folds the events of a scan. An event that an upcaster drops counts in the version all the same, because the version that a
+ * load returns is the one that es_append expects next.
  */
 static void
 fold_scan(EsFold *fold, EsScan *scan)
@@ -108,7 +108,7 @@ fold_scan(EsFold *fold, EsScan *scan)
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
 		es_fold_step(fold, scan, slot);
-		/* Only what was detoasted stays behind. */
+		/* Payloads that were detoasted are all that is left behind. */
 		if (++since_reset == 16)
 		{
 			MemoryContextReset(scratch);
@@ -127,8 +127,8 @@ fold_scan(EsFold *fold, EsScan *scan)
 }
 
 /*
- * Brings a fold to the state of a stream at most at a version and at a time, as a snapshot of the
- * database shows it.
+ * Brings a fold to the state of a stream as a database snapshot shows it: at the highest version that is not above a given
+ * one, and that was recorded by a given time.
  */
 static void
 load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, int64 max_version,
@@ -253,8 +253,8 @@ compare_valid(const void *a, const void *b)
 
 /*
  * Folds in order of (occurred_at, version). A first pass notes when each event occurred; where that is
- * the order of versions, as it mostly is, a second pass folds as usual, else each event is fetched in
- * its turn.
+ * the order of versions, as it mostly is, a second pass folds as usual, else the events are fetched in
+ * that order.
  */
 static void
 fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head,
@@ -298,7 +298,7 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 	if (!in_order)
 		qsort(events, count, sizeof(ValidEvent), compare_valid);
 
-	/* Runs of neighbouring versions are read with one scan; there may be as many runs as events. */
+	/* Neighbouring versions that follow each other in this order are read with one scan; there may be as many scans as events. */
 	per_run = AllocSetContextCreate(CurrentMemoryContext, "event_store run", ALLOCSET_DEFAULT_SIZES);
 	for (int64 i = 0; i < count;)
 	{
@@ -390,7 +390,7 @@ es_load_category(PG_FUNCTION_ARGS)
 		if (stream != NULL && head.version > 0)
 		{
 			load(fold, defs, stream, &head, PG_INT64_MAX, has_time ? &as_of : NULL, snapshot);
-			/* A stream that began later than as_of was not there. */
+			/* A stream that began after as_of did not exist then. */
 			if (fold->version > 0)
 			{
 				values[0] = PointerGetDatum(stream);
@@ -477,8 +477,7 @@ es_history(PG_FUNCTION_ARGS)
 /* ---------------------------------------------------------------- snapshots */
 
 /*
- * Stores the state of a stream as of now; returns the version that it has, 0 for a stream without
- * events.
+ * Stores a snapshot of the present state of a stream. Returns its version, or 0 for a stream without events.
  */
 int64
 es_take_snapshot(const text *stream)
@@ -502,8 +501,8 @@ es_take_snapshot(const text *stream)
 }
 
 /*
- * The state of a stream at a version, without the help of stored ones: from *base on, which becomes it, in the current
- * memory context. False when the stream has no such version, or the fingerprint of a snapshot is not that of the
+ * Computes the state of a stream at a version without using stored snapshots. The fold begins with *base, and its result
+ * replaces *base, in the current memory context. False when the stream has no such version, or the fingerprint of a snapshot is not that of the
  * stream's fold.
  */
 bool

@@ -5,7 +5,7 @@
  * A snapshot is used only when its fingerprint is the fold's (it was made by the same definition and
  * upcasters) and its hash is right; otherwise the load goes on as if it were not there.
  *
- * Several are kept a stream: the newest few, then one in a stretch of ES_SPARSE times snapshot_every
+ * Several are kept for each stream: the newest few, then one in a stretch of ES_SPARSE times snapshot_every
  * versions, so that a load as of any version replays a bounded number of events.
  */
 #include "postgres.h"
@@ -29,7 +29,7 @@
 #define ES_KEEP_NEWEST	4
 #define ES_SPARSE		16
 
-/* First byte of a stored fingerprint: whose fold it is. */
+/* The first byte of a stored fingerprint says whose fold made the state: one that is registered, or the application's. */
 #define FINGERPRINT_FOLD		'F'
 #define FINGERPRINT_APPLICATION	'A'
 
@@ -48,7 +48,7 @@ fingerprint_bytes(char kind, const void *bytes, int len)
 	return result;
 }
 
-/* Covers the whole row: a state must not be believed at another version or in another stream. */
+/* The hash of a snapshot covers its whole row: a state must not be believed at another version or in another stream. */
 static bytea *
 row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
 		 Jsonb *state)
@@ -69,7 +69,7 @@ row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, 
 	return hash;
 }
 
-/* Whether a row is as it was stored. */
+/* Whether a row has not been changed since it was stored. */
 bool
 es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
 				  Jsonb *state, const bytea *hash)
@@ -79,7 +79,7 @@ es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 p
 			   ES_DIGEST_LEN) == 0;
 }
 
-/* Whether a stored fingerprint is that of a fold registered here; NULL: of any that is or was. */
+/* Whether a stored fingerprint is that of the given fold, or, where fold is NULL, of any fold that is or was registered here. */
 bool
 es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold)
 {
@@ -88,7 +88,7 @@ es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold)
 		(fold == NULL || memcmp(VARDATA_ANY(fingerprint) + 1, fold, ES_DIGEST_LEN) == 0);
 }
 
-/* Counts a damaged snapshot, and logs it once in a row: every load would meet it again. */
+/* Counts a damaged snapshot. It is logged only the first time in a row, because every load meets it again. */
 static void
 damaged(int64 stream, int64 version)
 {
@@ -200,8 +200,8 @@ store(int64 stream, bytea *fingerprint, int64 version, int64 position, Timestamp
 }
 
 /*
- * Drops what is too close together, and what no fold uses any more: snapshots of this stream that were
- * made under an earlier definition.
+ * Drops snapshots of this stream that are closer together than they need be, and those that were made under an earlier
+ * definition of the fold, which no load uses any more.
  */
 static void
 thin_out(int64 stream, bytea *fingerprint, int every)
@@ -221,7 +221,7 @@ thin_out(int64 stream, bytea *fingerprint, int every)
 					" WHERE s.stream = $1 AND s.fingerprint = $2 AND s.version = k.version"
 					" AND k.age > " CppAsString2(ES_KEEP_NEWEST) " AND k.place > 1",
 					3, types, values, NULL);
-	/* Not those of applications: an old and a new release may be at work side by side. */
+	/* Those that applications have put stay: an old and a new release of one may be running side by side. */
 	if (VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD)
 		es_sql_run_args("DELETE FROM event_store.snapshots WHERE stream = $1 AND fingerprint <> $2"
 						" AND get_byte(fingerprint, 0) = get_byte($2, 0)", 2, types, values, NULL);

@@ -1,11 +1,11 @@
 /*
  * state/snapshot_request.c
- *	  Loads that replayed far ask for a snapshot.
+ *	  A load that had to replay many events requests a snapshot.
  *
- * A load must not write, and may run where it cannot. So it starts a background worker that takes the
- * snapshot in a transaction of its own, and does not wait for it: at most one a second and session,
- * and none where there is no free worker slot. Nothing depends on it. What the session has noticed of
- * snapshots that it could not use travels with the request into event_store.counters.
+ * A load must not write, and may run where nothing can be written. So it starts a background worker, which takes the
+ * snapshot in a transaction of its own, and does not wait for it. A session starts at most one a second, and none where
+ * there is no free worker slot: nothing depends on it. The session also counts the snapshots that it could not use; the
+ * worker adds these counts to event_store.counters.
  */
 #include "postgres.h"
 
@@ -50,7 +50,7 @@ es_snapshot_note_unused(bool damaged)
 		noticed_outdated++;
 }
 
-/* Has a snapshot of a stream taken in the background, soon or never. */
+/* Requests a snapshot of a stream, to be taken in the background. It may never be. */
 void
 es_snapshot_request(int64 stream)
 {

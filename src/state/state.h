@@ -48,47 +48,47 @@ typedef struct EsExpr
 } EsExpr;
 
 /* An expression ready to be evaluated, one evaluation at a time. */
-typedef struct EsRun
+typedef struct EsEvaluation
 {
 	const EsExpr *expr;
 	ExprState  *state;
 	ExprContext *econtext;
 	ParamListInfo params;
 	EsRunAs	run_as;
-} EsRun;
+} EsEvaluation;
 
 extern EsExpr *es_expr_compile(const char *text, const char *what, Oid result_type,
 							   const EsVariable *variables, int count,
 							   const char *role, const char *search_path);
-extern EsRun *es_run_open(const EsExpr *expr);
-extern void es_run_enter(EsRun *run);
-extern void es_run_leave(EsRun *run);
-extern void es_run_close(EsRun *run);
-extern void es_run_abandon(EsRun *run);
+extern EsEvaluation *es_evaluation_open(const EsExpr *expr);
+extern void es_evaluation_enter(EsEvaluation *run);
+extern void es_evaluation_leave(EsEvaluation *run);
+extern void es_evaluation_close(EsEvaluation *run);
+extern void es_evaluation_abandon(EsEvaluation *run);
 
 /* Sets a variable; the datum must stay where it is until the evaluation. */
 static inline void
-es_run_set(EsRun *run, int variable, Datum value, bool isnull)
+es_evaluation_set(EsEvaluation *run, int variable, Datum value, bool isnull)
 {
 	run->params->params[variable].value = value;
 	run->params->params[variable].isnull = isnull;
 }
 
 static inline bool
-es_run_uses(const EsRun *run, int variable)
+es_evaluation_uses(const EsEvaluation *run, int variable)
 {
 	return bms_is_member(variable, run->expr->used);
 }
 
-/* Evaluates, between enter and leave, in the context es_run_memory(), which the caller resets. */
+/* Evaluates, between enter and leave, in the context es_evaluation_memory(), which the caller resets. */
 static inline Datum
-es_run_eval(EsRun *run, bool *isnull)
+es_evaluate(EsEvaluation *run, bool *isnull)
 {
 	return ExecEvalExprSwitchContext(run->state, run->econtext, isnull);
 }
 
 static inline MemoryContext
-es_run_memory(EsRun *run)
+es_evaluation_memory(EsEvaluation *run)
 {
 	return run->econtext->ecxt_per_tuple_memory;
 }
@@ -192,7 +192,7 @@ extern const EsExpr *es_upcaster_transform(EsDefinitions *defs, EsUpcaster *upca
 extern bool es_has_checks(const EsDefinitions *defs);
 extern const EsExpr *es_find_check(EsDefinitions *defs, const char *type, int len, int32 version);
 
-extern void es_define_init(void);
+extern void es_state_init(void);
 
 /* Called in the transaction that registers or drops an upcaster of a type, which leads to another (perhaps the same). */
 extern void es_on_upcaster_change(void (*callback) (text *type, text *to_type));
@@ -213,7 +213,7 @@ typedef struct EsFold
 	int64		folded;			/* events since es_fold_begin() */
 
 	/* private */
-	EsRun	   *run;			/* a fold given as SQL */
+	EsEvaluation	   *run;			/* a fold given as SQL */
 	EsRulesState *rules;		/* a fold given as rules */
 	const EsRule **rule_by_type;
 	bool	   *rule_known;

@@ -22,8 +22,8 @@ typedef struct EsUpcast
 	EsDefinitions *defs;
 	MemoryContext context;		/* of the runs */
 	MemoryContext results;		/* of the current event */
-	EsRun	  **runs;			/* by number of the upcaster, opened when first needed */
-	EsRun	  **at_work;		/* the one used last */
+	EsEvaluation	  **runs;			/* by number of the upcaster, opened when first needed */
+	EsEvaluation	  **at_work;		/* the one used last */
 } EsUpcast;
 
 static void
@@ -33,7 +33,7 @@ end(EsTransform *self)
 
 	for (int i = 0; i < es_upcaster_count(upcast->defs); i++)
 		if (upcast->runs[i] != NULL)
-			es_run_close(upcast->runs[i]);
+			es_evaluation_close(upcast->runs[i]);
 	MemoryContextDelete(upcast->results);
 }
 
@@ -45,7 +45,7 @@ failed(EsTransform *self)
 
 	if (upcast->at_work != NULL && *upcast->at_work != NULL)
 	{
-		es_run_abandon(*upcast->at_work);
+		es_evaluation_abandon(*upcast->at_work);
 		*upcast->at_work = NULL;
 	}
 }
@@ -127,41 +127,41 @@ place_of(const EsShape *shape)
 
 /* Runs one upcaster on an event that has data; false when it drops the event. */
 static bool
-run_upcaster(EsUpcast *upcast, EsRun *run, EsShape *shape)
+run_upcaster(EsUpcast *upcast, EsEvaluation *run, EsShape *shape)
 {
 	MemoryContext old;
 	Datum		result;
 	bool		isnull;
 
-	es_run_set(run, EVENT_DATA, shape->data, false);
-	es_run_set(run, EVENT_METADATA, shape->metadata, shape->metadata_null);
-	es_run_set(run, EVENT_TYPE, PointerGetDatum(shape->type), false);
-	es_run_set(run, EVENT_OCCURRED_AT, TimestampTzGetDatum(shape->occurred_at), false);
-	es_run_enter(run);
-	result = es_run_eval(run, &isnull);
+	es_evaluation_set(run, EVENT_DATA, shape->data, false);
+	es_evaluation_set(run, EVENT_METADATA, shape->metadata, shape->metadata_null);
+	es_evaluation_set(run, EVENT_TYPE, PointerGetDatum(shape->type), false);
+	es_evaluation_set(run, EVENT_OCCURRED_AT, TimestampTzGetDatum(shape->occurred_at), false);
+	es_evaluation_enter(run);
+	result = es_evaluate(run, &isnull);
 	if (!isnull)
 	{
 		old = MemoryContextSwitchTo(upcast->results);
 		shape->data = JsonbPGetDatum(DatumGetJsonbPCopy(result));
 		MemoryContextSwitchTo(old);
 	}
-	es_run_leave(run);
-	MemoryContextReset(es_run_memory(run));
+	es_evaluation_leave(run);
+	MemoryContextReset(es_evaluation_memory(run));
 	return !isnull;
 }
 
 /* The upcaster made ready, when it is first needed. */
-static EsRun *
+static EsEvaluation *
 run_of(EsUpcast *upcast, EsUpcaster *upcaster)
 {
-	EsRun	  **run = &upcast->runs[upcaster - es_upcaster(upcast->defs, 0)];
+	EsEvaluation	  **run = &upcast->runs[upcaster - es_upcaster(upcast->defs, 0)];
 
 	upcast->at_work = run;
 	if (*run == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(upcast->context);
 
-		*run = es_run_open(es_upcaster_transform(upcast->defs, upcaster));
+		*run = es_evaluation_open(es_upcaster_transform(upcast->defs, upcaster));
 		MemoryContextSwitchTo(old);
 	}
 	return *run;
@@ -225,7 +225,7 @@ es_upcast_begin(EsDefinitions *defs)
 	upcast->context = CurrentMemoryContext;
 	upcast->results = AllocSetContextCreate(CurrentMemoryContext, "event_store upcast",
 											ALLOCSET_DEFAULT_SIZES);
-	upcast->runs = palloc0(sizeof(EsRun *) * es_upcaster_count(defs));
+	upcast->runs = palloc0(sizeof(EsEvaluation *) * es_upcaster_count(defs));
 
 	/*
 	 * A type has an id only once an event of it was appended, which changes no definition; and the id of

@@ -1,5 +1,5 @@
 /*
- * state/upcast_test.c
+ * state/upcast_dry_run.c
  *	  es_test_upcasters: a dry run of the upcasters over what is stored, before anyone depends on them.
  */
 #include "postgres.h"

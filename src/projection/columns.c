@@ -87,7 +87,7 @@ columns_of_reference(const Seen *seen, const ColumnRef *reference)
 
 		/*
 		 * With a relation in front of it, the last field is a column. A name alone is looked up among the relations as
-		 * well: one of them may be called like a column, and then the row as a whole may be meant.
+		 * well: one of them may have the name of a column, and then the row as a whole may be meant.
 		 */
 		if (lnext(reference->fields, field) != NULL && column != 0)
 			break;

@@ -1,8 +1,9 @@
 /*
  * projection/run.c
- *	  Running projections: by background workers, and in the foreground; waiting for them.
+ *	  Running projections: by workers of the pool, and in the foreground. Waiting for them.
  *
- * Any worker takes any projection. Whoever holds a checkpoint's row runs that projection; the others pass it by.
+ * Any worker can run any projection. The process that has locked a checkpoint's row runs that projection, and other
+ * workers skip it.
  */
 #include "postgres.h"
 
@@ -34,12 +35,12 @@ PG_FUNCTION_INFO_V1(es_retry_quarantined);
 /* Milliseconds. */
 #define BATCH_TIME_LONG		200		/* a batch that takes longer makes the next one smaller */
 #define BATCH_TIME_SHORT	50		/* a full one that takes less makes it larger */
-#define RUN_TIME			100		/* after this long it is another projection's turn */
-#define IDLE_INTERVAL		200		/* between writes of a checkpoint that no event has moved, unless somebody waits */
-#define SHORT_REST			8		/* after a batch that was not full, at most */
-#define LONG_REST			20		/* after one that took longer than BUSY_TIME: there is much to do */
+#define RUN_TIME			100		/* batches of one projection, before the worker goes on to the next one */
+#define IDLE_INTERVAL		200		/* between writes of a checkpoint that only the mark moves, where nobody waits */
+#define SHORT_REST			8		/* longest pause after a batch that was not full */
+#define LONG_REST			20		/* the same, after batches that took longer than BUSY_TIME */
 #define BUSY_TIME			2
-#define REST_SHARE			9		/* times as long as the batch took */
+#define REST_SHARE			9		/* a pause is so many times as long as the batches took, within these limits */
 #define WORKER_MARK_WAIT	10		/* for appends that are just committing */
 #define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
 
@@ -58,7 +59,7 @@ stop_projection(EsTask *task, EsProjection *projection)
 			 errhint("Put right what is wrong, then SELECT es_resume_projection(%s).", quote_literal_cstr(name))));
 }
 
-/* Runs one batch of a projection whose checkpoint is locked; its definition was looked up since. */
+/* Runs one batch of a projection. Its checkpoint is locked, and its definition was looked up after that. */
 static EsResult
 run_batch(EsTask *task, EsProjection *projection, Snapshot snapshot, int64 upto)
 {
@@ -75,7 +76,7 @@ run_batch(EsTask *task, EsProjection *projection, Snapshot snapshot, int64 upto)
 
 /* ---------------------------------------------------------------- workers */
 
-/* Learns from a batch how large the next one should be. */
+/* Chooses the size of the next batch by how long this one took. */
 static void
 adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz start)
 {
@@ -85,7 +86,8 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 	{
 		projection->said_split = true;
 		ereport(LOG,
-				(errmsg("handler of projection \"%s\" fails on several calls at once, and not on each of them", projection->name),
+				(errmsg("handler of projection \"%s\" fails on several calls at once, and not on each of them",
+						projection->name),
 				 errdetail("It is run call by call, which is slow."),
 				 errhint("Two events for one row, perhaps: group the rows of new_events, or take the last one.")));
 	}
@@ -98,11 +100,12 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 }
 
 /*
- * One batch of one projection, up to a mark that was found before, in a transaction of its own. True: there is more to
- * do at once. *due: when to look again at the latest, if it says so.
+ * Runs one batch of one projection, in a transaction of its own, up to a mark that was found before. True: there is
+ * more to do at once. Sets *due, where the projection has to be looked at again by then even if nobody wakes the
+ * worker.
  */
 static bool
-work_on(const char *name, int64 mark, TimestampTz *due)
+run_one(const char *name, int64 mark, TimestampTz *due)
 {
 	EsCheckpoint checkpoint;
 	EsTask		task;
@@ -128,7 +131,8 @@ work_on(const char *name, int64 mark, TimestampTz *due)
 			*due = checkpoint.retry_at;
 		else
 		{
-			snapshot = RegisterSnapshot(GetLatestSnapshot());	/* later than the mark */
+			/* It is taken after the mark was found, so it shows all events up to the mark. */
+			snapshot = RegisterSnapshot(GetLatestSnapshot());
 			if (projection->limit == 0)
 				projection->limit = projection->batch_size;
 			task.limit = projection->limit;
@@ -137,7 +141,7 @@ work_on(const char *name, int64 mark, TimestampTz *due)
 			result = run_batch(&task, projection, snapshot, mark);
 			UnregisterSnapshot(snapshot);
 
-			/* A change of its state, or of anything else, may have made another set of definitions. */
+			/* The definitions may have been read again meanwhile, for example because the state was changed. */
 			if ((projection = es_projection_find(name)) != NULL)
 			{
 				adapt(projection, &task, result, start);
@@ -156,8 +160,8 @@ work_on(const char *name, int64 mark, TimestampTz *due)
 }
 
 /*
- * The names of what may have something to do, in the current memory context, and the mark. False when somebody is
- * dropping the extension just now.
+ * Finds the mark, and the names of projections and rebuilds that may have something to do, in the current memory
+ * context. False: somebody is just dropping the extension.
  */
 static bool
 find_candidates(int64 *mark, List **names, List **rebuilds)
@@ -189,8 +193,8 @@ milliseconds_until(TimestampTz due)
 }
 
 /*
- * After a batch that was not full: a pause, so that the next one has more to do. It keeps a worker at about a tenth of a
- * core as long as it keeps up, at the price of a few milliseconds of lag, of some more when many events come.
+ * Pauses after batches that were not full, so that the next ones have more to do. As long as a worker keeps up, it so
+ * uses about a tenth of a core. The price is a lag of a few milliseconds, and of some more when many events come.
  */
 static void
 rest(TimestampTz start)
@@ -208,7 +212,7 @@ bool
 es_projections_run(long *wait)
 {
 	static bool prepared = false;
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store turn", ALLOCSET_SMALL_SIZES);
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store run", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz due = 0;
@@ -220,7 +224,7 @@ es_projections_run(long *wait)
 
 	if (!prepared)
 	{
-		/* A crash that takes a batch takes its checkpoint with it: nobody needs to wait for the disk. */
+		/* A crash that loses a batch loses its checkpoint as well, so commits need not wait for the disk. */
 		SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 		es_mark_wait = WORKER_MARK_WAIT;
 		es_mark_be_patient();
@@ -244,7 +248,7 @@ es_projections_run(long *wait)
 			if (es_process_wanted_away())
 				break;
 			MemoryContextSwitchTo(context);
-			again = work_on(lfirst(lc), mark, &look_again);
+			again = run_one(lfirst(lc), mark, &look_again);
 		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), RUN_TIME));
 		more |= again;
 		if (look_again != 0)
@@ -281,9 +285,9 @@ es_projection_tasks(void)
 /* ---------------------------------------------------------------- in the foreground */
 
 /*
- * Runs batches of a projection in the open transaction, up to a position or to the mark, whichever is less: up to a
- * position of which the caller knows that everything is settled, without looking for the mark. At most max_batches;
- * returns the number of events.
+ * Runs batches of a projection in the open transaction, up to `upto` or to the mark, whichever is less. With settled,
+ * the caller knows that no append up to `upto` is open any more, and the mark is not looked for. Runs at most
+ * max_batches, if this is not 0. Returns the number of events.
  */
 static int64
 run_batches(const char *name, int64 upto, bool settled, int64 max_batches, int64 batch_size)
@@ -317,8 +321,8 @@ run_batches(const char *name, int64 upto, bool settled, int64 max_batches, int64
 }
 
 /*
- * Brings a projection up to a position, or with PG_INT64_MAX to the mark. Raises an error when it fails. The checkpoint
- * is locked.
+ * Brings a projection up to a position at which no append is open any more, or with PG_INT64_MAX to the mark. Raises an
+ * error when the projection fails. The checkpoint is locked.
  */
 int64
 es_projection_catch_up(const char *name, int64 upto)
@@ -339,7 +343,7 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(es_text_argument(fcinfo, 0, "name"));
 }
 
-/* Raises an error unless a projection is there and running. */
+/* Finds a projection. Raises an error when it does not exist, is paused or has failed. */
 static EsProjection *
 running_projection(const char *name)
 {
@@ -375,8 +379,8 @@ es_run_projection(PG_FUNCTION_ARGS)
 	es_refuse_in_stored_text("es_run_projection()");
 	events = es_rebuild_run(name, batches);
 	if (events > 0 && !es_projection_get(name)->running)
-		PG_RETURN_INT64(events);	/* a rebuild is not held up by that */
-	/* It may be paused, or inline, once whoever held it has ended. */
+		PG_RETURN_INT64(events);	/* the rebuild has run, though the projection is paused or has failed */
+	/* Whoever holds the checkpoint may be pausing the projection, or making it inline: so look only after that. */
 	(void) es_checkpoint_lock(name, false, true, &checkpoint);
 	if (running_projection(name)->is_inline)
 		PG_RETURN_INT64(events);
@@ -394,7 +398,7 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2];
 	char		nulls[2] = {' ', ' '};
-	int64	   *numbers;
+	int64	   *groups;
 	uint64		count;
 	int64		events = 0;
 	EsSql		sql;
@@ -413,12 +417,12 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 	count = es_sql_run_args("SELECT DISTINCT q.together FROM event_store.quarantine q"
 							" JOIN event_store.heads h ON h.id = q.stream WHERE q.projection = $1 AND NOT q.rebuild"
 							" AND ($2 IS NULL OR h.name = $2) ORDER BY 1", 2, types, values, nulls);
-	numbers = SPI_palloc(sizeof(int64) * Max(count, 1));
+	groups = SPI_palloc(sizeof(int64) * Max(count, 1));
 	for (uint64 i = 0; i < count; i++)
 	{
 		bool		isnull;
 
-		numbers[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		groups[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 	}
 	es_sql_end(&sql);
 	if (count == 0 && !PG_ARGISNULL(1))
@@ -432,13 +436,13 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 	task.filter = &projection->filter;
 	task.handler = es_projection_handler(projection);
 	for (uint64 i = 0; i < count; i++)
-		events += es_apply_quarantined(&task, numbers[i]);
+		events += es_apply_quarantined(&task, groups[i]);
 	PG_RETURN_INT64(events);
 }
 
 /* ---------------------------------------------------------------- waiting */
 
-/* Raises an error when a projection has parked a stream at or below a position. */
+/* Raises an error when a projection has quarantined a stream from a position up to `upto` on. */
 static void
 check_not_quarantined(const char *name, text *stream, int64 upto)
 {
@@ -452,8 +456,8 @@ check_not_quarantined(const char *name, text *stream, int64 upto)
 	values[2] = Int64GetDatum(upto);
 	es_sql_begin(&sql, es_store()->owner);
 	quarantined = es_sql_run_args("SELECT FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
-							 " WHERE q.projection = $1 AND NOT q.rebuild AND h.name = $2 AND q.position <= $3",
-							 3, types, values, NULL) > 0;
+								  " WHERE q.projection = $1 AND NOT q.rebuild AND h.name = $2 AND q.position <= $3",
+								  3, types, values, NULL) > 0;
 	es_sql_end(&sql);
 	if (quarantined)
 		ereport(ERROR,
@@ -500,7 +504,8 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("es_wait_for_projection() must be called in a transaction of isolation level READ COMMITTED"),
 				 errdetail("This transaction would not see what the projection writes.")));
-	if (es_transaction_first_position() != 0 && es_transaction_first_position() <= upto && !es_projection_get(name)->is_inline)
+	if (es_transaction_first_position() != 0 && es_transaction_first_position() <= upto &&
+		!es_projection_get(name)->is_inline)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("position %lld was drawn by this transaction, which has not ended", (long long) upto),

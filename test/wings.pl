@@ -18,8 +18,8 @@ for my $i (0 .. $#order)
 {
 	$rank{$_} = $i for @{ $order[$i] };
 }
-# These work on a row in memory, and touch no table.
-my %harmless = map { $_ => 1 } qw(heap_form_tuple heap_deform_tuple heap_getattr heap_freetuple heap_copytuple);
+# These work on a row or row type in memory, and touch no table.
+my %harmless = map { $_ => 1 } qw(heap_form_tuple heap_deform_tuple heap_getattr heap_freetuple heap_copytuple es_tuple_desc_finalize);
 my $longest = 800;
 
 my $top = shift // '.';

@@ -1,4 +1,4 @@
-# event_store: an event store inside PostgreSQL. PGXS; PostgreSQL 15 to 18.
+# event_store: an event store inside PostgreSQL. PGXS; PostgreSQL 15 to 19.
 
 EXTENSION = event_store
 EXTVERSION = 0.1.0

@@ -298,7 +298,7 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 	if (!in_order)
 		qsort(events, count, sizeof(ValidEvent), compare_valid);
 
-	/* Neighbouring versions that follow each other in this order are read with one scan; there may be as many scans as events. */
+	/* Neighbouring versions that follow each other here are read with one scan; there may be as many scans as events. */
 	per_run = AllocSetContextCreate(CurrentMemoryContext, "event_store run", ALLOCSET_DEFAULT_SIZES);
 	for (int64 i = 0; i < count;)
 	{
@@ -502,8 +502,8 @@ es_take_snapshot(const text *stream)
 
 /*
  * Computes the state of a stream at a version without using stored snapshots. The fold begins with *base, and its result
- * replaces *base, in the current memory context. False when the stream has no such version, or the fingerprint of a snapshot is not that of the
- * stream's fold.
+ * replaces *base, in the current memory context. False when the stream has no such version, or when the fingerprint of a
+ * snapshot is not that of the stream's fold.
  */
 bool
 es_load_replay(int64 stream, const bytea *fingerprint, int64 version, Snapshot snapshot, EsFoldBase *base)

@@ -79,7 +79,7 @@ es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 p
 			   ES_DIGEST_LEN) == 0;
 }
 
-/* Whether a stored fingerprint is that of the given fold, or, where fold is NULL, of any fold that is or was registered here. */
+/* Whether a stored fingerprint is that of a fold; where fold is NULL, of any fold that is or was registered here. */
 bool
 es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold)
 {

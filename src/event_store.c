@@ -11,7 +11,9 @@
 #include "store/store.h"
 #include "log/log.h"
 #include "state/state.h"
+#include "append/append.h"
 #include "projection/projection.h"
+#include "proof/proof.h"
 
 PG_MODULE_MAGIC;
 
@@ -27,5 +29,15 @@ _PG_init(void)
 	es_log_init();
 	es_state_init();
 	es_projection_init();
+
+	/* What the coordinator does, in this order. */
+	es_publisher_init();
+	es_idle_appender_init();
+	es_partition_init();
+	es_key_init();
+	es_run_init();
+	es_seal_init();
+	es_snapshot_worker_init();
+
 	es_launcher_init();
 }

@@ -125,4 +125,12 @@ extern void es_check_key(const text *key);
 /* Called within each append when its events are written: positions from first to last, and others' in between. */
 extern void es_after_append(void (*callback) (int64 first, int64 last));
 
+/* ---------------------------------------------------------------- key */
+
+/*
+ * Idempotency keys.
+ */
+
+extern void es_key_init(void);
+
 #endif							/* ES_APPEND_H */

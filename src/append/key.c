@@ -22,7 +22,9 @@
 #include "utils/timestamp.h"
 
 #include "base/base.h"
+#include "worker/worker.h"
 #include "store/store.h"
+#include "append/append.h"
 #include "append/key.h"
 
 #define KEY_PAYLOAD_COLUMNS	5
@@ -162,10 +164,13 @@ es_batch_key_store(const text *key, const EsKeyRow *row)
 	store(ES_BATCH_KEYS, 0, key, row);
 }
 
-/* ---------------------------------------------------------------- the coordinator's round */
+/* ---------------------------------------------------------------- the coordinator's duty */
 
 /* Blocks that are looked at in one turn. */
 #define PURGE_BLOCKS	256
+
+#define PURGE_LIMIT		1000	/* keys of a table, in one turn */
+#define PURGE_INTERVAL	1000	/* milliseconds */
 
 static struct
 {
@@ -182,8 +187,8 @@ retention(void)
 }
 
 /* Whether there may be expired keys, as far as the last round could tell. */
-bool
-es_key_purge_due(void)
+static bool
+purge_wanted(void)
 {
 	if (es_idempotency_retention == 0)
 		return false;
@@ -255,16 +260,44 @@ purge_table(Oid table, int key_column_count, int n, int limit)
 	return deleted;
 }
 
-/* Deletes up to limit expired keys of either table, in the open transaction; true when it is to be called again soon. */
-bool
-es_key_purge(int limit)
+/* Deletes up to PURGE_LIMIT expired keys of either table, in the open transaction; true when it is to be called again soon. */
+static bool
+purge(void)
 {
 	int			deleted;
 
 	(void) es_store_now();
 	if (es_idempotency_retention == 0)
 		return false;
-	deleted = purge_table(es_store()->keys, key_columns(ES_APPEND_KEYS), 0, limit);
-	deleted += purge_table(es_store()->batch_keys, key_columns(ES_BATCH_KEYS), 1, limit);
-	return deleted >= limit || rounds[0].next != 0 || rounds[1].next != 0;
+	deleted = purge_table(es_store()->keys, key_columns(ES_APPEND_KEYS), 0, PURGE_LIMIT);
+	deleted += purge_table(es_store()->batch_keys, key_columns(ES_BATCH_KEYS), 1, PURGE_LIMIT);
+	return deleted >= PURGE_LIMIT || rounds[0].next != 0 || rounds[1].next != 0;
+}
+
+static bool more_to_purge = false;
+
+static bool
+purge_keys(void)
+{
+	more_to_purge = false;
+	if (!es_process_begin("purging idempotency keys"))
+		return false;
+	more_to_purge = purge();
+	es_process_end();
+	return false;				/* not at once: others are at work too */
+}
+
+static int
+purge_pace(void)
+{
+	return more_to_purge ? PURGE_INTERVAL / 10 : PURGE_INTERVAL;
+}
+
+/* Has the coordinator purge keys; called once, when the library is loaded. */
+void
+es_key_init(void)
+{
+	static EsDuty purging = {.name = "purge idempotency keys",.run = purge_keys,.wanted = purge_wanted,.pace = purge_pace};
+
+	es_duty_register(&purging);
 }

@@ -27,7 +27,4 @@ extern void es_batch_key_lock(const text *key);
 extern bool es_batch_key_find(const text *key, EsKeyRow *row);
 extern void es_batch_key_store(const text *key, const EsKeyRow *row);
 
-extern bool es_key_purge_due(void);
-extern bool es_key_purge(int limit);
-
 #endif							/* ES_APPEND_KEY_H */

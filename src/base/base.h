@@ -219,6 +219,9 @@ extern void es_settings_init(void);
 /* Upper bound of event_store.max_workers. */
 #define ES_SHARED_WORKERS		16
 
+/* Duties of the coordinator, at most. */
+#define ES_SHARED_WORDS			16
+
 /* A background process of ours. Spurious wake-ups are harmless, so the latch may be another's by now. */
 typedef struct EsSharedWorker
 {
@@ -250,14 +253,11 @@ typedef struct EsSharedDatabase
 	EsEnd		end;
 	VirtualTransactionId starter;	/* the coordinator waits for its end before it looks for a store */
 	uint32		starts;			/* of coordinators */
-	int			connecting;		/* starts in a row that did not get as far as being connected */
 	int			workers_wanted; /* a pool worker with a number from here on has to go */
 	EsSharedWorker coordinator;
 	EsSharedWorker workers[ES_SHARED_WORKERS];
-	pg_atomic_uint32 publish;	/* somebody wants the mark published now */
 	pg_atomic_uint32 waiting[2];	/* sessions that wait for each kind of news */
-	pg_atomic_uint64 snapshot_position; /* up to where due snapshots were taken; 0: not known */
-	pg_atomic_uint64 sealed_position;	/* up to where a sealer has come since the coordinator started */
+	pg_atomic_uint64 words[ES_SHARED_WORDS];	/* one for each duty of the coordinator: es_duty_word() */
 	ConditionVariable appended; /* an append was committed */
 	ConditionVariable progress; /* a projection was committed, or the mark was published */
 } EsSharedDatabase;
@@ -270,9 +270,9 @@ typedef enum EsNews
 
 extern void es_shared_init(void);
 extern EsSharedDatabase *es_shared(void);
-extern bool es_shared_note_early_release(void);
+extern bool es_shared_available(void);
+extern void es_shared_note_early_release(void);
 extern bool es_shared_early_release(void);
-extern void es_shared_init_entry(EsSharedDatabase *entry);
 extern bool es_shared_launcher_running(void);
 extern bool es_shared_set_launcher(void);
 extern void es_shared_launcher_info(int *pid, TimestampTz *started_at);
@@ -289,7 +289,7 @@ extern void es_shared_kick(EsSharedDatabase *entry, EsSharedWorker *worker);
 extern bool es_shared_coordinator_running(void);
 extern void es_shared_store_made(void);
 extern void es_shared_announce(EsNews news);
-extern void es_shared_want_publish(void);
+extern void es_shared_wake_coordinator(void);
 extern void es_shared_wake_workers(void);
 
 extern bool es_shared_watched(void);

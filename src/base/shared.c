@@ -2,10 +2,9 @@
  * base/shared.c
  *	  What sessions and workers of one database share: latches, and news to wait for.
  *
- * A few kilobytes of shared memory. With the library preloaded they are reserved at the server's start. Without, the
- * first process that needs them takes them from the slack that the server keeps for such cases; when that is used
- * up, everything works by polling, only slower. Nothing durable is in here, and nothing depends on it but how
- * soon somebody hears of something.
+ * A few kilobytes of shared memory, reserved when the server starts with the library preloaded. Without that there are
+ * none: then no background process runs, and sessions that wait for something look every few milliseconds whether it has
+ * come. The same holds for a database that found no free entry. Nothing durable is in here.
  *
  * An entry is found by its database. The spinlock of the table guards the allocation of entries, that of an entry its
  * pids and latches. An entry may be reused once its database is gone, so a pointer is good only while its
@@ -32,7 +31,6 @@ typedef struct EsShared
 } EsShared;
 
 static EsShared *shared = NULL;
-static bool unavailable = false;	/* there was no memory for it */
 static EsSharedDatabase *ours = NULL;
 static int	counted = -1;		/* the kind of news that this session is counted as waiting for */
 
@@ -40,39 +38,19 @@ static shmem_request_hook_type next_request_hook = NULL;
 static shmem_startup_hook_type next_startup_hook = NULL;
 
 /* Makes an entry, of zeroes so far, usable. */
-void
-es_shared_init_entry(EsSharedDatabase *entry)
+static void
+init_entry(EsSharedDatabase *entry)
 {
 	SpinLockInit(&entry->mutex);
 	pg_atomic_init_u32(&entry->coordinator.asleep, 0);
 	for (int w = 0; w < ES_SHARED_WORKERS; w++)
 		pg_atomic_init_u32(&entry->workers[w].asleep, 0);
-	pg_atomic_init_u32(&entry->publish, 0);
 	pg_atomic_init_u32(&entry->waiting[ES_NEWS_APPENDED], 0);
 	pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
-	pg_atomic_init_u64(&entry->snapshot_position, 0);
-	pg_atomic_init_u64(&entry->sealed_position, 0);
+	for (int w = 0; w < ES_SHARED_WORDS; w++)
+		pg_atomic_init_u64(&entry->words[w], 0);
 	ConditionVariableInit(&entry->appended);
 	ConditionVariableInit(&entry->progress);
-}
-
-/* Finds or makes the shared memory. */
-static void
-attach(void)
-{
-	bool		found;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("event_store", sizeof(EsShared), &found);
-	if (!found)
-	{
-		memset(shared, 0, sizeof(EsShared));
-		SpinLockInit(&shared->mutex);
-		pg_atomic_init_u32(&shared->early_release, 0);
-		for (int i = 0; i < ES_SHARED_DATABASES; i++)
-			es_shared_init_entry(&shared->databases[i]);
-	}
-	LWLockRelease(AddinShmemInitLock);
 }
 
 static void
@@ -83,14 +61,26 @@ request_hook(void)
 	RequestAddinShmemSpace(MAXALIGN(sizeof(EsShared)));
 }
 
-/* Runs again after a crash, with fresh memory. */
+/* Makes the shared memory. Runs again after a crash, with fresh memory. */
 static void
 startup_hook(void)
 {
+	bool		found;
+
 	if (next_startup_hook != NULL)
 		next_startup_hook();
 	ours = NULL;
-	attach();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("event_store", sizeof(EsShared), &found);
+	if (!found)
+	{
+		memset(shared, 0, sizeof(EsShared));
+		SpinLockInit(&shared->mutex);
+		pg_atomic_init_u32(&shared->early_release, 0);
+		for (int i = 0; i < ES_SHARED_DATABASES; i++)
+			init_entry(&shared->databases[i]);
+	}
+	LWLockRelease(AddinShmemInitLock);
 }
 
 /* Called once, when the library is loaded. */
@@ -105,28 +95,11 @@ es_shared_init(void)
 	shmem_startup_hook = startup_hook;
 }
 
-static void
-attach_late(void)
+/* Whether there is shared memory, and so background processes: the library was preloaded. */
+bool
+es_shared_available(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-
-	if (shared != NULL || unavailable || !IsUnderPostmaster)
-		return;
-	PG_TRY();
-	{
-		attach();
-	}
-	PG_CATCH();
-	{
-		/* ShmemInitStruct has released its own lock and given back its entry of the index. */
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-		HOLD_INTERRUPTS();		/* the error undid the lock's own */
-		LWLockRelease(AddinShmemInitLock);
-		shared = NULL;
-		unavailable = true;
-	}
-	PG_END_TRY();
+	return shared != NULL;
 }
 
 /* The entry of a database; NULL when there is none. Under the table's lock. */
@@ -145,7 +118,6 @@ es_shared_entry(Oid database)
 {
 	EsSharedDatabase *entry;
 
-	attach_late();
 	if (shared == NULL)
 		return NULL;
 
@@ -159,12 +131,10 @@ es_shared_entry(Oid database)
 			entry->stopped = entry->asked = entry->no_slot = entry->ready = false;
 			entry->end = ES_END_UNKNOWN;
 			entry->starts = 0;
-			entry->connecting = 0;
 			entry->workers_wanted = 0;
 			SetInvalidVirtualTransactionId(entry->starter);
-			pg_atomic_write_u32(&entry->publish, 0);
-			pg_atomic_write_u64(&entry->snapshot_position, 0);
-			pg_atomic_write_u64(&entry->sealed_position, 0);
+			for (int w = 0; w < ES_SHARED_WORDS; w++)
+				pg_atomic_write_u64(&entry->words[w], 0);
 			entry->database = database;
 		}
 	}
@@ -178,7 +148,6 @@ es_shared_find(Oid database)
 {
 	EsSharedDatabase *entry;
 
-	attach_late();
 	if (shared == NULL)
 		return NULL;
 	SpinLockAcquire(&shared->mutex);
@@ -250,25 +219,21 @@ es_shared(void)
 /* ---------------------------------------------------------------- early lock release */
 
 /*
- * Notes that locks are going to be released early. False: there is no place to note it. A session may not have heard yet
- * that the setting was changed; the others go by this.
+ * Notes that locks are going to be released early. A session may not have heard yet that the setting was changed; the
+ * others go by this.
  */
-bool
+void
 es_shared_note_early_release(void)
 {
-	if (shared == NULL)
-		return false;
-	if (pg_atomic_read_u32(&shared->early_release) == 0)
+	if (shared != NULL && pg_atomic_read_u32(&shared->early_release) == 0)
 		pg_atomic_write_u32(&shared->early_release, 1);
-	return true;
 }
 
-/* Whether that was ever noted, since the server's start. */
+/* Whether that was noted since the server's start. Without shared memory nobody can tell, so it may have happened. */
 bool
 es_shared_early_release(void)
 {
-	attach_late();
-	return shared != NULL && pg_atomic_read_u32(&shared->early_release) != 0;
+	return shared == NULL || pg_atomic_read_u32(&shared->early_release) != 0;
 }
 
 /* ---------------------------------------------------------------- waking */
@@ -291,7 +256,6 @@ es_shared_set_launcher(void)
 {
 	bool		set;
 
-	attach_late();
 	if (shared == NULL)
 		return false;
 	SpinLockAcquire(&shared->mutex);
@@ -312,7 +276,6 @@ es_shared_set_launcher(void)
 void
 es_shared_launcher_info(int *pid, TimestampTz *started_at)
 {
-	attach_late();
 	*pid = 0;
 	*started_at = 0;
 	if (shared == NULL)
@@ -326,7 +289,6 @@ es_shared_launcher_info(int *pid, TimestampTz *started_at)
 bool
 es_shared_launcher_running(void)
 {
-	attach_late();
 	return shared != NULL && shared->launcher != NULL;
 }
 
@@ -335,7 +297,6 @@ es_shared_wake_launcher(void)
 {
 	Latch	   *latch;
 
-	attach_late();
 	if (shared == NULL)
 		return;
 	SpinLockAcquire(&shared->mutex);
@@ -461,16 +422,15 @@ es_shared_announce(EsNews news)
 		ConditionVariableBroadcast(&entry->progress);
 }
 
-/* Has the coordinator publish the mark soon, if there is one. */
+/* Wakes the coordinator, if there is one and it sleeps. */
 void
-es_shared_want_publish(void)
+es_shared_wake_coordinator(void)
 {
 	EsSharedDatabase *entry = es_shared();
 
 	if (entry == NULL)
 		return;
-	pg_atomic_write_u32(&entry->publish, 1);
-	pg_memory_barrier();
+	pg_memory_barrier();		/* what the caller has written for it is seen */
 	es_shared_wake(&entry->coordinator);
 }
 

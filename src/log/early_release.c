@@ -51,7 +51,10 @@ static bool owed = false;		/* the flush, after this commit's locks are released 
 static bool keep_locks = false; /* this transaction commits as always */
 static XLogRecPtr built_on = InvalidXLogRecPtr; /* the commits whose heads this transaction has locked */
 
-/* Whether somebody may have released locks early, by this or by an earlier setting. */
+/*
+ * Whether somebody may have released locks early, by this or by an earlier setting. Where the library is not preloaded there
+ * is no place to note it, and the answer is always yes.
+ */
 static bool
 in_use(void)
 {
@@ -161,8 +164,9 @@ void
 es_early_release_before_commit(void)
 {
 	if (!es_early_lock_release || keep_locks || synchronous_commit <= SYNCHRONOUS_COMMIT_OFF ||
-		synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_APPLY || deletes_files() || !es_shared_note_early_release())
+		synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_APPLY || deletes_files())
 		return;
+	es_shared_note_early_release();
 	chosen = synchronous_commit;
 	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
 	lowered = owed = true;

@@ -27,8 +27,11 @@
 #include "utils/timestamp.h"
 
 #include "base/base.h"
+#include "worker/worker.h"
 #include "store/store.h"
-#include "log/idle_appender.h"
+#include "log/log.h"
+
+#define IDLE_APPENDER_INTERVAL	1000	/* milliseconds, of looking for them */
 
 /* Virtual transactions, as text, that something was done or said about; only while they hold the mark. */
 static List *known = NIL;
@@ -107,8 +110,8 @@ complain(const char *gid, TimestampTz prepared)
 }
 
 /* Ends those that were idle for longer than event_store.idle_append_timeout; returns how many. */
-int
-es_idle_appenders_end(void)
+static int
+end_sessions(void)
 {
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		args[2];
@@ -158,4 +161,43 @@ es_idle_appenders_end(void)
 	list_free_deep(known);
 	known = still;
 	return ended;
+}
+
+/* ---------------------------------------------------------------- the coordinator's duty */
+
+/* Whoever has drawn and is open keeps the mark below the newest position. */
+static bool
+mark_is_held(void)
+{
+	return es_idle_append_timeout > 0 && es_published()->mark < es_published()->last;
+}
+
+static bool
+end_idle_appenders(void)
+{
+	static int	uncounted = 0;	/* sessions that were ended, which no commit has counted */
+
+	if (!es_process_begin("looking for idle sessions that hold the high-water mark back"))
+		return false;
+	uncounted += end_sessions();
+	es_counter_add("sessions_ended", uncounted);
+	es_process_end();
+	uncounted = 0;
+	return false;
+}
+
+static int
+pace(void)
+{
+	return Min(es_idle_append_timeout, IDLE_APPENDER_INTERVAL);
+}
+
+/* Has the coordinator do it; called once, when the library is loaded. */
+void
+es_idle_appender_init(void)
+{
+	static EsDuty ending = {.name = "end sessions that hold the high-water mark back",.run = end_idle_appenders,
+	.wanted = mark_is_held,.pace = pace,.punctual = true};
+
+	es_duty_register(&ending);
 }

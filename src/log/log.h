@@ -252,6 +252,14 @@ extern bool es_stream_find(const text *name, Snapshot snapshot, EsHead *head);
 extern text *es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head);
 extern bool es_stream_has_open_append(const text *name);
 
+/* ---------------------------------------------------------------- idle appender */
+
+/*
+ * Sessions that hold the mark back and do nothing.
+ */
+
+extern void es_idle_appender_init(void);
+
 /* ---------------------------------------------------------------- mark */
 
 /*
@@ -318,9 +326,8 @@ extern bool es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 fro
 extern int	es_partitions_copy(EsPartition **partitions, uint64 *serial);
 extern bool es_check_newest_attached(int64 upto, uint64 serial);
 extern EsPartition es_partition_for(int64 position);
+extern void es_partition_init(void);
 extern void es_partition_prepare(int64 events);
-extern bool es_partition_wanted(int ahead);
-extern bool es_partition_make_ahead(int ahead);
 extern void es_partition_make_for(int64 position);
 extern void es_partition_make(int64 from, int64 to);
 extern Oid	es_partition_index(Relation partition, bool by_stream);
@@ -335,6 +342,16 @@ ES_NORETURN extern void es_range_missing(int64 from, int64 to);
 
 extern int64 es_position_last(void);
 extern int64 es_position_allocate(void);
+
+/* ---------------------------------------------------------------- publisher */
+
+/*
+ * The coordinator publishes the high-water mark, and tells about it.
+ */
+
+extern void es_publisher_init(void);
+extern const EsMarkState *es_published(void);
+extern void es_publish_soon(void);
 
 /* ---------------------------------------------------------------- row */
 

@@ -47,6 +47,9 @@
 #define AHEAD_LOCK_TIMEOUT		20
 #define AHEAD_RETRY_INTERVAL	5000
 
+#define PARTITIONS_AHEAD	2		/* empty leaves that the coordinator keeps */
+#define PARTITION_INTERVAL	200		/* milliseconds, of its looking whether there are */
+
 /* What a worker is told, in bgw_extra. */
 typedef struct WorkerTask
 {
@@ -375,26 +378,37 @@ partitions_ahead(int64 last)
 	return count;
 }
 
-/* Whether there are fewer than a number of empty leaves ahead of the log. */
-bool
-es_partition_wanted(int ahead)
+/* Whether there are fewer empty leaves ahead of the log than there should be. */
+static bool
+partition_wanted(void)
 {
 	(void) es_store_now();
 	refresh();
-	return partitions_ahead(es_position_last()) < ahead && newest_end() < ES_NODE_END(es_store()->node);
+	return partitions_ahead(es_position_last()) < PARTITIONS_AHEAD && newest_end() < ES_NODE_END(es_store()->node);
 }
 
-/*
- * Makes one of them, in the open transaction, which should do nothing else; false when nothing was to be done, or
- * somebody else is at it.
- */
-bool
-es_partition_make_ahead(int ahead)
+/* Makes one of them; false when nothing was to be done, or somebody else is at it. */
+static bool
+make_ahead(void)
 {
-	if (!es_partition_wanted(ahead) || !lock_partitions(false) || !es_partition_wanted(ahead))
+	bool		wanted;
+
+	if (!es_process_begin("making a partition ahead"))
 		return false;
-	make_next(es_position_last());	/* an epoch's jump is one leaf, that stays empty */
-	return true;
+	wanted = partition_wanted() && lock_partitions(false) && partition_wanted();
+	if (wanted)
+		make_next(es_position_last());	/* an epoch's jump is one leaf, that stays empty */
+	es_process_end();
+	return wanted;
+}
+
+/* Has the coordinator make leaves ahead; called once, when the library is loaded. */
+void
+es_partition_init(void)
+{
+	static EsDuty making = {.name = "make a partition of the event log ahead",.run = make_ahead,.interval = PARTITION_INTERVAL};
+
+	es_duty_register(&making);
 }
 
 /* Makes leaves until there is one for a position, with room behind it. The maker's lock is held. */

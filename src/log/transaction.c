@@ -100,7 +100,7 @@ es_transaction_allocated(int64 position)
 	if (first_position == 0)
 	{
 		first_position = position;
-		(void) es_shared();		/* attached now: the commit callback cannot */
+		(void) es_shared();		/* looked up now, for the commit callback */
 	}
 }
 

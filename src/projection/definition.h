@@ -45,16 +45,4 @@ extern uint64 es_projection_change(const char *statement, const char *name);
 extern void es_projection_set_state(const char *name, const char *state);
 extern EsProjection *es_projection_begin_change(FunctionCallInfo fcinfo, const char *function);
 
-/* projection/run.c: for the background workers. */
-
-/* How many tasks there are for workers: projections that run and rebuilds. In a transaction. */
-extern int	es_projection_tasks(void);
-
-/*
- * Looks at every projection and rebuild that no other process is at, and runs a batch of each that has something to
- * do, in transactions of its own. True: there is more to do at once. Else *wait says after how many milliseconds to
- * look again if nobody wakes us, -1 for no time in particular.
- */
-extern bool es_projections_run(long *wait);
-
 #endif							/* ES_PROJECTION_DEFINITION_H */

@@ -8,5 +8,6 @@
 #define ES_PROJECTION_H
 
 extern void es_projection_init(void);
+extern void es_run_init(void);
 
 #endif							/* ES_PROJECTION_H */

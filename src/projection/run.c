@@ -23,6 +23,7 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "projection/projection.h"
 #include "projection/definition.h"
 #include "projection/apply.h"
 #include "projection/rebuild.h"
@@ -42,6 +43,7 @@ PG_FUNCTION_INFO_V1(es_retry_quarantined);
 #define BUSY_TIME			2
 #define REST_SHARE			9		/* a pause is so many times as long as the batches took, within these limits */
 #define WORKER_MARK_WAIT	10		/* for appends that are just committing */
+#define HANDLER_LOCK_TIMEOUT 10000	/* then the batch is tried again */
 #define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
 
 /* ---------------------------------------------------------------- one batch */
@@ -208,8 +210,12 @@ rest(TimestampTz start)
 	CHECK_FOR_INTERRUPTS();
 }
 
-bool
-es_projections_run(long *wait)
+/*
+ * What a worker of the pool does: looks at every projection and rebuild that no other process is at, and runs a batch of
+ * each that has something to do, in transactions of its own. Returns and sets what EsPoolWork says.
+ */
+static bool
+run_projections(long *wait)
 {
 	static bool prepared = false;
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store run", ALLOCSET_SMALL_SIZES);
@@ -268,8 +274,9 @@ es_projections_run(long *wait)
 	return more;
 }
 
-int
-es_projection_tasks(void)
+/* How many tasks there are for the pool: projections that run, and rebuilds. In the open transaction. */
+static int
+count_tasks(void)
 {
 	int			count;
 	int			tasks = 0;
@@ -280,6 +287,15 @@ es_projection_tasks(void)
 	for (int i = 0; i < count; i++)
 		tasks += projections[i].running && !projections[i].is_inline;
 	return tasks + list_length(es_rebuilds(CurrentMemoryContext));
+}
+
+/* Has the pool run projections; called once, when the library is loaded. */
+void
+es_run_init(void)
+{
+	static const EsPoolWork work = {count_tasks, run_projections, HANDLER_LOCK_TIMEOUT};
+
+	es_pool_register(&work);
 }
 
 /* ---------------------------------------------------------------- in the foreground */
@@ -531,7 +547,9 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 	if (!reached && !RecoveryInProgress() && !es_shared_coordinator_running())
 		ereport(WARNING,
 				(errmsg("no background worker runs projections in this database"),
-				 errhint("SELECT es_start_worker(), or set shared_preload_libraries; es_run_projection() runs one in the foreground.")));
+				 es_shared_available() ?
+				 errhint("SELECT es_start_worker(); es_run_projection() runs one in the foreground.") :
+				 errhint("Set shared_preload_libraries = 'event_store' and restart the server; es_run_projection() runs one in the foreground.")));
 	if (reached && !PG_ARGISNULL(3))
 		check_not_quarantined(name, PG_GETARG_TEXT_PP(3), upto);
 	PG_RETURN_BOOL(reached);

@@ -13,9 +13,9 @@
  * with a snapshot that is newer. The snapshot that the events are read with is newer than the mark. A seal comes behind
  * its events in the WAL, so that a crash that takes these takes it too.
  *
- * The coordinator starts a worker for it now and then, since digests of many events take a while. It does a seal at a
- * time, each in a transaction of its own, and rests in between, so that it does not take more than a tenth of a CPU from
- * those who append.
+ * The coordinator starts a process for it now and then, the sealer, since digests of many events take a while. It does a
+ * seal at a time, each in a transaction of its own, and rests in between, so that it does not take more than a tenth of a
+ * CPU from those who append.
  */
 #include "postgres.h"
 
@@ -38,6 +38,7 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "proof/proof.h"
 #include "proof/seal.h"
 
 PGDLLEXPORT void es_seal_worker(Datum arg);
@@ -314,17 +315,6 @@ seal_up_to(int64 count, EsSeal *last, int64 *mark)
 	return made;
 }
 
-/* Makes one seal in the open transaction, where there is something to seal and nobody else is at it; returns how many. */
-int64
-es_seal_some(void)
-{
-	EsSeal		last;
-	int64		mark;
-
-	(void) es_store_now();
-	return lock_seals(false) ? seal_up_to(1, &last, &mark) : 0;
-}
-
 /* es_seal_log(max_seals integer) -> how many seals it made */
 Datum
 es_seal_log(PG_FUNCTION_ARGS)
@@ -376,7 +366,49 @@ es_log_root(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
-/* ---------------------------------------------------------------- the worker */
+/* ---------------------------------------------------------------- the coordinator's duty */
+
+static TimestampTz keep_sealing(void);
+static void begin_sealing(void);
+
+/* Its word is up to where a sealer has come since the coordinator began. */
+static EsDuty sealing = {.name = "have the event log sealed",.begin = begin_sealing,.keep = keep_sealing};
+
+/* What an earlier coordinator's sealer has left is perhaps of another store. */
+static void
+begin_sealing(void)
+{
+	pg_atomic_write_u64(es_duty_word(&sealing), 0);
+}
+
+/* Has what is new sealed by a sealer. Returns when it wants to be called again at the latest. */
+static TimestampTz
+keep_sealing(void)
+{
+	static EsChild sealer = {"es_seal_worker", "event_store sealer"};
+	static TimestampTz started = 0;
+	TimestampTz next;
+
+	if (es_child_running(&sealer) || es_seal_interval == 0 ||
+		(int64) pg_atomic_read_u64(es_duty_word(&sealing)) >= es_published()->mark)
+		return DT_NOEND;
+	next = TimestampTzPlusMilliseconds(started, es_seal_interval * INT64CONST(1000));
+	if (GetCurrentTimestamp() < next)
+		return next;
+
+	(void) es_child_start(&sealer, 0);
+	started = GetCurrentTimestamp();
+	return TimestampTzPlusMilliseconds(started, es_seal_interval * INT64CONST(1000));
+}
+
+/* Called once, when the library is loaded. */
+void
+es_seal_init(void)
+{
+	es_duty_register(&sealing);
+}
+
+/* ---------------------------------------------------------------- the sealer */
 
 /*
  * Makes one seal; false when that was the last, or somebody else is at it. One that is not full is the last: while
@@ -400,11 +432,11 @@ make_one(EsSeal *last, bool *made)
 		return false;
 	if (*made && last->events >= es_seal_size)
 		return true;
-	pg_atomic_write_u64(&es_process_entry()->sealed_position, mark);
+	pg_atomic_write_u64(es_duty_word(&sealing), mark);
 	return false;
 }
 
-/* Entry of the worker: seals until it has come to the mark as it is then. */
+/* Entry of the sealer: seals until it has come to the mark as it is then. */
 void
 es_seal_worker(Datum arg)
 {
@@ -412,7 +444,7 @@ es_seal_worker(Datum arg)
 	EsSeal		last;
 	bool		any = false;
 
-	es_process_init(&task, ES_SEALER, 1000);
+	es_process_init(&task, ES_DUTY_WORKER, 1000);
 	for (;;)
 	{
 		TimestampTz start = GetCurrentTimestamp();

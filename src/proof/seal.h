@@ -53,6 +53,4 @@ extern bool es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest 
 extern void es_seals_close(EsSealScan *seals);
 extern void es_manifest_next(EsManifest *manifest);
 
-extern int64 es_seal_some(void);
-
 #endif							/* ES_PROOF_SEAL_H */

@@ -77,7 +77,7 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 				es_shared_wait_begin(ES_NEWS_PROGRESS);
 			waiting = true;
 			if (ask)
-				es_shared_want_publish();
+				es_publish_soon();
 			(void) es_shared_wait(ES_NEWS_PROGRESS, 10, "EventStoreAsOf");
 		}
 		else

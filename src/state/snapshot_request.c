@@ -10,7 +10,6 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -69,23 +68,6 @@ es_snapshot_request(int64 stream)
 	last_request = now;
 	if (es_worker_start("es_snapshot_request_main", "event_store snapshot taker", &task, sizeof(task), NULL))
 		noticed_damaged = noticed_outdated = 0;
-}
-
-/* Adds to one of event_store.counters. */
-void
-es_counter_add(const char *name, int64 more)
-{
-	Oid			types[2] = {TEXTOID, INT8OID};
-	Datum		values[2];
-	EsSql		sql;
-
-	if (more == 0)
-		return;
-	values[0] = CStringGetTextDatum(name);
-	values[1] = Int64GetDatum(more);
-	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("UPDATE event_store.counters SET value = value + $2 WHERE name = $1", 2, types, values, NULL);
-	es_sql_end(&sql);
 }
 
 /* Entry of the worker. */

@@ -7,6 +7,5 @@
 
 extern void es_snapshot_request(int64 stream);
 extern void es_snapshot_note_unused(bool damaged);
-extern void es_counter_add(const char *name, int64 more);
 
 #endif							/* ES_STATE_SNAPSHOT_REQUEST_H */

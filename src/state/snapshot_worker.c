@@ -2,8 +2,8 @@
  * state/snapshot_worker.c
  *	  Snapshots that are due: an event whose version is a multiple of its aggregate's snapshot_every.
  *
- * The coordinator looks through the log, behind the mark, for such events, which is cheap. When it finds one, a
- * background worker takes the snapshots from there to the mark: folding may be slow, and runs text of users.
+ * The coordinator looks through the log, up to the mark, for such events, which is cheap. When it finds one, a process of
+ * its own, the snapshot worker, takes the snapshots from there to the mark: folding may be slow, and runs text of users.
  * How far either has come is in shared memory only; after a restart it begins at the mark, and what was due is
  * asked for by loads (state/snapshot_request.c).
  */
@@ -25,12 +25,13 @@
 #include "log/log.h"
 #include "state/state.h"
 #include "state/snapshot_request.h"
-#include "state/snapshot_worker.h"
 
 PGDLLEXPORT void es_snapshot_worker_main(Datum arg);
 
 /* Positions that one look goes through at most. */
 #define LOOK_POSITIONS	5000
+
+#define SNAPSHOT_INTERVAL	1000	/* milliseconds, of the coordinator's looks */
 
 /* Streams that a worker remembers, to take one snapshot where several versions were due. */
 #define REMEMBERED		10000
@@ -116,21 +117,73 @@ next_wanted(MemoryContext context, int64 after, int64 upto, text **stream, int64
 	return *stream != NULL ? position : upto;
 }
 
-/*
- * Looks, in the open transaction, whether a snapshot is due between two positions. Returns the position to go on
- * after: when *found, right before that event.
- */
-int64
-es_snapshot_worker_look(int64 after, int64 upto, bool *found)
+/* ---------------------------------------------------------------- the coordinator's duty */
+
+static bool snapshots_wanted(void);
+static bool look_for_snapshots(void);
+
+/* Its word is up to where snapshots that were due have been taken; 0: not known. */
+static EsDuty looking = {.name = "look for snapshots that are due",.run = look_for_snapshots,
+.wanted = snapshots_wanted,.interval = SNAPSHOT_INTERVAL};
+
+static EsChild snapshot_worker = {"es_snapshot_worker_main", "event_store snapshot taker"};
+
+/* Whether there are events behind which nobody has looked. */
+static bool
+snapshots_wanted(void)
 {
+	static bool checked = false;
+	pg_atomic_uint64 *word = es_duty_word(&looking);
+	const EsMarkState *published = es_published();
+	int64		position = pg_atomic_read_u64(word);
+
+	if (published->floor == 0)
+		return false;			/* the coordinator has not looked at the mark yet */
+	if (!checked)
+	{
+		/* Not known yet, or of a store that was dropped. */
+		if (position == 0 || position > Max(published->last, 1))
+			pg_atomic_write_u64(word, position = Max(published->mark, 1));
+		checked = true;
+	}
+	return !es_child_running(&snapshot_worker) && position < published->mark;
+}
+
+/* Looks whether a snapshot is due, and has it taken by a snapshot worker. */
+static bool
+look_for_snapshots(void)
+{
+	pg_atomic_uint64 *word = es_duty_word(&looking);
+	int64		position = pg_atomic_read_u64(word);
+	int64		mark = es_published()->mark;
 	text	   *stream;
 	int64		id;
 	int64		version;
-	int64		position = next_wanted(CurrentMemoryContext, after, upto, &stream, &id, &version);
 
-	*found = stream != NULL;
-	return *found ? position - 1 : position;
+	if (!es_process_begin("looking for snapshots that are due"))
+		return false;
+	/* After an error go on behind what led to it. */
+	pg_atomic_write_u64(word, Max(mark, 1));
+	position = next_wanted(CurrentMemoryContext, position, mark, &stream, &id, &version);
+	es_process_end();
+
+	/* The worker is to find that event again: it begins right before it. */
+	if (stream != NULL)
+		position--;
+	pg_atomic_write_u64(word, position);
+	if (stream != NULL)
+		(void) es_child_start(&snapshot_worker, position);
+	return stream == NULL && position < mark;
 }
+
+/* Called once, when the library is loaded. */
+void
+es_snapshot_worker_init(void)
+{
+	es_duty_register(&looking);
+}
+
+/* ---------------------------------------------------------------- the worker */
 
 /* Takes one snapshot in a transaction of its own; an error is logged and the stream passed over. */
 static void
@@ -178,15 +231,13 @@ void
 es_snapshot_worker_main(Datum arg)
 {
 	EsProcessTask task;
-	EsSharedDatabase *entry;
 	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(Taken)};
 	HTAB	   *taken = hash_create("event_store snapshots taken", 256, &ctl, HASH_ELEM | HASH_BLOBS);
 	MemoryContext cycle;
 	int64		position;
 
-	es_process_init(&task, ES_SNAPSHOT_WORKER, 1000);
-	entry = es_process_entry();
-	position = task.position;
+	es_process_init(&task, ES_DUTY_WORKER, 1000);
+	position = task.argument;
 	cycle = CurrentMemoryContext;
 	for (;;)
 	{
@@ -214,7 +265,7 @@ es_snapshot_worker_main(Datum arg)
 			hash_destroy(taken);
 			taken = hash_create("event_store snapshots taken", 256, &ctl, HASH_ELEM | HASH_BLOBS);
 		}
-		pg_atomic_write_u64(&entry->snapshot_position, position);
+		pg_atomic_write_u64(es_duty_word(&looking), position);
 		if (stream == NULL && position >= state.mark)
 			break;
 	}

@@ -274,6 +274,14 @@ extern bool es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold);
 extern bool es_snapshot_of_other_fold(int64 stream, Snapshot snapshot);
 extern void es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state);
 
+/* ---------------------------------------------------------------- snapshot worker */
+
+/*
+ * Snapshots that are due.
+ */
+
+extern void es_snapshot_worker_init(void);
+
 /* ---------------------------------------------------------------- upcast */
 
 /*

@@ -14,6 +14,14 @@
 
 #include "base/base.h"
 
+/* ---------------------------------------------------------------- counter */
+
+/*
+ * How often something has happened.
+ */
+
+extern void es_counter_add(const char *name, int64 more);
+
 /* ---------------------------------------------------------------- create */
 
 /*

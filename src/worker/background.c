@@ -2,7 +2,7 @@
  * worker/background.c
  *	  Background workers: starting one; the beginning and end of those that do one thing in one transaction.
  *
- * Those that stay are in worker/process.c.
+ * The coordinator, and what it starts, begin in worker/process.c.
  */
 #include "postgres.h"
 
@@ -18,8 +18,8 @@
 #include "worker/worker.h"
 
 /*
- * What all our workers have in common; task, of at most BGW_EXTRALEN bytes, is what it is told. A restart
- * time is in seconds.
+ * What all our workers have in common; task, of at most BGW_EXTRALEN bytes, is what it is told. A restart time is in
+ * seconds: only the launcher has one.
  */
 void
 es_worker_fill(BackgroundWorker *worker, const char *function, const char *type, const void *task, Size size,

@@ -11,7 +11,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -22,7 +21,6 @@
 
 #include "base/base.h"
 #include "worker/worker.h"
-#include "worker/coordinator.h"
 
 PG_FUNCTION_INFO_V1(es_start_worker);
 PG_FUNCTION_INFO_V1(es_stop_worker);
@@ -51,15 +49,27 @@ no_slot(void)
 			 errhint("Increase max_worker_processes.")));
 }
 
+/* Raises an error: this database found no place in shared memory. */
+static void
+no_place(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("could not %s the event store's worker", what),
+			 errdetail("There are workers for %d databases at once.", ES_SHARED_DATABASES)));
+}
+
 /* Has the launcher start the coordinator, and waits until it has. */
 static void
-start_by_launcher(EsSharedDatabase *entry, const VirtualTransactionId *self)
+start_by_launcher(EsSharedDatabase *entry)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	uint32		starts = entry->starts;
+	VirtualTransactionId self;
 
+	GET_VXID_FROM_PGPROC(self, *MyProc);
 	entry->no_slot = false;
-	entry->starter = *self;
+	entry->starter = self;
 	pg_memory_barrier();
 	entry->asked = true;
 	es_shared_wake_launcher();
@@ -68,10 +78,15 @@ start_by_launcher(EsSharedDatabase *entry, const VirtualTransactionId *self)
 		if (entry->no_slot)
 			no_slot();
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), START_WAIT))
+		{
+			/* One that was ended is restarted sooner. */
+			if (!es_shared_launcher_running())
+				no_slot();
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the event store's worker has not started within %d seconds", START_WAIT / 1000),
 					 errhint("The server's log may tell why.")));
+		}
 		nap(10, "EventStoreStart");
 	}
 }
@@ -81,43 +96,20 @@ Datum
 es_start_worker(PG_FUNCTION_ARGS)
 {
 	EsSharedDatabase *entry = es_shared();
-	BackgroundWorkerHandle *handle;
-	EsProcessTask task;
-	pid_t		pid;
 
 	PreventCommandDuringRecovery("es_start_worker()");
-	memset(&task, 0, sizeof(task));
-	task.database = MyDatabaseId;
-	GET_VXID_FROM_PGPROC(task.starter, *MyProc);
-
-	if (entry != NULL)
-	{
-		entry->stopped = false;
-		entry->connecting = 0;
-		if (entry->coordinator.pid != 0)
-			PG_RETURN_BOOL(false);
-		if (es_shared_launcher_running())
-		{
-			start_by_launcher(entry, &task.starter);
-			PG_RETURN_BOOL(true);
-		}
-	}
-	else
-	{
-		/* Nobody could tell it that it was stopped, so nobody restarts it either. */
-		task.owned = true;
-		if (!es_process_lock(0))
-			PG_RETURN_BOOL(false);
-		es_process_unlock(0);
-	}
-
-	if (!es_coordinator_start(&task, MyProcPid, &handle))
-		no_slot();
-	if (WaitForBackgroundWorkerStartup(handle, &pid) == BGWH_POSTMASTER_DIED)
-		proc_exit(1);
-	/* Until it has entered itself, a second call would start another. */
-	while (entry != NULL && entry->coordinator.pid == 0 && GetBackgroundWorkerPid(handle, &pid) == BGWH_STARTED)
-		nap(10, "EventStoreStart");
+	if (!es_shared_available())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not start the event store's worker"),
+				 errdetail("The library is not preloaded, which background workers need."),
+				 errhint("Set shared_preload_libraries = 'event_store' and restart the server. Or work in the foreground: es_run_projection(), es_publish_mark(), es_snapshot().")));
+	if (entry == NULL)
+		no_place("start");
+	entry->stopped = false;
+	if (entry->coordinator.pid != 0)
+		PG_RETURN_BOOL(false);
+	start_by_launcher(entry);
 	PG_RETURN_BOOL(true);
 }
 
@@ -163,12 +155,10 @@ es_stop_worker(PG_FUNCTION_ARGS)
 	TimestampTz start = GetCurrentTimestamp();
 	bool		terminated = false;
 
+	if (!es_shared_available())
+		PG_RETURN_BOOL(false);
 	if (entry == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not stop the event store's worker"),
-				 errdetail("There is no shared memory to tell it."),
-				 errhint("Add event_store to shared_preload_libraries, or use pg_terminate_backend.")));
+		no_place("stop");
 	entry->stopped = true;
 	pg_memory_barrier();
 	if (tell_all(entry, 0) == 0)

@@ -5,13 +5,12 @@
  * One process of the server, registered when the library is preloaded and connected to no database. It starts a
  * coordinator in each database that can be connected to; one that finds no store says so in shared memory and exits,
  * and the launcher leaves that database alone until a store is made there (its commit wakes us), somebody calls
- * es_start_worker(), or some minutes have passed. All restarts are made here, with growing delays, so coordinators
- * never restart by themselves. Databases that may have no store are looked into one after the other: together they could
- * take all worker slots for nothing.
+ * es_start_worker(), or some minutes have passed. Nobody else starts coordinators, and the postmaster does not restart them:
+ * the launcher does, with growing delays. Databases that may have no store are looked into one after the other: together
+ * they could take all worker slots for nothing.
  *
- * What it knows of a database is in a hash table of its own. A coordinator that it did not start itself (it was
- * restarted meanwhile, or es_start_worker() was called while there was no launcher) is known by its pid in shared
- * memory; the last thing that each does is to wake us.
+ * What it knows of a database is in a hash table of its own. A coordinator that an earlier launcher has started is known
+ * by its pid in shared memory; the last thing that each coordinator does is to wake us.
  */
 #include "postgres.h"
 
@@ -37,8 +36,8 @@
 #include "utils/timestamp.h"
 
 #include "base/base.h"
-#include "worker/worker.h"
 #include "worker/coordinator.h"
+#include "worker/worker.h"
 
 PGDLLEXPORT void es_launcher_main(Datum arg);
 
@@ -58,7 +57,7 @@ typedef struct Known
 	bool		listed;			/* in pg_database, at the last look */
 	bool		running;		/* as far as we know */
 	bool		has_store;		/* a coordinator has found one */
-	BackgroundWorkerHandle *handle; /* NULL: not running, or not started by us */
+	BackgroundWorkerHandle *handle; /* NULL: not running, or started by an earlier launcher */
 	TimestampTz started;
 	TimestampTz next;			/* not to be started before */
 	int			failures;		/* in a row */
@@ -186,14 +185,13 @@ start(Known *row, EsSharedDatabase *entry, TimestampTz now)
 
 	memset(&task, 0, sizeof(task));
 	task.database = row->database;
-	task.owned = true;
 	task.starter = entry->starter;
 	SetInvalidVirtualTransactionId(entry->starter);
 	entry->asked = entry->ready = false;
 	entry->end = ES_END_UNKNOWN;
 	pg_memory_barrier();
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	started = es_coordinator_start(&task, MyProcPid, &row->handle);
+	started = es_coordinator_start(&task, &row->handle);
 	MemoryContextSwitchTo(old);
 	if (started)
 	{

@@ -1,11 +1,11 @@
 /*
  * worker/process.c
- *	  What the background processes that stay have in common: coordinator and pool workers.
+ *	  What the coordinator and the processes that it starts have in common.
  *
  * Three things must never wait long for them:
  *
  *	- DROP DATABASE and its like lock the database and then wait five seconds for everybody who is connected to it:
- *	  es_process_check() sees the lock, and the process exits. The launcher, or the postmaster, starts it again.
+ *	  es_process_check() sees the lock, and the process exits. The launcher starts a coordinator again.
  *	- DROP EXTENSION locks the extension: es_process_begin() takes a lock on it for each transaction, without ever
  *	  waiting for it. While somebody holds it there is no work; when the extension is gone, or another, the
  *	  process exits.
@@ -47,8 +47,7 @@
 static EsProcessTask task;
 static EsRole role;
 static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has run */
-static EsSharedDatabase private_entry;	/* where there is no room in shared memory: nobody else sees it */
-static EsSharedWorker *place = NULL;	/* in the entry; NULL for a snapshot taker or sealer */
+static EsSharedWorker *place = NULL;	/* in the entry; NULL for what a duty has started */
 static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
@@ -62,15 +61,6 @@ es_process_lock(int number)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
-void
-es_process_unlock(int number)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
-	(void) LockRelease(&tag, ExclusiveLock, true);
 }
 
 /* Whether some command has locked a database against connections. */
@@ -115,14 +105,10 @@ es_process_init(EsProcessTask *given, EsRole its_role, int lock_timeout)
 
 	entry = es_shared_entry(task.database);
 	if (entry == NULL)
-	{
-		entry = &private_entry;
-		es_shared_init_entry(entry);
-		entry->database = task.database;
-	}
+		proc_exit(0);			/* it was given to another database: ours is gone */
 	if (role == ES_COORDINATOR || role == ES_POOL_WORKER)
 	{
-		place = role == ES_COORDINATOR ? &entry->coordinator : &entry->workers[task.number];
+		place = role == ES_COORDINATOR ? &entry->coordinator : &entry->workers[task.argument];
 		if (!es_shared_attach(entry, place))
 			proc_exit(0);
 		before_shmem_exit(leave, (Datum) 0);
@@ -134,39 +120,27 @@ es_process_init(EsProcessTask *given, EsRole its_role, int lock_timeout)
 		entry->starts++;
 		if (entry->stopped)
 			es_process_exit(ES_END_STOPPED);
-
-		/*
-		 * The postmaster starts us again and again when there is no launcher. That the database is gone only shows
-		 * when connecting to it fails.
-		 */
-		if (!task.owned && entry->connecting >= 3)
-			es_process_exit(ES_END_ABSENT);
-		entry->connecting++;
 	}
 	es_worker_connect(task.database, lock_timeout);
-	entry->connecting = 0;
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(cycle);
 }
 
-/* The entry of this process's database; not shared where there was no room. */
+/* The entry of this process's database. */
 EsSharedDatabase *
 es_process_entry(void)
 {
 	return entry;
 }
 
-/* Ends the process, and says why. A pool worker just goes: the coordinator finds out for itself. */
+/* Ends the process. A coordinator says why; of another process the coordinator finds out for itself. */
 void
 es_process_exit(EsEnd end)
 {
-	bool		again = end == ES_END_YIELDED || end == ES_END_CHANGED || end == ES_END_TERMINATED;
-
 	if (role == ES_COORDINATOR)
 		entry->end = end;
-	/* The postmaster restarts after an exit with 1 what has a restart time. */
-	proc_exit(role == ES_COORDINATOR && !task.owned && again ? 1 : 0);
+	proc_exit(0);
 }
 
 /* Whether this process should exit; for those who come between two calls of es_process_check() through much work. */
@@ -175,7 +149,7 @@ es_process_wanted_away(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	return entry->stopped || (role != ES_COORDINATOR && entry->coordinator.pid == 0) ||
-		(role == ES_POOL_WORKER && task.number >= entry->workers_wanted) ||
+		(role == ES_POOL_WORKER && task.argument >= entry->workers_wanted) ||
 		es_database_locked(task.database);
 }
 

@@ -1,8 +1,9 @@
 /*
  * worker/worker.h
- *	  Background processes: starting them, and what they have in common. Knows no duty and no projection.
+ *	  Background processes: starting them, what they have in common, and what other wings have them do.
  *
- * The one header of this wing for the wings above it.
+ * The one header of this wing for the wings above it. This wing knows no duty and no projection: the other wings
+ * register what is to be done.
  */
 #ifndef ES_WORKER_H
 #define ES_WORKER_H
@@ -37,7 +38,7 @@ extern void es_launcher_init(void);
 /* ---------------------------------------------------------------- process */
 
 /*
- * What the background processes that stay have in common: coordinator and pool workers.
+ * What the coordinator and the processes that it starts have in common.
  */
 
 /* None of these sleeps longer than this: commands that need the database for themselves wait for them. */
@@ -47,18 +48,15 @@ typedef enum EsRole
 {
 	ES_COORDINATOR,
 	ES_POOL_WORKER,
-	ES_SNAPSHOT_WORKER,
-	ES_SEALER
+	ES_DUTY_WORKER				/* started by a duty, and ends when it has done its work */
 } EsRole;
 
 /* What a process is told, in bgw_extra. */
 typedef struct EsProcessTask
 {
 	Oid			database;
-	bool		owned;			/* somebody else starts it again when it ends: the launcher, or the coordinator */
-	int			number;			/* of a pool worker */
-	int64		position;		/* of the taker of due snapshots */
-	VirtualTransactionId starter;
+	int64		argument;		/* the number of a pool worker; else what the duty says that has it started */
+	VirtualTransactionId starter;	/* of a coordinator: the transaction that called es_start_worker() */
 } EsProcessTask;
 
 extern void es_process_init(EsProcessTask *task, EsRole role, int lock_timeout);
@@ -73,6 +71,81 @@ extern void es_process_sleep(long timeout, const char *what);
 
 extern bool es_database_locked(Oid database);
 extern bool es_process_lock(int number);
-extern void es_process_unlock(int number);
+
+/* ---------------------------------------------------------------- child */
+
+/*
+ * A process that the coordinator starts. In the coordinator only.
+ */
+
+typedef struct EsChild
+{
+	const char *function;		/* of this library: its entry, which begins with es_process_init() */
+	const char *title;
+	BackgroundWorkerHandle *handle; /* NULL: not running, or started by an earlier coordinator */
+} EsChild;
+
+extern bool es_child_running(EsChild *child);
+extern bool es_child_start(EsChild *child, int64 argument);
+
+/* ---------------------------------------------------------------- duty */
+
+/*
+ * What the coordinator does now and then. Duties are static variables. Each time when the coordinator is up, it goes
+ * through those that are registered, in the order in which _PG_init() has registered them.
+ *
+ * Most have `run`, which works in transactions of its own (es_process_begin(), es_process_end()). It is called when
+ * wanted() says so and the interval since the last time is over. An error is logged, once, and the duty tried again
+ * later, so that no duty holds up another one.
+ *
+ * A duty whose pace is not that simple has `keep` instead, which is called each time and sees for itself to what is to
+ * be done. It may have parts that are duties too, not registered, for es_duty_perform(). An error in keep() outside of
+ * these ends the coordinator.
+ */
+typedef struct EsDuty
+{
+	const char *name;			/* as in "could not ..." */
+	bool		(*run) (void);	/* true: there is more to do at once */
+	bool		(*wanted) (void);	/* whether there may be something to do; NULL: always */
+	int			interval;		/* milliseconds from the end of one run to the next, if there is no more to do */
+	int			(*pace) (void); /* the same, where it is not always the same */
+	bool		punctual;		/* the coordinator gets up for it when the interval is over; else it waits until it is up */
+
+	TimestampTz (*keep) (void); /* returns when it is to be called again at the latest */
+	void		(*begin) (void);	/* NULL, or called when a coordinator begins */
+	void		(*hear) (void); /* NULL, or called when somebody has news: an append, or that there is work to do */
+
+	/* The coordinator's. */
+	int			number;			/* of its word in shared memory */
+	bool		failing;
+	TimestampTz next;			/* not before */
+} EsDuty;
+
+extern void es_duty_register(EsDuty *duty);
+extern bool es_duty_perform(EsDuty *duty);
+extern pg_atomic_uint64 *es_duty_word(const EsDuty *duty);
+extern void es_coordinator_arm(void);
+
+/* ---------------------------------------------------------------- pool */
+
+/*
+ * The pool of workers, and what it works on.
+ */
+
+typedef struct EsPoolWork
+{
+	/* How many tasks there are, each of which one worker can be at. In an open transaction. */
+	int			(*tasks) (void);
+
+	/*
+	 * Does what is due, in transactions of its own. Returns whether there is more to do at once; if not, *wait says after
+	 * how many milliseconds to call again at the latest, where that is known: else it is less than 0.
+	 */
+	bool		(*run) (long *wait);
+	int			lock_timeout;	/* milliseconds */
+} EsPoolWork;
+
+extern void es_pool_register(const EsPoolWork *work);
+extern void es_pool_wake(void);
 
 #endif							/* ES_WORKER_H */

@@ -130,6 +130,16 @@ $node->safe_psql('postgres', "CREATE DATABASE $_") for 'one', 'two', 'empty';
 $node->safe_psql($_, 'CREATE EXTENSION event_store; SELECT es_create_store()') for 'one', 'two';
 ok(running($_) && published($_), "database $_ has a coordinator of its own") for 'one', 'two';
 
+# ---- es_start_worker() in the transaction that makes the store
+
+$node->safe_psql('postgres', 'CREATE DATABASE third');
+$node->safe_psql('third', 'BEGIN; CREATE EXTENSION event_store; SELECT es_create_store(); SELECT es_start_worker(); ROLLBACK');
+ok(gone('third'), 'one whose store was rolled back goes away');
+is($node->safe_psql('third', 'BEGIN; CREATE EXTENSION event_store; SELECT es_create_store(); SELECT es_start_worker(), es_start_worker(); COMMIT'),
+	"\nt|f", 'and can be started again');
+ok(published('third'), 'it works when that is committed');
+$node->safe_psql('postgres', 'DROP DATABASE third');
+
 # ---- who wants a database for himself
 
 # Work that goes on elsewhere: all processes have to pass a barrier in DROP DATABASE.
@@ -285,48 +295,63 @@ ok(running('none6'), 'a third one, too');
 is(lines(qr/no free slot/, $from), 0, 'databases without a store are looked into one after the other');
 $node->stop;
 
-# ---- without preload
+# ---- no slot for the launcher itself
+
+$node->append_conf('postgresql.conf', "max_worker_processes = 0\n");
+$node->start;
+($rc, undef, $said) = $node->psql($db, "\\set VERBOSITY verbose\nSELECT es_start_worker()");
+like($said, qr/53400.*no free slot.*max_worker_processes/s, 'without a launcher es_start_worker() says that there is no slot');
+$node->stop;
+
+# ---- without preload there are no workers, and everything can be done in the foreground
 
 my $plain = PostgreSQL::Test::Cluster->new('plain');
 $plain->init;
-$plain->append_conf('postgresql.conf', "max_worker_processes = 1\nmax_logical_replication_workers = 0\nautovacuum = off\nrestart_after_crash = on\n");
+$plain->append_conf('postgresql.conf', "autovacuum = off\n");
 $plain->start;
-is($plain->safe_psql($db, 'BEGIN; CREATE EXTENSION event_store; SELECT es_create_store(); SELECT es_start_worker(), es_start_worker(); COMMIT'),
-	"\nt|f", 'es_start_worker() in the transaction that makes the store');
-ok(published($db, $plain), 'it works when that is committed');
-is($plain->safe_psql($db, q[SELECT string_agg(kind, ' ') FROM es_workers()]), 'coordinator', 'there is no launcher');
-my $first = coordinator($db, $plain);
-$plain->safe_psql($db, "SELECT pg_terminate_backend($first)");
-ok($plain->poll_query_until($db, "SELECT count(*) = 1 FROM es_workers() WHERE pid <> $first"), 'a terminated one is restarted by the postmaster');
-ok(published($db, $plain), 'and works');
+$plain->safe_psql($db, 'CREATE EXTENSION event_store');
+$plain->safe_psql($db, 'SELECT es_create_store()');
+($rc, undef, $said) = $plain->psql($db, "\\set VERBOSITY verbose\nSELECT es_start_worker()");
+like($said, qr/ERROR:  55000: could not start the event store's worker/, 'es_start_worker() is refused');
+like($said, qr/HINT:  Set shared_preload_libraries = 'event_store' and restart the server/, 'with a hint');
+is($plain->safe_psql($db, 'SELECT es_stop_worker()'), 'f', 'es_stop_worker(): there was none');
+is($plain->safe_psql($db, 'SELECT count(*) FROM es_workers()'), 0, 'es_workers() has none');
+is($plain->safe_psql($db, 'SELECT coordinator_pid IS NULL AND workers = 0 FROM event_store.status'), 't', 'nor has the view status');
 
-$plain->safe_psql($db, 'CREATE DATABASE second');
-($rc, undef, $said) = $plain->psql('second', 'CREATE EXTENSION event_store; SELECT es_create_store(); ' . "\n\\set VERBOSITY verbose\nSELECT es_start_worker()");
-like($said, qr/53400.*no free slot.*max_worker_processes/s, 'a full worker table is an error with a hint');
-is($plain->safe_psql($db, 'SELECT es_stop_worker()'), 't', 'es_stop_worker()');
-is($plain->safe_psql('second', 'SELECT es_start_worker()'), 't', 'then there is a slot');
-ok(published('second', $plain), 'and work is done');
-$plain->safe_psql($db, 'DROP DATABASE second');
-ok(1, 'DROP DATABASE succeeds');
-# The slot is free when the postmaster has given up on a database that is gone.
-ok($plain->poll_query_until($db, q[SELECT count(*) = 0 FROM es_workers()]), 'none is left');
-$from = log_size($plain);
-# (Each attempt is a new connection: a postmaster before 16 may not notice the end of a child until something else happens.)
-ok($plain->poll_query_until($db, 'SELECT es_start_worker()'), 'its slot becomes free');
-ok(published($db, $plain), 'and the other one works');
-cmp_ok(lines(qr/database \d+ does not exist/, $from, $plain), '<=', 3, 'few attempts were made to connect to it');
+$plain->safe_psql($db, q[
+	CREATE TABLE counted (stream text PRIMARY KEY, n bigint);
+	SELECT es_create_projection('counting', 'INSERT INTO counted SELECT stream, count(*) FROM new_events GROUP BY stream
+		ON CONFLICT (stream) DO UPDATE SET n = counted.n + EXCLUDED.n', tables => '{counted}');
+	SELECT es_register_aggregate('test', fold => 'state || data');
+	SELECT es_create_subscription('sub')]);
+my $position = $plain->safe_psql($db, q[SELECT position FROM es_append('test-1', 0, 'Tried', '{"a": 1}'::jsonb)]);
+is($plain->safe_psql($db, "SELECT mark < $position FROM event_store.mark"), 't', 'nobody publishes the mark');
+is($plain->safe_psql($db, 'SELECT es_publish_mark()'), $position, 'es_publish_mark() does');
+is($plain->safe_psql($db, q[SELECT es_run_projection('counting')]), 1, 'es_run_projection() runs a projection');
+is($plain->safe_psql($db, q[SELECT n FROM counted]), 1, 'with its effect');
+is($plain->safe_psql($db, q[SELECT es_snapshot('test-1')]), 1, 'es_snapshot() takes a snapshot');
+is($plain->safe_psql($db, q[SELECT es_seal_log()]), 1, 'es_seal_log() seals');
+is($plain->safe_psql($db, qq[SELECT es_wait_for_projection('counting', $position, '0')]), 't', 'nothing to wait for');
 
-# Rolled back: nothing to work for.
-$plain->safe_psql($db, 'SELECT es_stop_worker()');
-$plain->safe_psql($db, 'CREATE DATABASE third');
-$plain->safe_psql('third', 'BEGIN; CREATE EXTENSION event_store; SELECT es_create_store(); SELECT es_start_worker(); ROLLBACK');
-ok(gone('third', $plain), 'one whose store was rolled back goes away');
-is($plain->safe_psql('third', 'BEGIN; CREATE EXTENSION event_store; SELECT es_create_store(); SELECT es_start_worker(); COMMIT'), "\nt", 'and can be started again');
-ok(published('third', $plain), 'and works');
-$from = log_size($plain);
-kill 'KILL', coordinator('third', $plain);
-$plain->wait_for_log(qr/database system is ready to accept connections/, $from);
-ok(running('third', $plain) && published('third', $plain), 'after kill -9 the server restarts it');
+# Sessions that wait for others look every few milliseconds.
+is($plain->safe_psql($db, q[SELECT position FROM es_fetch('sub')]), $position, 'es_fetch() has the event');
+$plain->safe_psql($db, "SELECT es_ack('sub', $position)");
+$position++;
+for my $wait ([ q[SELECT position FROM es_fetch('sub', wait => '3 min')], q[SELECT es_append('test-1', 1, 'Tried', '{"a": 2}'::jsonb)], $position ],
+	[ "SELECT es_wait_for_projection('counting', $position, '3 min')", q[SELECT es_run_projection('counting')], 't' ])
+{
+	my ($call, $news, $answer) = @$wait;
+	my $waiter = $plain->background_psql($db);
+	$waiter->query_until(qr/sent/, "\\echo sent\n$call;\n");
+	ok($plain->poll_query_until($db, q[SELECT count(*) = 1 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()
+		AND backend_type = 'client backend']), "$call waits");
+	$plain->safe_psql($db, $news);
+	like($waiter->query_safe('SELECT 1'), qr/^$answer$/m, 'and ends when what it waits for is there');
+	$waiter->quit;
+}
+is($plain->safe_psql($db, q[SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ 'event_store (launcher|coordinator|worker)']), 0,
+	'no process of ours stays');
+is($plain->safe_psql($db, q[SELECT * FROM es_check('all')]), '', 'es_check finds nothing');
 $plain->stop;
 
 for my $server ($node, $standby, $plain)

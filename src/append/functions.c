@@ -30,9 +30,9 @@ PG_FUNCTION_INFO_V1(es_append_multi);
 PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_find_append);
 
-/* (version, position, recorded_at, replayed), the place of an element's last event. */
+/* The result row (version, position, recorded_at, replayed) for an element: all four are of its last event. */
 static Datum
-place_of(FunctionCallInfo fcinfo, const EsElement *element)
+result_row(FunctionCallInfo fcinfo, const EsElement *element)
 {
 	Datum		values[4];
 	bool		nulls[4] = {false};
@@ -63,7 +63,7 @@ es_append(PG_FUNCTION_ARGS)
 				  PG_ARGISNULL(6) ? NULL : &occurred_at,
 				  PG_ARGISNULL(7) ? NULL : &schema_version);
 	es_call_execute(call);
-	return place_of(fcinfo, &call->elements[element]);
+	return result_row(fcinfo, &call->elements[element]);
 }
 
 static Datum
@@ -78,7 +78,7 @@ append_events(FunctionCallInfo fcinfo, Jsonb *events)
 
 	es_json_add_events(call, element, list);
 	es_call_execute(call);
-	return place_of(fcinfo, &call->elements[element]);
+	return result_row(fcinfo, &call->elements[element]);
 }
 
 Datum
@@ -121,7 +121,7 @@ es_append_multi(PG_FUNCTION_ARGS)
 		values[2] = Int64GetDatum(element->position);
 		values[3] = TimestampTzGetDatum(element->recorded_at);
 		values[4] = BoolGetDatum(element->replayed);
-		/* A stream that was only checked may have no event. */
+		/* An element without events only checks a version. Its stream may be empty, and then there is no last event. */
 		nulls[2] = nulls[3] = element->position == 0;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
@@ -134,12 +134,13 @@ typedef struct BatchArray
 {
 	const char *name;
 	bool		given;
-	bool		required;		/* no NULL elements */
+	bool		required;		/* must be given, and without NULL elements */
 	int			count;
 	Datum	   *values;
 	bool	   *nulls;
 } BatchArray;
 
+/* Reads argument n, an array; see BatchArray for what is refused. */
 static void
 read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, BatchArray *into)
 {
@@ -164,8 +165,9 @@ read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, Batc
 	into->given = true;
 }
 
+/* Refuses an array that is not as long as streams, and NULL elements where they are not allowed. */
 static void
-check_length(const BatchArray *array, const BatchArray *streams)
+check_array(const BatchArray *array, const BatchArray *streams)
 {
 	if (array->given && array->count != streams->count)
 		ereport(ERROR,
@@ -180,8 +182,9 @@ check_length(const BatchArray *array, const BatchArray *streams)
 			es_null_element(array->name, i);
 }
 
+/* Whether the array was given and has a value, not NULL, at an index. */
 static bool
-has(const BatchArray *array, int i)
+has_value(const BatchArray *array, int i)
 {
 	return array->given && !array->nulls[i];
 }
@@ -219,7 +222,7 @@ es_append_batch(PG_FUNCTION_ARGS)
 	read_array(fcinfo, 6, "expected_versions", false, &arrays[6]);
 	read_array(fcinfo, 7, "schema_versions", false, &arrays[7]);
 	for (int a = 0; a < lengthof(arrays); a++)
-		check_length(&arrays[a], streams);
+		check_array(&arrays[a], streams);
 	if (streams->count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -237,24 +240,25 @@ es_append_batch(PG_FUNCTION_ARGS)
 	for (i = 0; i < streams->count; i++)
 	{
 		text	   *stream = DatumGetTextPP(streams->values[i]);
-		TimestampTz occurred_at = has(times, i) ? DatumGetTimestampTz(times->values[i]) : 0;
-		int32		schema_version = has(versions, i) ? DatumGetInt32(versions->values[i]) : 0;
+		TimestampTz occurred_at = has_value(times, i) ? DatumGetTimestampTz(times->values[i]) : 0;
+		int32		schema_version = has_value(versions, i) ? DatumGetInt32(versions->values[i]) : 0;
 		int			element = es_call_stream_element(call, stream);
 
 		if ((i & 1023) == 1023)
 			CHECK_FOR_INTERRUPTS();
 		if (element < 0)
 			element = es_call_element(call, stream,
-									  es_check_expected(!has(expected, i),
-														has(expected, i) ? DatumGetInt64(expected->values[i]) : 0),
+									  es_check_expected(!has_value(expected, i),
+														has_value(expected, i) ?
+														DatumGetInt64(expected->values[i]) : 0),
 									  NULL);
 		es_call_event(call, element,
 					  DatumGetTextPP(types->values[i]),
-					  has(data, i) ? DatumGetJsonbP(data->values[i]) : NULL,
-					  has(metadata, i) ? DatumGetJsonbP(metadata->values[i]) : NULL,
-					  has(ids, i) ? DatumGetUUIDP(ids->values[i]) : NULL,
-					  has(times, i) ? &occurred_at : NULL,
-					  has(versions, i) ? &schema_version : NULL);
+					  has_value(data, i) ? DatumGetJsonbP(data->values[i]) : NULL,
+					  has_value(metadata, i) ? DatumGetJsonbP(metadata->values[i]) : NULL,
+					  has_value(ids, i) ? DatumGetUUIDP(ids->values[i]) : NULL,
+					  has_value(times, i) ? &occurred_at : NULL,
+					  has_value(versions, i) ? &schema_version : NULL);
 	}
 	error_context_stack = context.previous;
 	es_call_execute(call);

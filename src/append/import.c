@@ -2,13 +2,15 @@
  * append/import.c
  *	  event_store.import: bulk import through ordinary COPY or INSERT.
  *
- * It is a foreign table whose wrapper is this file. (A view with INSTEAD OF triggers would lose rows
- * in silence where session_replication_role is replica, and a view's triggers cannot be made ENABLE
- * ALWAYS; a table with a trigger that keeps the row back reports COPY 0.) Rows are collected and
- * appended in chunks, each chunk one call; the transaction makes it atomic.
+ * event_store.import is a foreign table, and this file is its foreign-data wrapper. Rows are collected and appended in
+ * chunks. Each chunk is one append call. The import is atomic because all chunks are in one transaction.
  *
- * The wrapper writes whoever's row the executor hands it, so it checks that the table is the store's
- * own: privileges are those of event_store.import.
+ * Why not a view or a table: a view with INSTEAD OF triggers would lose rows silently where session_replication_role is
+ * "replica", because triggers of a view cannot be ENABLE ALWAYS. A table with a BEFORE trigger that returns NULL makes
+ * COPY report 0 rows.
+ *
+ * A wrapper can be used by any foreign table, and appends whatever rows the executor hands to it. The only privilege
+ * that protects the log here is INSERT on event_store.import. So check_table() refuses any other foreign table.
  */
 #include "postgres.h"
 
@@ -34,7 +36,7 @@
 #include "append/append.h"
 #include "append/execute.h"
 
-/* A chunk ends with either. */
+/* A chunk ends when it has this many rows, or this many bytes of data and metadata. */
 #define IMPORT_ROWS		5000
 #define IMPORT_BYTES	(8 * 1024 * 1024)
 
@@ -69,14 +71,15 @@ static const ImportColumnDef import_columns[IMPORT_COLUMNS] = {
 
 typedef struct Import
 {
-	MemoryContext context;		/* of the chunk */
-	EsCall	   *call;			/* NULL: no row yet */
-	int64		rows;			/* of all chunks */
-	Size		bytes;			/* of the chunk */
+	MemoryContext context;		/* of the current chunk */
+	EsCall	   *call;			/* the current chunk; NULL: it has no row yet */
+	int64		rows;			/* of all chunks so far */
+	Size		bytes;			/* of data and metadata in the current chunk */
 } Import;
 
 PG_FUNCTION_INFO_V1(es_import_handler);
 
+/* Refuses any foreign table but event_store.import as es_create_store() made it. */
 static void
 check_table(Relation rel)
 {
@@ -119,9 +122,9 @@ row_context(void *arg)
 	errcontext("event_store.import, row %lld", (long long) ((const Import *) arg)->rows);
 }
 
-/* Tells which rows an error of the chunk as a whole is about. */
+/* Error context while a chunk is appended: an error can be about any of its rows. */
 static void
-flush_context(void *arg)
+chunk_context(void *arg)
 {
 	const Import *import = arg;
 
@@ -129,15 +132,16 @@ flush_context(void *arg)
 			   (long long) import->rows - import->call->event_count + 1, (long long) import->rows);
 }
 
+/* Appends the rows that were collected, and begins a new chunk. */
 static void
-flush(Import *import)
+append_chunk(Import *import)
 {
 	ErrorContextCallback context;
 	MemoryContext old;
 
 	if (import->call == NULL)
 		return;
-	context.callback = flush_context;
+	context.callback = chunk_context;
 	context.arg = import;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
@@ -162,6 +166,7 @@ text_column(TupleTableSlot *slot, int column, int64 row)
 	return DatumGetTextPCopy(slot->tts_values[column]);
 }
 
+/* Adds a row to the chunk, and appends the chunk when it is full. */
 static void
 add_row(Import *import, TupleTableSlot *slot)
 {
@@ -217,7 +222,7 @@ add_row(Import *import, TupleTableSlot *slot)
 	error_context_stack = context.previous;
 
 	if (import->call->event_count >= IMPORT_ROWS || import->bytes >= IMPORT_BYTES)
-		flush(import);
+		append_chunk(import);
 }
 
 /* ---------------------------------------------------------------- the wrapper's callbacks */
@@ -252,10 +257,10 @@ static void
 end_insert(EState *estate, ResultRelInfo *rri)
 {
 	if (rri->ri_FdwState != NULL)
-		flush(rri->ri_FdwState);
+		append_chunk(rri->ri_FdwState);
 }
 
-/* Planning a scan, which UPDATE and DELETE need too, ends here. */
+/* SELECT is refused here, when it is planned. So are UPDATE and DELETE, which need a scan too. */
 static void
 refuse_scan(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
@@ -265,7 +270,7 @@ refuse_scan(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 			 errhint("Read event_store.events.")));
 }
 
-/* The server calls these only after refuse_scan(), that is never; it wants them to be there. */
+/* PostgreSQL requires these two callbacks. It never calls them, because refuse_scan() has raised its error before. */
 static void
 no_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {

@@ -2,9 +2,9 @@
  * append/json.c
  *	  Events and appends given as JSON.
  *
- * Fields that are not known are refused: a misspelt "occured_at" must not be lost in silence. The
- * conversions of uuid, time and number are the types' own; an error context names the element that
- * was being read.
+ * An unknown field is refused: the value of a misspelt "occured_at" must not get lost silently. Strings become uuids
+ * and times by the input functions of these types. Their errors do not say where the value stood, so an error context
+ * adds the element and the field that were being read.
  */
 #include "postgres.h"
 
@@ -18,12 +18,12 @@
 #include "append/append.h"
 #include "append/json.h"
 
-/* What is being read, for the error context. */
+/* Where in the JSON value we are reading, for the error context. */
 typedef struct Place
 {
-	int			append;			/* element of appends, from 1; 0: none */
-	int			event;			/* element of events, from 1; 0: none */
-	const char *field;			/* NULL: none */
+	int			append;			/* element of appends, counted from 1; 0: the argument is not appends */
+	int			event;			/* element of events, counted from 1; 0: not within an event */
+	const char *field;			/* NULL: not within a field */
 } Place;
 
 static void
@@ -106,7 +106,7 @@ cstring_field(const JsonbValue *v, const char *field)
 	return pnstrdup(v->val.string.val, v->val.string.len);
 }
 
-/* An integer; numeric's own conversion raises 22003 for what does not fit. */
+/* Reads an integer. One that does not fit into a bigint raises 22003, by the conversion of numeric. */
 static int64
 integer_field(const JsonbValue *v, const char *field)
 {
@@ -124,7 +124,7 @@ integer_field(const JsonbValue *v, const char *field)
 	return DatumGetInt64(DirectFunctionCall1(numeric_int8, number));
 }
 
-/* Reads one event and adds it to the call. */
+/* Reads one event from a JSON object and adds it to an element of the call. */
 static void
 read_event(EsCall *call, int element, JsonbContainer *object, Place *place)
 {
@@ -154,7 +154,7 @@ read_event(EsCall *call, int element, JsonbContainer *object, Place *place)
 			metadata = JsonbValueToJsonb(&v);
 		else if (v.type == jbvNull &&
 				 (key_is(&key, "id") || key_is(&key, "occurred_at") || key_is(&key, "schema_version")))
-			continue;			/* null means absent */
+			continue;			/* JSON null is the same as leaving the field out */
 		else if (key_is(&key, "id"))
 		{
 			place->field = "id";
@@ -231,7 +231,7 @@ add_events(EsCall *call, int element, JsonbContainer *list, int append)
 	error_context_stack = context.previous;
 }
 
-/* Adds the events of a list (or a single object) to an element. */
+/* Adds events to an element of the call: those of a JSON array, or the one that a JSON object is. */
 void
 es_json_add_events(EsCall *call, int element, Jsonb *list)
 {
@@ -252,8 +252,9 @@ check_event_list(JsonbContainer *list, const char *what)
 }
 
 /*
- * Takes the argument events of es_append apart: the list goes to *list, the result is the
- * idempotency key of an envelope or NULL. Adds nothing yet.
+ * Reads the argument "events" of es_append. It is an event, an array of events, or an object with the keys "events" and
+ * "idempotency_key". Stores the event or events in *list, for es_json_add_events(), and returns the idempotency key, or
+ * NULL without one.
  */
 text *
 es_json_events(Jsonb *json, Jsonb **list)
@@ -316,7 +317,7 @@ read_append(EsCall *call, JsonbContainer *object, Place *place)
 			stream = string_field(&v, "stream");
 		else if (v.type == jbvNull && (key_is(&key, "expected_version") || key_is(&key, "events") ||
 									   key_is(&key, "idempotency_key")))
-			continue;			/* null means absent */
+			continue;			/* JSON null is the same as leaving the field out */
 		else if (key_is(&key, "expected_version"))
 		{
 			place->field = "expected_version";
@@ -349,7 +350,7 @@ read_append(EsCall *call, JsonbContainer *object, Place *place)
 		add_events(call, element, events, place->append);
 }
 
-/* Fills the call with the argument appends of es_append_multi. */
+/* Reads the argument "appends" of es_append_multi, and adds its elements and their events to the call. */
 void
 es_json_appends(EsCall *call, Jsonb *appends)
 {
@@ -418,12 +419,12 @@ es_json_appends(EsCall *call, Jsonb *appends)
 static void
 parse_context(void *arg)
 {
-	/* Not over core's own hint on a stack that is too deep, or the like. */
+	/* Other errors, such as a stack that is too deep, have a hint of PostgreSQL's own, which must stay. */
 	if (geterrcode() == ERRCODE_INVALID_TEXT_REPRESENTATION)
 		errhint("%s", (const char *) arg);
 }
 
-/* Parses an argument that came as text; the json parser's complaint gets a hint. */
+/* Parses JSON that was given as text. When that is no JSON, the error of the JSON parser gets this hint. */
 Jsonb *
 es_json_parse(text *json, const char *hint)
 {

@@ -1,13 +1,13 @@
 /*
  * log/head.c
- *	  Head rows: a stream's lock and its truth.
+ *	  Head rows: a stream's version, and its lock.
  *
- * An append locks the head row of its stream FOR NO KEY UPDATE to the end of the transaction and
- * trusts what the locked row says: version, last position, digest. A stream that does not exist yet
- * is locked by inserting its head with version 0, speculatively as ON CONFLICT does, so that the
- * loser of a race waits for the winner and then locks the winner's row.
+ * An append locks the head row of its stream FOR NO KEY UPDATE, to the end of the transaction. What the locked row
+ * says (version, last position, digest) then holds. If the stream does not exist yet, the append inserts its head
+ * with version 0. It inserts speculatively, as ON CONFLICT does: if two transactions insert the same head, one of
+ * them waits for the other, and then locks the other's row.
  *
- * Row locks live in the tuples: 100,000 of them do not fill the lock table.
+ * Row locks are kept in the rows and not in the lock table, so 100,000 of them do not fill that.
  */
 #include "postgres.h"
 
@@ -30,6 +30,7 @@
 #include "store/store.h"
 #include "log/log.h"
 
+/* Opens the table for reading, for locking heads, or for both. */
 void
 es_heads_open(EsHeads *heads, LOCKMODE lockmode)
 {
@@ -37,7 +38,7 @@ es_heads_open(EsHeads *heads, LOCKMODE lockmode)
 	es_lookup_open(&heads->rows, ES_HEADS_BY_NAME, lockmode);
 }
 
-/* Releases everything but the table locks, which are the transaction's. */
+/* Releases everything but the locks on the table and its index, which stay to the end of the transaction. */
 void
 es_heads_close(EsHeads *heads)
 {
@@ -50,9 +51,9 @@ es_heads_close(EsHeads *heads)
 	es_lookup_close(&heads->rows, ES_KEEP_LOCKS);
 }
 
-/* The executor's state for writing index entries; most calls on old streams never need it. */
+/* Makes what is needed to write index entries. Most appends to streams that exist never need it. */
 static void
-need_estate(EsHeads *heads)
+make_estate(EsHeads *heads)
 {
 	if (heads->estate != NULL)
 		return;
@@ -62,7 +63,7 @@ need_estate(EsHeads *heads)
 	ExecOpenIndices(heads->rri, true);
 }
 
-/* Takes a head apart; the slot may be cleared afterwards. */
+/* Reads a head from a slot. The slot may be cleared afterwards. */
 void
 es_head_read(TupleTableSlot *slot, EsHead *head)
 {
@@ -73,7 +74,10 @@ es_head_read(TupleTableSlot *slot, EsHead *head)
 	head->frozen_lsn = InvalidXLogRecPtr;
 	if (HeapTupleHeaderXminFrozen(tuple->t_data))
 	{
-		/* A row may be frozen before the commit is flushed, and then its xmin tells nothing. */
+		/*
+		 * A row can be frozen before the commit of its writer is flushed. Then xmin does not tell the writer any
+		 * more.
+		 */
 		head->writer = InvalidTransactionId;
 		if (TTS_IS_BUFFERTUPLE(slot) && BufferIsValid(((BufferHeapTupleTableSlot *) slot)->buffer))
 			head->frozen_lsn = BufferGetLSNAtomic(((BufferHeapTupleTableSlot *) slot)->buffer);
@@ -100,7 +104,7 @@ es_head_read(TupleTableSlot *slot, EsHead *head)
 	memcpy(head->digest, VARDATA_ANY(digest), ES_DIGEST_LEN);
 }
 
-/* Leaves the row in the slot. */
+/* Finds a head row by the stream's name, with a snapshot, and leaves it in the slot. */
 static bool
 find_row(EsHeads *heads, const text *name, Snapshot snapshot)
 {
@@ -109,7 +113,7 @@ find_row(EsHeads *heads, const text *name, Snapshot snapshot)
 	return es_lookup_find(&heads->rows, snapshot, &key);
 }
 
-/* The head of a stream as a snapshot shows it, without a lock. */
+/* Reads the head of a stream with a snapshot. Does not lock it. */
 static bool
 head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
 {
@@ -121,7 +125,7 @@ head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
 	return found;
 }
 
-/* The same with the table opened for this one look. */
+/* Reads the head of a stream with a snapshot, for a result. Does not lock it. False when there is no such stream. */
 bool
 es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 {
@@ -132,11 +136,14 @@ es_stream_find(const text *name, Snapshot snapshot, EsHead *head)
 	found = head_find(&heads, name, snapshot, head);
 	es_heads_close(&heads);
 	if (found)
-		es_early_release_await(head);	/* the caller will report what the stream has */
+		es_early_release_await(head);	/* the caller will report it, so it must be durable */
 	return found;
 }
 
-/* The name and the head of the stream with an id, in the current memory context; NULL when there is none. */
+/*
+ * Reads the head of the stream with an id. Returns its name, in the current memory context, or NULL when there is
+ * none.
+ */
 text *
 es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head)
 {
@@ -155,8 +162,8 @@ es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head)
 }
 
 /*
- * Begins to read the heads of a category as a snapshot shows them, in order of name: sorted by name a category's streams
- * stand side by side, "category" itself and what begins with "category-".
+ * Begins to read the heads of a category with a snapshot, in order of name. These are "category" itself and the names
+ * that begin with "category-". In the index by name they are next to each other.
  */
 void
 es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot)
@@ -172,7 +179,7 @@ es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot)
 	es_lookup_begin(&heads->rows, snapshot, false, 2, keys);
 }
 
-/* The name of the next one, in the current memory context, and its head; NULL at the end. */
+/* Reads the next head. Returns the stream's name, in the current memory context, or NULL at the end. */
 text *
 es_heads_next(EsHeads *heads, EsHead *head)
 {
@@ -191,7 +198,7 @@ es_heads_next(EsHeads *heads, EsHead *head)
 	return NULL;
 }
 
-/* Whether a head row's xmax is a transaction, ours too, that has locked or updated it. */
+/* Whether an open transaction has locked or updated this version of a head row. It may be our own. */
 static bool
 has_open_xmax(HeapTupleHeader tuple)
 {
@@ -205,7 +212,7 @@ has_open_xmax(HeapTupleHeader tuple)
 	return TransactionIdIsCurrentTransactionId(xmax) || TransactionIdIsInProgress(xmax);
 }
 
-/* Whether some open transaction, ours too, holds the stream's head, or is making the stream. */
+/* Whether an open transaction has locked or updated the stream's head, or is making the stream. It may be our own. */
 bool
 es_stream_has_open_append(const text *name)
 {
@@ -235,15 +242,16 @@ es_stream_has_open_append(const text *name)
 static void
 serialization_failure(void)
 {
-	/* Core's code and text: drivers and users know what to do about it. */
+	/* PostgreSQL's own code and text: drivers and users know what to do about it. */
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("could not serialize access due to concurrent update")));
 }
 
 /*
- * Above READ COMMITTED a decision may only rest on what the transaction's snapshot shows. Direct
- * access must enforce itself what the executor does for UPDATE.
+ * Above READ COMMITTED, refuses a head that is newer than the transaction's snapshot: what the caller has decided
+ * rests on what the snapshot shows. For an UPDATE the executor does this. We write the table directly, so we must do
+ * it.
  */
 static void
 check_snapshot(EsHeads *heads)
@@ -254,10 +262,11 @@ check_snapshot(EsHeads *heads)
 }
 
 /*
- * Whether this transaction wrote the row that is in the slot. Then nobody else can touch it, and a lock
- * would only make multixacts: a row inherits its predecessor's locks, and each subtransaction that rolls
- * back adds a member. Core (15) also trips over an assertion of its own when such a row moves to another
- * page: it takes the lock that the multixact has for the one it wants, with the update that was rolled back.
+ * Whether the open transaction has written this version of the row, which is in the slot. Then no other transaction
+ * can change the row, and locking it again would only make multixacts: a new version inherits the locks of the one
+ * before, and each subtransaction that rolls back adds a member. PostgreSQL 15 also fails an assertion of its own
+ * when such a row moves to another page, because it takes the lock that the multixact has, with the update that was
+ * rolled back, for the lock that it wants.
  */
 static bool
 written_by_us(EsHeads *heads)
@@ -268,6 +277,7 @@ written_by_us(EsHeads *heads)
 	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 }
 
+/* Puts a head row into the slot. */
 static void
 fill_slot(EsHeads *heads, const EsHead *head, const text *name)
 {
@@ -292,8 +302,8 @@ fill_slot(EsHeads *heads, const EsHead *head, const text *name)
 }
 
 /*
- * Inserts the head of a new stream. False: somebody else's was there first (committed, or ours from
- * an earlier command); the caller looks again. Waits for a concurrent inserter to end.
+ * Inserts the head of a new stream. Waits for a concurrent transaction that is inserting the same head. Returns false
+ * when there is one already, committed or inserted by an earlier command of ours; then the caller looks it up again.
  */
 static bool
 insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
@@ -303,8 +313,8 @@ insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 	uint32		token;
 	bool		conflict = false;
 
-	need_estate(heads);
-	/* The name decides; an index that somebody added may only raise its error. */
+	make_estate(heads);
+	/* A conflict is only one of the index by name. Another unique index, which a DBA has added, raises its error. */
 	arbiters = list_make1_oid(RelationGetRelid(heads->rows.index));
 	memset(head, 0, sizeof(*head));
 	head->category = category;
@@ -327,11 +337,11 @@ insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 }
 
 /*
- * The transaction that holds the row in the slot, if one other than ours does and is under way; InvalidTransactionId for
- * none, and for several.
+ * The open transaction that has locked or updated the row in the slot. InvalidTransactionId when there is none, when
+ * it is our own, and when there are several.
  */
 static TransactionId
-holder(EsHeads *heads)
+locking_transaction(EsHeads *heads)
 {
 	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) heads->rows.slot;
 	HeapTupleHeader tuple = slot->base.tuple->t_data;
@@ -349,12 +359,15 @@ holder(EsHeads *heads)
 }
 
 /*
- * Locks the stream to the end of the transaction and fills in its head; makes the head (version 0)
- * where there is none. Waits for a concurrent appender, unless the version committed so far is
- * beyond limit already: then it fills in that head and does not wait only to be refused. Who has a limit
- * waits without queueing for the row: when the other one has committed, it need not be locked by all
- * the losers, one after the other. Raises core's 40001 above READ COMMITTED when the head is newer than the
- * transaction's snapshot.
+ * Locks a stream to the end of the transaction, and fills in its head. If the stream does not exist, its head is
+ * made, with version 0. Waits for a concurrent append to the stream. Above READ COMMITTED, raises PostgreSQL's own
+ * 40001 when the head is newer than the transaction's snapshot.
+ *
+ * limit is the greatest version with which the call can succeed; PG_INT64_MAX means any. When the committed version
+ * is already greater, the head is filled in but not locked: the call will be refused, so it need not wait for that. A
+ * call with a limit waits for the other transaction itself and not in the queue for the row lock. So when that
+ * transaction commits, all waiting calls see at once that they have lost. In the queue, each of them would have to
+ * lock the row, one after the other.
  */
 EsHeadLock
 es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)
@@ -383,7 +396,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		es_head_read(heads->rows.slot, head);
 		tid = heads->rows.slot->tts_tid;
 		ours = written_by_us(heads);
-		other = limit == PG_INT64_MAX || ours ? InvalidTransactionId : holder(heads);
+		other = limit == PG_INT64_MAX || ours ? InvalidTransactionId : locking_transaction(heads);
 		ExecClearTuple(heads->rows.slot);
 		if (head->version > limit || ours)
 		{
@@ -420,7 +433,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 	}
 }
 
-/* Writes back a head that this transaction has locked (or made, in an earlier command). */
+/* Updates a head that this transaction has locked, or has made in an earlier command. */
 void
 es_head_update(EsHeads *heads, const text *name, EsHead *head)
 {
@@ -435,7 +448,7 @@ es_head_update(EsHeads *heads, const text *name, EsHead *head)
 		elog(ERROR, "unexpected result %d of updating a locked head row", (int) result);
 	if (update_indexes)
 	{
-		need_estate(heads);
+		make_estate(heads);
 		es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, true, false, NULL, NIL);
 		ResetPerTupleExprContext(heads->estate);
 	}

@@ -2,14 +2,15 @@
  * log/lookup.c
  *	  Rows of the store's tables, below SQL: found by key, read in the order of an index, inserted, deleted.
  *
- * This is how everything outside of log/ gets at the rows of a table of the store, if not by SQL. Events have a way of their
- * own (log/scan.c, log/row.c), and so has the writing of heads (log/head.c).
+ * Code outside of log/ reads and writes the store's tables with this, or with SQL. Events have routines of their own
+ * (log/scan.c, log/row.c), and so have writes to heads (log/head.c).
  *
- * A table is opened with one of its unique indexes, which says by what key its rows are found. Which relations that
- * are is asked after each lock: what waited for it may have brought news of another table or index.
+ * A table is opened with one of its unique indexes, and its rows are then found by that index. The OIDs of the table
+ * and the index are each looked up just before the lock on it is taken, not together: while we wait for the lock on
+ * the table, invalidation messages may tell of another index.
  *
- * Nothing here runs the executor. Privileges were checked with EXECUTE on the calling function. Tables that are written
- * here have no triggers but those that refuse changes by SQL (store/location.c), and no defaults that are needed.
+ * The executor is not used. Privileges were checked with EXECUTE on the calling function. The tables that are written
+ * here have no triggers but those that refuse changes by SQL (store/location.c), and need no column defaults.
  */
 #include "postgres.h"
 
@@ -36,7 +37,7 @@ typedef enum KeyType
 	KEY_BYTEA
 } KeyType;
 
-/* The comparisons of a type by their strategy. Of those that nobody asks for there are none. */
+/* The functions that compare values of a type, by strategy number. Those that nothing uses are left out. */
 static const RegProcedure comparisons[][BTMaxStrategyNumber + 1] = {
 	[KEY_INT4] = {[BTEqualStrategyNumber] = F_INT4EQ},
 	[KEY_INT8] = {[BTLessEqualStrategyNumber] = F_INT8LE,[BTEqualStrategyNumber] = F_INT8EQ,
@@ -46,7 +47,10 @@ static const RegProcedure comparisons[][BTMaxStrategyNumber + 1] = {
 	[KEY_BYTEA] = {[BTEqualStrategyNumber] = F_BYTEAEQ},
 };
 
-/* Where an index and its table stand in EsStore, and the types of its columns. */
+/*
+ * For each index: the fields of EsStore that have the OIDs of its table and of the index, and the types of its
+ * columns.
+ */
 static const struct IndexDef
 {
 	Size		table;
@@ -78,7 +82,7 @@ relation_at(Size offset)
 
 /* ---------------------------------------------------------------- opening */
 
-/* Opens a table to read it as a whole. */
+/* Opens a table without an index, to read all its rows or some blocks. */
 void
 es_lookup_open_table(EsLookup *lookup, Oid table, LOCKMODE lockmode)
 {
@@ -88,17 +92,17 @@ es_lookup_open_table(EsLookup *lookup, Oid table, LOCKMODE lockmode)
 	lookup->slot = table_slot_create(lookup->rel, NULL);
 }
 
-/* Opens the table that an index is of, to find its rows by that. */
+/* Opens an index and its table, to find rows by that index. */
 void
 es_lookup_open(EsLookup *lookup, EsIndex which, LOCKMODE lockmode)
 {
 	es_lookup_open_table(lookup, relation_at(index_defs[which].table), lockmode);
-	/* Only now: the lock may have brought news of another index. */
+	/* Look the index up only now: with the lock on the table may have come a message that there is another index. */
 	lookup->index = index_open(relation_at(index_defs[which].index), lockmode);
 	lookup->which = which;
 }
 
-/* Releases everything but the locks that are to be kept. */
+/* Releases everything but the locks that keep says. */
 void
 es_lookup_close(EsLookup *lookup, EsKeepLocks keep)
 {
@@ -122,8 +126,8 @@ set_key(EsLookup *lookup, ScanKey key, int column, StrategyNumber strategy, Datu
 }
 
 /*
- * Finds the row with this key, a value for each column of the index. It is in the slot then, until the next look or
- * the end.
+ * Finds the row with a key, which has a value for each column of the index. The row is in the slot until another one is
+ * looked up or the lookup is closed.
  */
 bool
 es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key)
@@ -138,14 +142,14 @@ es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key)
 	scan = es_index_beginscan(lookup->rel, lookup->index, snapshot, columns);
 	index_rescan(scan, keys, columns, NULL, 0);
 	found = index_getnext_slot(scan, ForwardScanDirection, lookup->slot);
-	/* The slot's own pin outlives the scan. */
+	/* The slot keeps its own pin on the buffer, so the row stays when the scan has ended. */
 	index_endscan(scan);
 	return found;
 }
 
 /*
- * Begins to read the rows with these keys in the order of the index; without an index, all rows in the order in which they
- * are stored.
+ * Begins to read rows: those with the given keys in the order of the index, or without an index all rows in the order
+ * in which they are stored.
  */
 void
 es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, const EsIndexKey *keys)
@@ -180,8 +184,8 @@ es_lookup_begin_blocks(EsLookup *lookup, Snapshot snapshot, BlockNumber first, B
 }
 
 /*
- * Goes to the next row; false at the end. The index may keep what it allocates on the way until the end of the reading, so
- * that goes into the memory context in which this began.
+ * Goes to the next row; false at the end. What the index scan allocates meanwhile may be used until it ends. So it is
+ * allocated in the memory context in which the scan was begun.
  */
 bool
 es_lookup_next(EsLookup *lookup)
@@ -195,7 +199,7 @@ es_lookup_next(EsLookup *lookup)
 	return found;
 }
 
-/* Ends what es_lookup_begin() has begun, if anything; another may be begun then. The current row stays. */
+/* Ends what es_lookup_begin() or es_lookup_begin_blocks() has begun, if anything. The current row stays in the slot. */
 void
 es_lookup_end(EsLookup *lookup)
 {
@@ -217,8 +221,8 @@ es_lookup_blocks(EsLookup *lookup)
 /* ---------------------------------------------------------------- writing */
 
 /*
- * Inserts a row with its entries in every index, one that a DBA added too. values: of all columns, none of them NULL. The
- * table is open with RowExclusiveLock at least.
+ * Inserts a row, and its entries in all indexes of the table, also those that a DBA has added. values has all
+ * columns, none of them NULL. The table must be open with RowExclusiveLock or a stronger lock.
  */
 void
 es_row_insert(EsLookup *lookup, const Datum *values)
@@ -242,14 +246,20 @@ es_row_insert(EsLookup *lookup, const Datum *values)
 	FreeExecutorState(estate);
 }
 
-/* Deletes a row that the caller has found and that nobody else can be changing; a later command may insert another. */
+/*
+ * Deletes a row that the caller has found. No other transaction may be able to change it at the same time. After a
+ * CommandCounterIncrement() a row with the same key can be inserted.
+ */
 void
 es_row_delete(EsLookup *lookup, ItemPointer tid)
 {
 	simple_heap_delete(lookup->rel, tid);
 }
 
-/* Deletes the current row, which the snapshot shows; false when another transaction has changed it or is at it. */
+/*
+ * Deletes the current row, which was read with this snapshot. Does nothing and returns false when another transaction
+ * has changed or locked it since.
+ */
 bool
 es_row_delete_unless_busy(EsLookup *lookup, Snapshot snapshot)
 {

@@ -1,22 +1,23 @@
 /*
  * log/mark.c
- *	  The high-water mark: up to where everything that will ever exist is visible.
+ *	  The high-water mark: the position up to where everything that will ever exist is visible.
  *
- * nextval keeps RowExclusiveLock on the sequence until the transaction's rows are visible (log/position.c).
- * So one round is: read the sequence's last value P; list the holders of that lock; when every one
- * of them is gone, all positions up to P are settled: each was drawn by a holder listed, or by a
- * transaction that had ended before. Transactions that never append are never waited for. PREPARE
- * carries the lock over and recovery restores it. We never queue for the lock ourselves.
+ * nextval takes RowExclusiveLock on the sequence of positions, and keeps it until the transaction's rows are visible
+ * (log/position.c). So the mark is found in rounds. A round reads the sequence's last value P, and then lists the
+ * transactions that hold that lock, the open appends. When all of these have ended, all positions up to P are
+ * *settled*: each was allocated by a listed transaction, or by one that had ended before. A round never waits for
+ * transactions that do not append. PREPARE TRANSACTION carries the lock over, and recovery restores it. We never
+ * queue for the lock ourselves.
  *
- * Mark first, then the snapshot that reads the rows: the other way round a row that became visible
- * in between is below the mark and not in the snapshot.
+ * The mark must be found first, and the snapshot that reads the rows be taken second. The other way round, a row that
+ * becomes visible in between is below the mark but not visible to the snapshot.
  *
- * The row event_store.mark is the published mark. Whoever sees its version also sees every event up
- * to it, because it was committed after them: this serves the higher isolation levels, standbys
- * (where replay keeps commit order) and plain SQL. It also carries two times. No append that draws
- * its positions after a round began may be stamped at or before `floor`, whatever the clock does;
- * so once a round is settled that began after `floor` was committed, no event recorded at or before
- * that floor can appear any more: it becomes `stable_until`.
+ * The row of event_store.mark is the published mark. It is committed after all events up to the mark, so whoever sees a
+ * version of this row sees these events too. That is what the higher isolation levels, standbys (replay keeps the order
+ * of commits) and plain SQL use. The row also has two times. An append that allocates its positions after a round has
+ * begun is never stamped at or before `floor`, whatever the clock does. So when a round that began after `floor` was
+ * committed is settled, no event recorded at or before that floor can appear any more, and the floor becomes
+ * `stable_until`.
  */
 #include "postgres.h"
 
@@ -40,7 +41,7 @@
 typedef struct EsRound
 {
 	int64		position;		/* P */
-	VirtualTransactionId *holders;	/* those not seen gone yet, in TopMemoryContext */
+	VirtualTransactionId *appends;	/* open appends that have not ended as far as we know; in TopMemoryContext */
 	int			count;
 } EsRound;
 
@@ -51,14 +52,14 @@ typedef struct EsMarkRow
 	TimestampTz floor;
 } EsMarkRow;
 
-/* Rounds of earlier calls: they settle while we do something else. */
+/* Rounds of earlier calls that were not settled in time. They settle while the session does something else. */
 #define ES_PENDING	4
 
 static EsRound pending[ES_PENDING];
 static int	pending_count = 0;
-static Oid	known_sequence = InvalidOid;	/* whose mark known_mark is */
-static int64 known_mark = 0;	/* settled, as this session found out */
-static long first_nap = 50;		/* of settle(), in microseconds */
+static Oid	known_sequence = InvalidOid;	/* the sequence of positions that known_mark belongs to */
+static int64 known_mark = 0;	/* this session knows that all positions up to it are settled */
+static long first_delay = 50;	/* microseconds that settle() sleeps before it looks again for the first time */
 
 PG_FUNCTION_INFO_V1(es_high_water_mark);
 PG_FUNCTION_INFO_V1(es_publish_mark);
@@ -66,12 +67,12 @@ PG_FUNCTION_INFO_V1(es_publish_mark);
 static void
 forget_round(int i)
 {
-	pfree(pending[i].holders);
+	pfree(pending[i].appends);
 	memmove(&pending[i], &pending[i + 1], sizeof(EsRound) * (pending_count - i - 1));
 	pending_count--;
 }
 
-/* Drops what another store (dropped and made again) left behind. */
+/* Forgets what we know of another store: the store was dropped and made again. */
 static void
 check_sequence(Oid sequence)
 {
@@ -83,18 +84,18 @@ check_sequence(Oid sequence)
 	known_sequence = sequence;
 }
 
-/* Whether all holders are gone; forgets those that are. */
+/* Whether all open appends of a round have ended. Forgets those that have. Does not wait. */
 static bool
 round_settled(EsRound *round)
 {
-	while (round->count > 0 && VirtualXactLock(round->holders[round->count - 1], false))
+	while (round->count > 0 && VirtualXactLock(round->appends[round->count - 1], false))
 		round->count--;
 	return round->count == 0;
 }
 
 /*
- * Settles what can be settled without waiting. Rounds are in order of position: when a later one
- * is settled the earlier ones are too.
+ * Looks, without waiting, which rounds are settled. Rounds are in order of position: if one is settled, so are those
+ * before.
  */
 static void
 poll_rounds(void)
@@ -110,7 +111,7 @@ poll_rounds(void)
 	}
 }
 
-/* Positions of the open transaction itself are not settled. */
+/* The mark, but below the first position that our own open transaction has allocated: its positions are not settled. */
 static int64
 below_own(int64 mark)
 {
@@ -119,38 +120,39 @@ below_own(int64 mark)
 	return own != 0 && own <= mark ? own - 1 : mark;
 }
 
+/* Begins a round. The sequence's last value is read before the locks are listed: see the head of this file. */
 static void
 begin_round(Oid sequence)
 {
 	LOCKTAG		tag;
 	EsRound    *round;
-	VirtualTransactionId *holders;
+	VirtualTransactionId *appends;
 	int			count;
-	int64		position = below_own(es_position_last());	/* we do not see our own lock */
+	int64		position = below_own(es_position_last());	/* the list does not have our own lock */
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, sequence);
-	holders = GetLockConflicts(&tag, ShareLock, &count);
+	appends = GetLockConflicts(&tag, ShareLock, &count);
 	if (count == 0)
 		known_mark = Max(known_mark, position);
 	else
 	{
-		/* With all places taken the newest gives way: the oldest will settle first. */
+		/* When all places are taken, the newest round is given up: the oldest one will settle first. */
 		if (pending_count == ES_PENDING)
 			forget_round(pending_count - 1);
 		round = &pending[pending_count];
 		round->position = position;
 		round->count = count;
-		round->holders = MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * count);
-		memcpy(round->holders, holders, sizeof(VirtualTransactionId) * count);
+		round->appends = MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * count);
+		memcpy(round->appends, appends, sizeof(VirtualTransactionId) * count);
 		pending_count++;
 	}
-	pfree(holders);
+	pfree(appends);
 }
 
 /*
- * Finds the mark by the lock manager, waiting at most event_store.mark_wait for the holders of one
- * fixed round. True when that round was settled; known_mark is right either way, only older. Polls:
- * waiting through the lock manager could deadlock with an appender that queues behind our own
+ * Runs one round. Waits at most event_store.mark_wait for its open appends to end, not for later ones. Returns true
+ * when the round was settled. Otherwise known_mark is right too, only older. The wait is a loop that sleeps and looks
+ * again: if we waited by the lock manager, we could deadlock with an appender that waits for a lock of our own
  * transaction.
  */
 static bool
@@ -158,7 +160,7 @@ settle(void)
 {
 	Oid			sequence = es_store()->position_seq;
 	TimestampTz start = GetCurrentTimestamp();
-	long		nap = first_nap;
+	long		delay = first_delay;
 	int64		wanted;
 
 	check_sequence(sequence);
@@ -175,11 +177,12 @@ settle(void)
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), es_mark_wait))
 			return false;
 		CHECK_FOR_INTERRUPTS();
-		pg_usleep(nap);
-		nap = Min(nap * 2, 2000);
+		pg_usleep(delay);
+		delay = Min(delay * 2, 2000);
 	}
 }
 
+/* Reads the published mark with a snapshot. */
 static void
 read_row(Snapshot snapshot, EsMarkRow *row)
 {
@@ -198,6 +201,7 @@ read_row(Snapshot snapshot, EsMarkRow *row)
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 
+/* Reads the published mark as it is committed now, at every isolation level. */
 static void
 read_row_now(EsMarkRow *row)
 {
@@ -208,9 +212,10 @@ read_row_now(EsMarkRow *row)
 }
 
 /*
- * The mark and a registered snapshot that shows everything up to it. In READ COMMITTED on a primary
- * the mark is found now and nothing beyond the flushed WAL is promised; elsewhere both are what the
- * transaction's own snapshot says.
+ * Returns a registered snapshot, and stores the mark that goes with it: the snapshot shows everything up to the mark.
+ * At READ COMMITTED on a primary, the mark is found now. At the higher levels it is the published mark as the
+ * transaction's own snapshot shows it, and on a standby the published mark that was replayed. With flush, everything
+ * up to the mark is durable, so that it can be reported to a client.
  */
 static Snapshot
 mark_snapshot(int64 *mark, bool flush)
@@ -225,7 +230,10 @@ mark_snapshot(int64 *mark, bool flush)
 									GetLatestSnapshot());
 		read_row(snapshot, &row);
 		*mark = below_own(row.mark);
-		/* It was flushed before it was published, but a standby may not have what it speaks of. */
+		/*
+		 * What the mark covers was flushed before the mark was published. But a synchronous standby may not have it
+		 * yet.
+		 */
 		if (flush)
 			es_early_release_await_all();
 		return snapshot;
@@ -245,6 +253,7 @@ mark_snapshot(int64 *mark, bool flush)
 	return snapshot;
 }
 
+/* The mark and its snapshot, for events that are reported to a client. */
 Snapshot
 es_mark_snapshot(int64 *mark)
 {
@@ -252,8 +261,8 @@ es_mark_snapshot(int64 *mark)
 }
 
 /*
- * The same for what stays inside of the database: it is in the WAL behind the events, so a crash that takes them takes
- * it too.
+ * The mark and its snapshot, for work whose result stays in this database. Its WAL comes after that of the events, so a
+ * crash that loses the events loses the result too. So nothing has to be flushed.
  */
 Snapshot
 es_mark_snapshot_inside(int64 *mark)
@@ -262,18 +271,18 @@ es_mark_snapshot_inside(int64 *mark)
 }
 
 /*
- * For a process that looks for the mark all the time: it waits longer before it looks again whether appends have ended,
- * and so wakes up less often.
+ * Makes this process sleep longer before it looks again whether open appends have ended. For a process that needs the
+ * mark all the time, so that it wakes up less often.
  */
 void
 es_mark_be_patient(void)
 {
-	first_nap = 500;
+	first_delay = 500;
 }
 
 /*
- * The time that a stamp must be later than. To be called after a position was drawn: a round that
- * does not know of that draw has committed its floor before.
+ * The time that recorded_at of a new event must be later than. To be called after the event's position was allocated:
+ * if a round had read the sequence before that, its floor was committed even before, and is read here.
  */
 TimestampTz
 es_mark_floor(void)
@@ -284,7 +293,7 @@ es_mark_floor(void)
 	return row.floor;
 }
 
-/* The two published times, as the transaction may rely on them. */
+/* The two published times that go with what the transaction sees. */
 void
 es_mark_times(TimestampTz *stable_until, TimestampTz *floor)
 {
@@ -307,7 +316,7 @@ es_high_water_mark(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(mark);
 }
 
-/* The row as it is published now, and the newest position. */
+/* The published mark as it is now, and the newest position. */
 void
 es_mark_state(EsMarkState *state)
 {
@@ -322,9 +331,12 @@ es_mark_state(EsMarkState *state)
 }
 
 /*
- * Publishes the mark in the open transaction. goal is a time that stable_until should pass; where neither the mark nor
- * what leads there would move, nothing is written, unless always. Fills in *state; true when the mark
- * has moved. Where a new epoch is to be begun, that comes first: it notes what the last one has published.
+ * Publishes the mark in the open transaction. goal is a time that stable_until should pass in the end. If neither the
+ * mark would move, nor floor or stable_until come closer to the goal, nothing is written, unless always is true.
+ * Fills in *state, and returns true when the mark has moved.
+ *
+ * If a new epoch has to be begun, the caller has done that before, because the epoch notes what the last one has
+ * published.
  */
 bool
 es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
@@ -340,7 +352,7 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 
 	(void) es_store_now();
 	Assert(es_epoch_is_current());
-	read_row_now(&row);			/* its floor is committed before the round begins */
+	read_row_now(&row);			/* before the round begins, so that this floor was committed before it */
 	settled = settle();
 	state->last = es_position_last();
 	state->mark = row.mark;
@@ -353,14 +365,14 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 		return false;
 
 	/*
-	 * The row must not be durable before the events it speaks of, nor before the sequence's own
-	 * record: after a crash a position below a published mark would be drawn again.
+	 * The published mark must not be durable before the events up to it, nor before the sequence's own WAL record.
+	 * Otherwise, after a crash, a position below the published mark would be allocated again.
 	 */
 	es_early_release_flush_all();
 	ForceSyncCommit();
 	es_early_release_keep_locks();
 
-	/* The new floor is a time after the round: then what it has settled is stamped at or before it. */
+	/* The new floor is a time after the round, so what the round has settled is stamped at or before it. */
 	state->floor = GetCurrentTimestamp();
 	state->stable_until = stable_until;
 	values[0] = Int64GetDatum(mark);

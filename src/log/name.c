@@ -1,11 +1,11 @@
 /*
  * log/name.c
- *	  Categories and event types: names stored once, small ids in the events.
+ *	  Categories and event types: each name is stored once, and events have its id.
  *
- * Ids never change and rows are never deleted, so a session caches them for good once their
- * transaction has committed; a row of our own open transaction is looked up each time, because a
- * rollback takes its id away again. The caches are abandoned, not freed, when the store is another
- * one than before (dropped and made again): callers may still hold names.
+ * The id of a name never changes, and rows are never deleted. So a session caches a name for good when the
+ * transaction that inserted it has committed. A name that our own open transaction has inserted is not cached,
+ * because a rollback would remove it again. When the store was dropped and made again, new caches are made; the old
+ * ones are not freed, because callers may still have pointers to names in them.
  */
 #include "postgres.h"
 
@@ -26,7 +26,7 @@
 
 typedef struct EsName
 {
-	const char *name;			/* into text; the key, with its length */
+	const char *name;			/* the hash key is name and len; points into text */
 	int			len;
 	int32		id;
 	text	   *text;
@@ -34,7 +34,7 @@ typedef struct EsName
 
 typedef struct EsNameCache
 {
-	Oid			table;			/* whose names these are */
+	Oid			table;			/* OID of the table that the names are from */
 	HTAB	   *by_name;		/* EsName */
 	HTAB	   *by_id;			/* int32 -> text * */
 } EsNameCache;
@@ -77,6 +77,7 @@ name_table_name(EsNameKind kind)
 	return kind == ES_CATEGORY ? "categories" : "event_types";
 }
 
+/* The cache of names from a table. It is made when there is none, or when that is of a store that was dropped. */
 static EsNameCache *
 name_cache(EsNameKind kind, Oid table)
 {
@@ -109,7 +110,7 @@ name_cache(EsNameKind kind, Oid table)
 }
 
 static void
-remember(EsNameCache *cache, int32 id, const text *name)
+add_to_cache(EsNameCache *cache, int32 id, const text *name)
 {
 	MemoryContext old = MemoryContextSwitchTo(cache_context);
 	text	   *copy = (text *) palloc(VARSIZE(name));
@@ -131,8 +132,9 @@ remember(EsNameCache *cache, int32 id, const text *name)
 }
 
 /*
- * Looks a row up by one index; caches it when it is committed. The snapshot is the latest, in every
- * isolation level: an id once committed is a fact, whatever this transaction may see of events.
+ * Looks a row up, by name or by id, and caches it unless our own transaction has inserted it. The snapshot is the
+ * latest one at every isolation level: a committed id is valid for ever, so it does not matter whether the
+ * transaction's own snapshot shows it.
  */
 static text *
 look_up(EsNameKind kind, bool by_name, Datum key, int32 *id)
@@ -154,14 +156,14 @@ look_up(EsNameKind kind, bool by_name, Datum key, int32 *id)
 		*id = DatumGetInt32(es_row_column(rows.slot, 1));
 		name = DatumGetTextPCopy(es_row_column(rows.slot, 2));
 		if (!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
-			remember(name_cache(kind, name_table(kind)), *id, name);
+			add_to_cache(name_cache(kind, name_table(kind)), *id, name);
 	}
 	es_lookup_close(&rows, ES_KEEP_TABLE_LOCK);
 	UnregisterSnapshot(snapshot);
 	return name;
 }
 
-/* The id of a name, 0 when there is none (yet). */
+/* The id of a name; 0 when the name is not stored. */
 int32
 es_name_find(EsNameKind kind, const char *name, int len)
 {
@@ -181,7 +183,7 @@ es_name_find(EsNameKind kind, const char *name, int len)
 	return id;
 }
 
-/* The ids of names, which are text *. Names that are not stored have none. */
+/* The ids of the names in a list of text *. Names that are not stored are left out. */
 Bitmapset *
 es_name_ids(EsNameKind kind, List *names)
 {
@@ -199,7 +201,10 @@ es_name_ids(EsNameKind kind, List *names)
 	return ids;
 }
 
-/* Ids grow by one or more a name: only an id past the limit is a reason to count. */
+/*
+ * Refuses a category beyond the limit. An id is at least the number of names so far, so only ids beyond the limit
+ * need a count.
+ */
 static void
 check_category_limit(int32 id, const char *name, int len)
 {
@@ -223,8 +228,8 @@ check_category_limit(int32 id, const char *name, int len)
 }
 
 /*
- * The id of a name, made if need be. A concurrent transaction that makes the same name is waited
- * for; callers make several names in sorted order, before they lock any stream.
+ * The id of a name, which is inserted if it is not stored yet. Waits for a concurrent transaction that is inserting
+ * the same name. To avoid deadlocks, callers insert several names in sorted order, before they lock any stream.
  */
 int32
 es_name_make(EsNameKind kind, const char *name, int len)
@@ -249,13 +254,13 @@ es_name_make(EsNameKind kind, const char *name, int len)
 		CommandCounterIncrement();
 		id = es_name_find(kind, name, len);
 		CHECK_FOR_INTERRUPTS();
-	} while (id == 0);			/* the one who was first rolled back after we looked */
+	} while (id == 0);			/* it was there, but the transaction that had inserted it was rolled back then */
 	if (kind == ES_CATEGORY)
 		check_category_limit(id, name, len);
 	return id;
 }
 
-/* The name with this id; good at least until the caller's memory context is reset. */
+/* The name with an id. It is good at least until the caller's memory context is reset. */
 text *
 es_name_of(EsNameKind kind, int32 id)
 {
@@ -275,7 +280,7 @@ es_name_of(EsNameKind kind, int32 id)
 	return name;
 }
 
-/* The category of a stream: what comes before the first "-". */
+/* The length of the category in a stream's name: what comes before the first "-", or all of it. */
 int
 es_category_length(const text *stream)
 {

@@ -2,10 +2,10 @@
  * log/position.c
  *	  The sequence of global positions.
  *
- * nextval takes RowExclusiveLock on the sequence and keeps it to the end of the top transaction,
- * released only after the transaction's rows are visible: that lock is how log/mark.c knows whom to
- * wait for. Nothing in here may take a stronger lock or read the sequence in a way that takes the
- * same one (pg_sequence_last_value does): a reader would look like an appender.
+ * nextval takes RowExclusiveLock on the sequence and keeps it to the end of the top transaction. It is released only
+ * after the transaction's rows have become visible to new snapshots. By this lock log/mark.c finds the transactions
+ * that it must wait for. So whoever only reads the sequence must not take that lock or a stronger one, because he
+ * would look like an appender. pg_sequence_last_value() takes it, so the sequence's page is read here instead.
  */
 #include "postgres.h"
 
@@ -19,7 +19,7 @@
 #include "store/store.h"
 #include "log/log.h"
 
-/* The last position drawn by anyone, or the one before the first when none was. */
+/* The last position that any transaction has allocated; the one before the first if none has. */
 int64
 es_position_last(void)
 {
@@ -42,7 +42,7 @@ es_position_last(void)
 	return last;
 }
 
-/* Draws the next position; from here on this transaction holds the mark back until it ends. */
+/* Allocates the next position. From now on this transaction holds the mark back, until it ends. */
 int64
 es_position_allocate(void)
 {

@@ -1,12 +1,13 @@
 /*
  * log/row_digest.c
- *	  What the digests of a stored event are, worked out from its row alone.
+ *	  The digests of a stored event, computed from its row.
  *
- * For those who look for what was changed behind our back. So nothing is taken from the caches of names that a
- * session has: a row of heads, event_types or categories may have been changed too. What is looked up here is
- * remembered for one call, under its snapshot, in a few megabytes.
+ * Seals and verification need them, to find rows that were changed by other means than the store's functions. A row
+ * of heads, event_types or categories may have been changed in the same way. So names are not taken from the
+ * session's caches, but read with the caller's snapshot. They are cached from es_row_digest_begin() to
+ * es_row_digest_end(), in a few megabytes.
  *
- * An event that was erased has no salt, data or metadata; its inner digest is in event_store.erased.
+ * An event that was erased has no salt, data and metadata any more. Its inner digest is in event_store.erased.
  */
 #include "postgres.h"
 
@@ -18,7 +19,7 @@
 #include "store/store.h"
 #include "log/log.h"
 
-/* Of names remembered, before they are forgotten. */
+/* When the cached names take more than this, the cache is emptied. */
 #define NAMES_BYTES		(8 * 1024 * 1024)
 
 typedef struct CachedName
@@ -27,8 +28,9 @@ typedef struct CachedName
 	text	   *name;			/* NULL: there is no such row */
 } CachedName;
 
+/* Empties the cache of names. */
 static void
-forget_names(EsRowDigest *digests)
+reset_names(EsRowDigest *digests)
 {
 	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(EsRowDigestStream),.hcxt = digests->names};
 
@@ -41,7 +43,7 @@ forget_names(EsRowDigest *digests)
 									   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* In the current memory context; the snapshot is the caller's, registered until es_row_digest_end(). */
+/* Begins, in the current memory context. The caller keeps the snapshot registered until es_row_digest_end(). */
 EsRowDigest *
 es_row_digest_begin(Snapshot snapshot)
 {
@@ -52,7 +54,7 @@ es_row_digest_begin(Snapshot snapshot)
 	digests->store_id = es_store()->id;
 	digests->names = AllocSetContextCreate(CurrentMemoryContext, "event_store names verified", ALLOCSET_DEFAULT_SIZES);
 	digests->row = AllocSetContextCreate(CurrentMemoryContext, "event_store row verified", ALLOCSET_DEFAULT_SIZES);
-	forget_names(digests);
+	reset_names(digests);
 	return digests;
 }
 
@@ -65,7 +67,7 @@ es_row_digest_end(EsRowDigest *digests)
 	pfree(digests);
 }
 
-/* A stream by its id: never NULL, but it may have no name. */
+/* The stream with an id. Never returns NULL: a stream without a head row is returned without a name. */
 const EsRowDigestStream *
 es_row_digest_stream(EsRowDigest *digests, int64 id)
 {
@@ -93,7 +95,7 @@ es_row_digest_stream(EsRowDigest *digests, int64 id)
 	return stream;
 }
 
-/* NULL: there is no such row. */
+/* The name with an id, of an event type or a category. NULL when there is no such row. */
 static const text *
 name_of(EsRowDigest *digests, HTAB *names, EsIndex index, int32 id)
 {
@@ -124,6 +126,7 @@ es_row_digest_category(EsRowDigest *digests, int32 id)
 	return name_of(digests, digests->categories, ES_CATEGORIES_BY_ID, id);
 }
 
+/* Notes why the current row has no digests, and returns false. */
 static bool
 flawed(EsRowDigest *digests, const char *kind, const char *flaw)
 {
@@ -132,7 +135,7 @@ flawed(EsRowDigest *digests, const char *kind, const char *flaw)
 	return false;
 }
 
-/* What was kept of an event that was erased; false when nothing was. */
+/* Reads the inner digest that was kept of an erased event. False when there is none. */
 static bool
 read_erased(EsRowDigest *digests, int64 position)
 {
@@ -153,7 +156,7 @@ read_erased(EsRowDigest *digests, int64 position)
 	return found;
 }
 
-/* Looks at a row of the log; false when it has no digests: see flaw. */
+/* Reads a row of the log. False when its digests cannot be computed; flaw_kind and flaw say why. */
 bool
 es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot)
 {
@@ -165,7 +168,7 @@ es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot)
 
 	MemoryContextReset(digests->row);
 	if (MemoryContextMemAllocated(digests->names, true) > NAMES_BYTES)
-		forget_names(digests);
+		reset_names(digests);
 	digests->flaw_kind = digests->flaw = NULL;
 
 	slot_getallattrs(slot);
@@ -211,7 +214,7 @@ es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot)
 	return true;
 }
 
-/* The current row's leaf in a seal. */
+/* The leaf of the current row in the tree of a seal. */
 void
 es_row_digest_leaf(EsRowDigest *digests, uint8 *leaf)
 {
@@ -220,7 +223,7 @@ es_row_digest_leaf(EsRowDigest *digests, uint8 *leaf)
 				  VARSIZE_ANY_EXHDR(digests->category), digests->rest, leaf);
 }
 
-/* Replaces chain, the digest of the event before in the stream, by the current row's. */
+/* Replaces chain, the digest of the event before it in the stream, by the digest of the current row. */
 void
 es_row_digest_chain(EsRowDigest *digests, uint8 *chain)
 {

@@ -1,15 +1,17 @@
 /*
  * log/scan.c
- *	  The one routine that reads events: of a stream in version order, or of the log in position
- *	  order, forward or backward, with filters on type and category applied before anything else of
- *	  the row is looked at.
+ *	  The one routine that reads events: those of a stream in order of version, or those of the log in order of
+ *	  position, forward or backward. Filters by type and category are applied before anything else of a row is read.
  *
- * A scan reads leaf by leaf, each through one of its two unique indexes, and only the leaves that
- * can hold what is wanted. Where a few categories are wanted and the leaf has an index by category, it merges
- * what that has of each, so that events in between cost nothing. A scan never skips a range that is not attached:
- * versions of a stream are dense, so a missing one is noticed; a scan by position checks its range beforehand.
+ * A scan reads one partition after the other, and only those that can have events it wants. It reads a partition by
+ * one of its two unique indexes. But when it wants a few categories, and the partition has an index by category, it
+ * reads each category from that index and merges them in order of position. Then the events of other categories cost
+ * nothing.
  *
- * Memory is constant: one slot, one leaf open, and the session's bounded cache of stream names.
+ * A scan never skips events because a partition is not attached. The versions of a stream are dense, so a missing one
+ * is noticed. A scan by position checks its range before it begins.
+ *
+ * Memory is constant: one slot, one open partition, and the session's cache of stream names, which is bounded.
  */
 #include "postgres.h"
 
@@ -26,10 +28,13 @@
 #include "base/base.h"
 #include "log/log.h"
 
-/* Of more categories it is cheaper to read the log as a whole. */
+/* If more categories than this are wanted, it is cheaper to read all events than to merge. */
 #define MAX_MERGED			32
 
-/* A scan in the current memory context and resource owner; takes over the registered snapshot. */
+/*
+ * Makes a scan, in the current memory context and resource owner. The scan takes over the snapshot, which is
+ * registered.
+ */
 EsScan *
 es_scan_create(Snapshot snapshot)
 {
@@ -42,7 +47,10 @@ es_scan_create(Snapshot snapshot)
 	return scan;
 }
 
-/* Keeps the leaves that overlap positions from..to; *serial: of the list that they are from. */
+/*
+ * Chooses the partitions that overlap positions from..to. *serial gets the number of the list that they were chosen
+ * from.
+ */
 static void
 choose_partitions(EsScan *scan, int64 from, int64 to, uint64 *serial)
 {
@@ -58,8 +66,8 @@ choose_partitions(EsScan *scan, int64 from, int64 to, uint64 *serial)
 }
 
 /*
- * Wants versions from..to of a stream (the caller clamps them to what the head says), in the order
- * that scan->backward says.
+ * Makes the scan read versions from..to of a stream, forward or as scan->backward says. The caller has limited them
+ * to the versions that the head has.
  */
 void
 es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to)
@@ -75,8 +83,8 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 }
 
 /*
- * Wants positions after < p <= upto. Raises an error that names the range when part of it is not
- * attached.
+ * Makes the scan read positions after < p <= upto. If a part of this range is in no attached partition, raises an
+ * error that names that part.
  */
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
@@ -87,7 +95,7 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 	uint64		serial;
 
 	if (after >= upto)
-		return;					/* no leaves, no rows */
+		return;					/* the scan has no partitions, so it finds no rows */
 	do
 	{
 		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
@@ -103,7 +111,7 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 	} while (!es_check_newest_attached(upto, serial));
 	if (scan->partition_count > 0 || upto < next)
 		return;
-	/* Only older leaves than the newest can have been there. */
+	/* No partition has any of the range, but a newer one is there: the one for the range was detached. */
 	count = es_partitions_copy(&all, NULL);
 	if (count > 0 && all[count - 1].from > upto)
 		es_range_missing(next, upto);
@@ -125,7 +133,7 @@ close_partition(EsScan *scan)
 	scan->rel = NULL;
 }
 
-/* Which of the leaf's indexes to read. */
+/* Chooses the index of the open partition to read it by, and how many cursors that needs. */
 static Oid
 choose_index(EsScan *scan)
 {
@@ -144,7 +152,10 @@ choose_index(EsScan *scan)
 	return es_partition_index(scan->rel, scan->by_stream);
 }
 
-/* Begins to read from..to by the index, with what its first column is to be, if that is not the range's. */
+/*
+ * Begins to read scan->from to scan->to by the index. The range is of the index's first column, or with has_first of
+ * its second one; then the first one must be equal to `first`.
+ */
 static void
 open_cursor(EsScan *scan, EsScanCursor *cursor, bool has_first, RegProcedure equal, Datum first)
 {
@@ -162,7 +173,7 @@ open_cursor(EsScan *scan, EsScanCursor *cursor, bool has_first, RegProcedure equ
 	index_rescan(cursor->scan, keys, nkeys, NULL, 0);
 }
 
-/* Whether an event of this type passes. Upcasters may turn a type into one that is wanted: seen afterwards. */
+/* Whether events of a type may be wanted: the type itself is, or upcasters may make it one that is. */
 static bool
 type_passes(EsScan *scan, int32 type)
 {
@@ -179,8 +190,8 @@ index_column(IndexScanDesc scan, int column)
 }
 
 /*
- * As index_getnext_slot(), past what the index alone shows to be unwanted: visiting its row would cost ten times as
- * much, and whether that is visible does not matter.
+ * Like index_getnext_slot(), but passes over events whose category or type, as the index has them, are not wanted. To
+ * visit the row would cost ten times as much. Whether that row is visible does not matter, as it is not returned.
  */
 static bool
 next_that_passes(EsScan *scan, EsScanCursor *cursor, ScanDirection direction)
@@ -205,7 +216,9 @@ next_that_passes(EsScan *scan, EsScanCursor *cursor, ScanDirection direction)
 	}
 }
 
-/* To its next row; false at the end. The index may keep what it allocates on the way until the scan's end. */
+/*
+ * Goes to the cursor's next row; false at the end. What the index scan allocates meanwhile may be used until it ends.
+ */
 static bool
 advance_cursor(EsScan *scan, EsScanCursor *cursor)
 {
@@ -218,6 +231,7 @@ advance_cursor(EsScan *scan, EsScanCursor *cursor)
 	return found;
 }
 
+/* The same when several cursors are merged: notes at what position the cursor is now, or 0 at its end. */
 static void
 advance_merged(EsScan *scan, EsScanCursor *cursor)
 {
@@ -225,7 +239,10 @@ advance_merged(EsScan *scan, EsScanCursor *cursor)
 		DatumGetInt64(es_row_column(cursor->slot, Anum_log_position)) : 0;
 }
 
-/* The index's column that is this one of the log, 0: none. A leaf whose index a DBA has made may have less than ours. */
+/*
+ * The number of the index's column that has a column of the log; 0 when the index has none. An index that a DBA has
+ * made may have fewer columns than ours.
+ */
 static int
 column_in_index(EsScan *scan, AttrNumber column)
 {
@@ -237,7 +254,7 @@ column_in_index(EsScan *scan, AttrNumber column)
 	return 0;
 }
 
-/* Opens the next leaf in scan order; false when there is none left. */
+/* Opens the next partition in the order of the scan; false when there is none. */
 static bool
 open_next_partition(EsScan *scan)
 {
@@ -269,7 +286,10 @@ open_next_partition(EsScan *scan)
 	return true;
 }
 
-/* The leaf's next row, of the cursor that is at the lowest position; NULL at its end. */
+/*
+ * The next row of the open partition, from the cursor that is at the lowest position; NULL at the end of the
+ * partition.
+ */
 static TupleTableSlot *
 next_row(EsScan *scan)
 {
@@ -296,7 +316,7 @@ next_version(const EsScan *scan)
 	return scan->backward ? scan->from + (scan->left - 1) : scan->to - (scan->left - 1);
 }
 
-/* A version that is not the next one: part of the stream is not attached. */
+/* Raises an error when the row does not have the next version: then a part of the stream is not attached. */
 static void
 check_dense(EsScan *scan, TupleTableSlot *slot)
 {
@@ -313,7 +333,7 @@ check_dense(EsScan *scan, TupleTableSlot *slot)
 	scan->last_position = position;
 }
 
-/* Filters on what is stored. */
+/* Whether a row passes the filters, by what is stored. */
 static bool
 passes(EsScan *scan, TupleTableSlot *slot)
 {
@@ -325,6 +345,7 @@ passes(EsScan *scan, TupleTableSlot *slot)
 	return true;
 }
 
+/* Whether the filter by type has this name. */
 static bool
 is_wanted(EsScan *scan, const text *type)
 {
@@ -341,7 +362,7 @@ is_wanted(EsScan *scan, const text *type)
 	return false;
 }
 
-/* The current event as it is stored, for an upcaster. */
+/* Fills in *shape from the current row, as it is stored, for an upcaster to change. */
 void
 es_scan_shape(EsScan *scan, TupleTableSlot *slot, EsShape *shape)
 {
@@ -373,9 +394,12 @@ try_upcast(void *arg)
 	attempt->kept = es_transform(attempt->scan->transform, &attempt->scan->shape);
 }
 
-/* Upcasts in a subtransaction: an event that cannot be is shown as it is stored, with the error. */
+/*
+ * Upcasts the current event in a subtransaction. If that fails, the event is returned as it is stored, and
+ * scan->failure has the error. False when upcasters drop the event.
+ */
 static bool
-upcast_or_note(EsScan *scan)
+upcast_and_catch(EsScan *scan)
 {
 	UpcastAttempt attempt = {scan, true};
 	MemoryContext old = MemoryContextSwitchTo(scan->context);
@@ -390,7 +414,7 @@ upcast_or_note(EsScan *scan)
 	return attempt.kept;
 }
 
-/* Upcasts the current event; false when that drops it or makes it a type that is not wanted. */
+/* Upcasts the current event. False when upcasters drop it, or when it then has a type that is not wanted. */
 static bool
 upcast(EsScan *scan, TupleTableSlot *slot)
 {
@@ -407,7 +431,7 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 		scan->changed = true;
 		if (scan->catch_failures)
 		{
-			if (!upcast_or_note(scan))
+			if (!upcast_and_catch(scan))
 				return false;
 			if (scan->failure != NULL)
 				return true;
@@ -418,7 +442,7 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 	return !scan->filter_types || is_wanted(scan, es_scan_type(scan, slot));
 }
 
-/* The type of the current event; good until the next one. */
+/* The type of the current event, after upcasting. It is good until the next event. */
 text *
 es_scan_type(EsScan *scan, TupleTableSlot *slot)
 {
@@ -427,7 +451,7 @@ es_scan_type(EsScan *scan, TupleTableSlot *slot)
 	return es_name_of(ES_EVENT_TYPE, DatumGetInt32(es_row_column(slot, Anum_log_event_type)));
 }
 
-/* The next event, in a slot that is good until the next call; NULL at the end. */
+/* The next event, in a slot that is good until the next call. NULL at the end. */
 TupleTableSlot *
 es_scan_next(EsScan *scan)
 {
@@ -482,7 +506,7 @@ es_scan_next(EsScan *scan)
 	}
 }
 
-/* The name of a stream that a row of this scan belongs to; good until the next es_scan_next() of any scan. */
+/* The name of the stream of a row of this scan. It is good until the next es_scan_next() of any scan. */
 text *
 es_scan_stream_name(EsScan *scan, int64 stream)
 {
@@ -490,8 +514,9 @@ es_scan_stream_name(EsScan *scan, int64 stream)
 }
 
 /*
- * An es_recorded_event of the current row; pointers are good until the next row. Columns whose bit is not in `columns`
- * are NULL: names cost a search, and data and metadata are most of a row.
+ * Makes an es_recorded_event of the current row. Pointers in it are good until the next row. Only the columns whose
+ * bit is set in `columns` are filled in, the others are NULL: to find a name costs a lookup, and data and metadata
+ * are most of a row.
  */
 void
 es_scan_event(EsScan *scan, TupleTableSlot *slot, uint32 columns, Datum *values, bool *nulls)
@@ -522,7 +547,7 @@ es_scan_event(EsScan *scan, TupleTableSlot *slot, uint32 columns, Datum *values,
 #undef WANTED
 }
 
-/* Releases everything but the table locks, which are the transaction's. */
+/* Releases everything but the locks on partitions and indexes, which stay to the end of the transaction. */
 void
 es_scan_end(EsScan *scan)
 {
@@ -533,8 +558,9 @@ es_scan_end(EsScan *scan)
 }
 
 /*
- * Where a scan for positions after < p <= upto may end that is to look at about `step` of them: those at which there is
- * no event do not count, be they as many as an epoch jumps over.
+ * Where a scan of positions after < p <= upto should end if it is to read about `step` positions. That is after +
+ * step, but goes on as long as there are no events: an epoch can jump over a great many positions, and it costs
+ * nothing to pass them.
  */
 int64
 es_scan_step(Snapshot snapshot, int64 after, int64 step, int64 upto)

@@ -1,9 +1,10 @@
 /*
  * log/stream_name.c
- *	  The names of streams by their ids, which are what events have.
+ *	  The names of streams by their ids. The row of an event has the id of its stream, not the name.
  *
- * A stream's name never changes, and its id is never another's: the number of one whose transaction was rolled back is not
- * drawn again. So a session remembers names for as long as the store is the same, in a few megabytes.
+ * The name of a stream never changes, and its id is never given to another stream: ids come from a sequence, which does
+ * not give a number twice, even when the transaction that used it was rolled back. So a session can cache names as long
+ * as the store is not dropped and made again. The cache takes a few megabytes at most.
  */
 #include "postgres.h"
 
@@ -15,7 +16,7 @@
 #include "store/store.h"
 #include "log/log.h"
 
-/* Of names that a session remembers before it begins anew. */
+/* When the cached names take more than this, the cache is emptied. */
 #define NAMES_BYTES		(4 * 1024 * 1024)
 
 typedef struct StreamName
@@ -26,7 +27,7 @@ typedef struct StreamName
 
 static HTAB *names = NULL;
 static MemoryContext names_context = NULL;
-static Oid	names_of = InvalidOid;	/* the table that they are from */
+static Oid	names_of = InvalidOid;	/* OID of the table heads that they are from */
 static Size names_bytes = 0;
 
 static void
@@ -47,7 +48,7 @@ reset_names(void)
 	names_of = es_store()->heads;
 }
 
-/* A name as a snapshot shows it, in a memory context; NULL when there is no such stream (any more). */
+/* Reads a name with a snapshot, into a memory context. NULL when there is no such stream, or none any more. */
 static text *
 read_name(int64 id, Snapshot snapshot, MemoryContext context)
 {
@@ -67,14 +68,17 @@ read_name(int64 id, Snapshot snapshot, MemoryContext context)
 	return name;
 }
 
-/* The name of a stream as it is stored, in the current memory context; NULL when there is none (any more). */
+/*
+ * Reads the name of a stream from the table and not from the cache, into the current memory context. NULL when there
+ * is no such stream, or none any more.
+ */
 text *
 es_stream_name_stored(int64 id, Snapshot snapshot)
 {
 	return read_name(id, snapshot, CurrentMemoryContext);
 }
 
-/* The name of a stream that has an event which the snapshot shows; good until the next call. */
+/* The name of a stream that has an event visible to the snapshot. It is good until the next call. */
 text *
 es_stream_name(int64 id, Snapshot snapshot)
 {
@@ -87,7 +91,7 @@ es_stream_name(int64 id, Snapshot snapshot)
 	if (entry != NULL)
 		return entry->name;
 
-	/* Read first: an entry without a name would outlive an error. */
+	/* Read the name before the entry is made: after an error in between, an entry without a name would be left. */
 	name = read_name(id, snapshot, names_context);
 	if (name == NULL)
 		ereport(ERROR,

@@ -1,11 +1,11 @@
 /*
  * log/transaction.c
- *	  The transaction callback and what it guards.
+ *	  What the open transaction of this session has done, and what happens at its end.
  *
- * The lock manager never shows a session its own locks as conflicts, so a high-water mark taken
- * inside a transaction that has drawn positions must stay below the first of them by other means:
- * this variable. A rollback to a savepoint does not clear it, because the sequence's lock stays
- * with the top transaction too and the positions drawn so far are settled only at its end.
+ * first_position: the lock manager does not report a session's own locks as conflicts. So a session that has
+ * allocated positions and finds the high-water mark in the same transaction must keep the mark below the first of
+ * them in another way: by this variable. A rollback to a savepoint does not reset it. The lock on the sequence stays
+ * with the top transaction as well, and the positions that were allocated so far are settled only at its end.
  */
 #include "postgres.h"
 
@@ -14,12 +14,14 @@
 #include "base/base.h"
 #include "log/log.h"
 
-static int64 first_position = 0;
-static bool progressed = false;
-static bool has_work = false;
-static bool store_made = false;
+static int64 first_position = 0;	/* that the transaction has allocated; 0: none */
+static bool progressed = false; /* see es_transaction_progressed() */
+static bool has_work = false;	/* see es_transaction_has_work() */
+static bool store_made = false; /* see es_transaction_store_made() */
 
-/* What wings above this one do when a transaction ends, also a failed one. */
+/*
+ * Callbacks that wings above this one have registered. They run at the end of each transaction, also of a failed one.
+ */
 #define MAX_CALLBACKS	8
 static void (*at_end[MAX_CALLBACKS]) (void);
 static int	at_end_count = 0;
@@ -50,7 +52,7 @@ xact_callback(XactEvent event, void *arg)
 			es_early_release_end_of_transaction(true);
 			if (first_position != 0)
 				ES_FAULT(after_commit);
-			/* Our rows are visible to new snapshots by now, and our locks are still held. */
+			/* New snapshots see our rows by now, but we still hold our locks. */
 			if (first_position != 0 || has_work)
 				es_shared_announce(ES_NEWS_APPENDED);
 			if (progressed)
@@ -60,7 +62,7 @@ xact_callback(XactEvent event, void *arg)
 			reset();
 			break;
 		case XACT_EVENT_ABORT:
-			/* Positions that were drawn for nothing let the mark pass, too. */
+			/* The mark can now pass the positions that we had allocated, so background processes must look. */
 			if (first_position != 0)
 				es_shared_announce(ES_NEWS_APPENDED);
 			es_early_release_end_of_transaction(false);
@@ -83,8 +85,8 @@ es_transaction_init(void)
 }
 
 /*
- * Has a function called whenever a transaction has ended, committed, prepared or rolled back: it must not fail, and
- * cannot look at the database. To be called when the library is loaded.
+ * Registers a function that is called at the end of each transaction: when it was committed, prepared or rolled back.
+ * The function must not fail and cannot access the database. Call this only when the library is loaded.
  */
 void
 es_transaction_at_end(void (*callback) (void))
@@ -93,7 +95,7 @@ es_transaction_at_end(void (*callback) (void))
 	at_end[at_end_count++] = callback;
 }
 
-/* Notes a position drawn by the open transaction; positions only grow, so the first call counts. */
+/* Notes that the open transaction has allocated a position. Positions only grow, so the first call tells the lowest. */
 void
 es_transaction_allocated(int64 position)
 {
@@ -104,7 +106,10 @@ es_transaction_allocated(int64 position)
 	}
 }
 
-/* Notes that the open transaction moves what others may wait for: a checkpoint, or the published mark. */
+/*
+ * Notes that the open transaction moves a checkpoint or the published mark. At its commit, those who wait for it are
+ * woken.
+ */
 void
 es_transaction_progressed(void)
 {
@@ -112,7 +117,10 @@ es_transaction_progressed(void)
 	(void) es_shared();
 }
 
-/* Notes that the open transaction leaves work to the background workers. */
+/*
+ * Notes that there will be work for the background workers when the open transaction has committed: they are woken
+ * then.
+ */
 void
 es_transaction_has_work(void)
 {
@@ -120,7 +128,7 @@ es_transaction_has_work(void)
 	(void) es_shared();
 }
 
-/* Notes that the open transaction makes a store, which somebody should work for. */
+/* Notes that the open transaction makes a store. At its commit, the launcher is told, and starts a coordinator. */
 void
 es_transaction_store_made(void)
 {
@@ -128,7 +136,7 @@ es_transaction_store_made(void)
 	(void) es_shared();
 }
 
-/* The first position that the open transaction drew, 0 when it drew none. */
+/* The first position that the open transaction has allocated; 0 when it has allocated none. */
 int64
 es_transaction_first_position(void)
 {

@@ -1,20 +1,24 @@
 /*
  * proof/verify.c
- *	  Looking for what was changed behind the store's back.
+ *	  es_verify_log and es_verify_stream: finding events that were changed by other means than the store's functions.
  *
- * es_verify_log() looks at the log in three ways, all under one snapshot:
+ * es_verify_log() verifies the log in three ways, all with one snapshot:
  *
- *	1. by seals: each follows the one before, and has the digest that its content and the one before give
- *	2. by position: the events of each sealed range are those that were sealed, none more or less. Every event,
- *	   sealed or not, has a head row, which knows of it
- *	3. by stream: the events are there from version 1 to the head's, in order, and give the digest of the head row
+ *	1. By seals: each seal begins where the one before it ends, and its digest is that of its content and of the seal
+ *	   before.
+ *	2. By position: each sealed range has exactly the events that were sealed. Each event, sealed or not, has a head
+ *	   row, and its version and position are not beyond those in the head row.
+ *	3. By stream: the events are there from version 1 to the version in the head row, in order, and their digests, one
+ *	   after the other, give the digest in the head row.
  *
- * The second finds whole streams and ends of streams that were removed together with what their head rows said of
- * them; the third finds what was changed before it was sealed. es_verify_stream() does the third for one stream, and
- * asks the seals which of its events is not what it was.
+ * The second way finds a stream, or the end of one, that was removed and whose head row was removed or changed to
+ * fit. The third way finds events that were changed before they were sealed. es_verify_stream() verifies one stream
+ * in the third way. If it finds something, it compares the stream's events with the manifests of the seals, to say
+ * which were changed.
  *
- * Each finding is a row. Memory is constant: the state of one range, or of one stream, and MAX_FINDINGS of a range. A
- * range of positions that is in no attached partition is one finding, and nothing else is said because of it.
+ * Each finding is a row. Memory is constant: the state of one range or one stream, and at most MAX_FINDINGS findings
+ * of a range. A range of positions that is in no attached partition (a *gap*) is one finding. What is missing only
+ * because of a gap is not reported again.
  */
 #include "postgres.h"
 
@@ -36,7 +40,7 @@
 #include "log/log.h"
 #include "proof/seal.h"
 
-/* Of one range, before the others are only counted. */
+/* Findings of one range that are reported one by one. The rest is only counted. */
 #define MAX_FINDINGS	100
 
 typedef struct Finding
@@ -52,17 +56,17 @@ typedef struct Verifier
 {
 	ReturnSetInfo *rsinfo;		/* where findings go */
 	Snapshot	snapshot;
-	EsRowDigest *digests;
-	EsPartition	   *leaves;
-	int			leaf_count;
-	EsPartitionGap  *gaps;
+	EsRowDigest *digests;		/* of the current row */
+	EsPartition *partitions;
+	int			partition_count;
+	EsPartitionGap *gaps;
 	int			gap_count;
 
-	/* the range or stream that is being looked at */
+	/* the range or stream that is being verified */
 	MemoryContext context;		/* reset for each */
-	bool		hold;			/* keep findings until it is known what they mean */
+	bool		collect;		/* collect findings; put_collected() puts them out */
 	int64		findings;
-	Finding		held[MAX_FINDINGS];
+	Finding		collected[MAX_FINDINGS];
 } Verifier;
 
 PG_FUNCTION_INFO_V1(es_verify_stream);
@@ -70,6 +74,7 @@ PG_FUNCTION_INFO_V1(es_verify_log);
 
 /* ---------------------------------------------------------------- findings */
 
+/* Adds a row to the result. */
 static void
 put(Verifier *v, const Finding *finding)
 {
@@ -87,6 +92,7 @@ put(Verifier *v, const Finding *finding)
 	tuplestore_putvalues(v->rsinfo->setResult, v->rsinfo->setDesc, values, nulls);
 }
 
+/* Reports a finding, or collects it. stream may be NULL; version and position are 0 where there is none. */
 static void report(Verifier *v, const char *kind, const text *stream, int64 version, int64 position,
 				   const char *fmt,...) pg_attribute_printf(6, 7);
 
@@ -98,48 +104,48 @@ report(Verifier *v, const char *kind, const text *stream, int64 version, int64 p
 	Finding		finding = {kind, stream, version, position, NULL};
 
 	v->findings++;
-	if (v->hold && v->findings > MAX_FINDINGS)
+	if (v->collect && v->findings > MAX_FINDINGS)
 		return;
 	old = MemoryContextSwitchTo(v->context);
 	va_start(args, fmt);
 	finding.detail = es_vpsprintf(fmt, args);
 	va_end(args);
-	if (!v->hold)
+	if (!v->collect)
 		put(v, &finding);
 	else
 	{
 		if (stream != NULL)
 			finding.stream = DatumGetTextPCopy(PointerGetDatum(stream));
-		v->held[v->findings - 1] = finding;
+		v->collected[v->findings - 1] = finding;
 	}
 	MemoryContextSwitchTo(old);
 }
 
-/* Begins with another range or stream. */
+/* Begins with another range or stream. With collect, findings are kept until it is known what they mean. */
 static void
-begin(Verifier *v, bool hold)
+begin(Verifier *v, bool collect)
 {
 	MemoryContextReset(v->context);
-	v->hold = hold;
+	v->collect = collect;
 	v->findings = 0;
 }
 
-/* Puts what was held back. */
+/* Puts out the findings that were collected for a range, and how many more there were. */
 static void
-release(Verifier *v, int64 after, int64 to)
+put_collected(Verifier *v, int64 after, int64 to)
 {
 	int64		more = v->findings - MAX_FINDINGS;
 
-	v->hold = false;
+	v->collect = false;
 	for (int i = 0; i < Min(v->findings, MAX_FINDINGS); i++)
-		put(v, &v->held[i]);
+		put(v, &v->collected[i]);
 	if (more > 0)
 		report(v, "more", NULL, 0, 0, "%lld more findings between positions %lld and %lld", (long long) more,
 			   (long long) after + 1, (long long) to);
 }
 
 static void
-report_versions(Verifier *v, const text *stream, int64 from, int64 to)
+report_missing_versions(Verifier *v, const text *stream, int64 from, int64 to)
 {
 	if (from == to)
 		report(v, "missing", stream, from, 0, "the event with this version is not there");
@@ -150,23 +156,24 @@ report_versions(Verifier *v, const text *stream, int64 from, int64 to)
 
 /* ---------------------------------------------------------------- partitions */
 
-/* Finds out what positions up to the last one that was drawn are attached. */
+/* Reads the list of partitions, and finds the gaps between them, up to a position. */
 static void
-look_at_leaves(Verifier *v, int64 last)
+read_partitions(Verifier *v, int64 last)
 {
-	v->leaf_count = es_partitions_copy(&v->leaves, NULL);
-	v->gap_count = es_partition_gaps(v->leaves, v->leaf_count, last, &v->gaps);
-	/* Where the log begins is no position. */
+	v->partition_count = es_partitions_copy(&v->partitions, NULL);
+	v->gap_count = es_partition_gaps(v->partitions, v->partition_count, last, &v->gaps);
+	/* The first partition begins with the node's start, but the first event is at the position after it. */
 	if (v->gap_count > 0)
 		v->gaps[0].from = Max(v->gaps[0].from, ES_NODE_START(es_store()->node) + 1);
 }
 
 /*
- * Positions behind the newest partition may have been drawn in vain, together with the partition for them: then nothing is
- * there to be missed. Else a stream's last event is.
+ * Takes back a gap behind the newest partition, if there never was an event in it. A transaction may have allocated
+ * positions there and made the partition for them, and then have rolled back. If there were events, some head row
+ * still has a last position in the gap.
  */
 static void
-forget_drawn_in_vain(Verifier *v, int64 last)
+forget_unused_positions(Verifier *v, int64 last)
 {
 	EsSql		sql;
 	bool		isnull;
@@ -177,10 +184,11 @@ forget_drawn_in_vain(Verifier *v, int64 last)
 	es_sql_run("SELECT greatest(max(last_position), 0) FROM event_store.heads");
 	last = Min(last, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
 	es_sql_end(&sql);
-	/* With the partition of whatever was seen of the heads just now. */
-	look_at_leaves(v, last);
+	/* Read again: the query may have seen heads of events in a partition that was made since. */
+	read_partitions(v, last);
 }
 
+/* Whether one of the positions from..to is in a gap. */
 static bool
 in_gap(const Verifier *v, int64 from, int64 to)
 {
@@ -189,10 +197,10 @@ in_gap(const Verifier *v, int64 from, int64 to)
 
 /* The name of the partition that has a position. */
 static const char *
-leaf_name(const Verifier *v, int64 position)
+partition_name(const Verifier *v, int64 position)
 {
-	const EsPartition *leaf = es_partition_among(v->leaves, v->leaf_count, position);
-	char	   *name = leaf == NULL ? NULL : get_rel_name(leaf->relid);
+	const EsPartition *partition = es_partition_among(v->partitions, v->partition_count, position);
+	char	   *name = partition == NULL ? NULL : get_rel_name(partition->relid);
 
 	return name != NULL ? name : "?";
 }
@@ -207,14 +215,14 @@ report_missing(Verifier *v, const EsManifest *sealed)
 
 	if (stream->name != NULL)
 		report(v, "missing", stream->name, sealed->version, sealed->position,
-			   "the event that was sealed here is not there, in partition \"%s\"", leaf_name(v, sealed->position));
+			   "the event that was sealed here is not there, in partition \"%s\"", partition_name(v, sealed->position));
 	else
 		report(v, "missing", NULL, sealed->version, sealed->position,
 			   "the event that was sealed here is not there, in partition \"%s\"; its stream, with id %lld, has no head row",
-			   leaf_name(v, sealed->position), (long long) sealed->stream);
+			   partition_name(v, sealed->position), (long long) sealed->stream);
 }
 
-/* Compares the current row with what was sealed at its position; leaf is NULL where it has none. */
+/* Compares the current row with what was sealed at its position. leaf is NULL when the row has no digest. */
 static void
 compare_with_sealed(Verifier *v, const EsManifest *sealed, const uint8 *leaf)
 {
@@ -228,22 +236,22 @@ compare_with_sealed(Verifier *v, const EsManifest *sealed, const uint8 *leaf)
 
 		report(v, "changed", e->stream->name, e->input.version, e->input.position,
 			   "version %lld of stream %s was sealed here, in partition \"%s\"", (long long) sealed->version, name,
-			   leaf_name(v, e->input.position));
+			   partition_name(v, e->input.position));
 	}
 	else if (leaf != NULL && memcmp(leaf, sealed->print, ES_PRINT_LEN) != 0)
 		report(v, "changed", e->stream->name, e->input.version, e->input.position,
-			   "the event is not the one that was sealed, in partition \"%s\"", leaf_name(v, e->input.position));
+			   "the event is not the one that was sealed, in partition \"%s\"", partition_name(v, e->input.position));
 }
 
-/* The current row and its head: what can be said of any event. */
+/* Reports a current row without a digest, and one whose version or position is beyond those in its head row. */
 static void
-check_head_knows(Verifier *v)
+check_row(Verifier *v)
 {
 	EsRowDigest *e = v->digests;
 
 	if (e->flaw != NULL)
 		report(v, e->flaw_kind, e->stream->name, e->input.version, e->input.position, "%s (stream id %lld, partition \"%s\")",
-			   e->flaw, (long long) e->stream_id, leaf_name(v, e->input.position));
+			   e->flaw, (long long) e->stream_id, partition_name(v, e->input.position));
 	else if (e->input.version > e->stream->version || e->input.position > e->stream->last_position)
 		report(v, "head", e->stream->name, e->input.version, e->input.position,
 			   "the head row says that the stream ends with version %lld at position %lld",
@@ -251,8 +259,8 @@ check_head_knows(Verifier *v)
 }
 
 /*
- * Looks at the events after < position <= to. With a seal, they are its range, and sealed is its manifest, or NULL when
- * that is damaged.
+ * Verifies the events at positions after < p <= to. If seal is not NULL, these are the positions of that seal. sealed
+ * is the seal's manifest, or NULL when that is damaged.
  */
 static void
 verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest *sealed)
@@ -266,16 +274,16 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 	bool		flawed = false; /* there are events without a digest */
 
 	es_tree_begin(&tree);
-	for (int i = 0; i < v->leaf_count; i++)
+	for (int i = 0; i < v->partition_count; i++)
 	{
-		EsPartition	   *leaf = &v->leaves[i];
+		EsPartition *partition = &v->partitions[i];
 		EsScan	   *scan;
 		TupleTableSlot *slot;
 
-		if (leaf->to <= after + 1 || leaf->from > to)
+		if (partition->to <= after + 1 || partition->from > to)
 			continue;
 		scan = es_scan_create(RegisterSnapshot(v->snapshot));
-		es_scan_positions(scan, Max(after, leaf->from - 1), Min(to, leaf->to - 1));
+		es_scan_positions(scan, Max(after, partition->from - 1), Min(to, partition->to - 1));
 		while ((slot = es_scan_next(scan)) != NULL)
 		{
 			uint8		digest[ES_DIGEST_LEN];
@@ -284,7 +292,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 			flawed |= !good;
 			memset(digest, 0, sizeof(digest));
 			MemoryContextSwitchTo(e->row);
-			check_head_knows(v);
+			check_row(v);
 			if (seal != NULL)
 			{
 				if (good)
@@ -302,7 +310,7 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 				}
 				else
 					report(v, "added", e->stream->name, e->input.version, e->input.position,
-						   "no event was sealed here, in partition \"%s\"", leaf_name(v, e->input.position));
+						   "no event was sealed here, in partition \"%s\"", partition_name(v, e->input.position));
 			}
 			MemoryContextSwitchTo(outer);
 		}
@@ -314,9 +322,9 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 		report_missing(v, sealed);
 	es_tree_root(&tree, e->hasher, root);
 	same = tree.leaves == seal->events && memcmp(root, seal->tree, ES_DIGEST_LEN) == 0;
-	/* What is said of head rows has nothing to do with the seal. */
+	/* Findings about head rows do not explain a difference from the seal: head rows are not sealed. */
 	for (int i = 0; i < Min(v->findings, MAX_FINDINGS); i++)
-		if (strcmp(v->held[i].kind, "head") != 0)
+		if (strcmp(v->collected[i].kind, "head") != 0)
 			named = true;
 	if (same && (named || sealed == NULL))
 	{
@@ -331,7 +339,11 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 			   (long long) tree.leaves, (long long) after + 1, (long long) to, (long long) seal->events);
 }
 
-/* The same with findings held and put, for the part that is attached. */
+/*
+ * Verifies a range and puts out its findings. seals is at the seal of the range; seal is NULL for a range that is not
+ * sealed. A sealed range that is in a gap, even with a part of it, is passed over: the gap was reported, and the tree
+ * of the seal cannot be computed without the events in it.
+ */
 static void
 verify_attached_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsSealScan *seals)
 {
@@ -340,18 +352,21 @@ verify_attached_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, Es
 	bool		listed;
 
 	if (seal != NULL && in_gap(v, after + 1, to))
-		return;					/* what is wrong is said already */
+		return;
 	begin(v, true);
 	old = MemoryContextSwitchTo(v->context);
 	listed = seal != NULL && es_seals_manifest(seals, seal, &manifest);
 	verify_range(v, after, to, seal, listed ? &manifest : NULL);
-	release(v, after, to);
+	put_collected(v, after, to);
 	MemoryContextSwitchTo(old);
 }
 
 /* ---------------------------------------------------------------- by seals */
 
-/* What is in no seal between two of them is looked at all the same, where it is wanted. */
+/*
+ * Verifies the events between two seals, or behind the last one, that no seal covers: those at positions from < p <=
+ * upto.
+ */
 static void
 verify_unsealed(Verifier *v, int64 after, int64 to, int64 from, int64 upto)
 {
@@ -361,7 +376,10 @@ verify_unsealed(Verifier *v, int64 after, int64 to, int64 from, int64 upto)
 		verify_attached_range(v, after, to, NULL, NULL);
 }
 
-/* All seals, and the events after one position and up to another, in whole seals. */
+/*
+ * Verifies all seals, and the events at positions from < p <= upto. Sealed events are verified by whole seals, so
+ * perhaps more of them. If root is not NULL, it must be the root of the seal that ends at root_position.
+ */
 static void
 verify_seals(Verifier *v, int64 from, int64 upto, int64 root_position, const bytea *root)
 {
@@ -415,7 +433,10 @@ verify_seals(Verifier *v, int64 from, int64 upto, int64 root_position, const byt
 
 /* ---------------------------------------------------------------- by stream */
 
-/* Takes a head row apart; false, and a finding, when it has no digest. The name is in the slot. */
+/*
+ * Reads the head row in a slot; *name is good as long as the slot is. Reports a digest that is not of the right length,
+ * and returns false then.
+ */
 static bool
 read_head(Verifier *v, TupleTableSlot *slot, EsHead *head, text **name)
 {
@@ -433,7 +454,7 @@ read_head(Verifier *v, TupleTableSlot *slot, EsHead *head, text **name)
 	return false;
 }
 
-/* Whether a head row is in accord with itself: category, and what an empty stream has. */
+/* Whether what a head row says fits together: its category is that of its name, and its version is not negative. */
 static bool
 check_head(Verifier *v, const text *name, const EsHead *head)
 {
@@ -450,8 +471,9 @@ check_head(Verifier *v, const text *name, const EsHead *head)
 }
 
 /*
- * Looks at a stream's events in order of version. beyond: also at those that its head row does not know of. flaws: also
- * at those that have no digest for another reason.
+ * Verifies a stream's events in order of version. With beyond, events beyond the version in the head row are looked for
+ * too. With flaws, events whose digest cannot be computed are reported. es_verify_log() needs neither, because
+ * verify_range() has reported both.
  */
 static void
 verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bool flaws)
@@ -464,8 +486,8 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 	uint8		chain[ES_DIGEST_LEN] = {0};
 	bool		gap = in_gap(v, beyond ? head->first_position : Min(head->first_position, head->last_position),
 							 beyond ? PG_INT64_MAX : head->last_position);
-	bool		whole = !gap;	/* the digest can be compared */
-	int64		version = 0;	/* of the row before, and its position and time */
+	bool		whole = !gap;	/* no event is missing or without a digest so far: the head's digest can be compared */
+	int64		version = 0;	/* of the row before; position and recorded_at are of that row too */
 	int64		position = 0;
 	TimestampTz recorded_at = DT_NOBEGIN;
 
@@ -498,7 +520,7 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 		if (event->version != version + 1)
 		{
 			if (!gap && event->version > version + 1)
-				report_versions(v, name, version + 1, event->version - 1);
+				report_missing_versions(v, name, version + 1, event->version - 1);
 			whole = false;
 		}
 		if (e->category_id != head->category)
@@ -524,7 +546,7 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 	if (version < head->version)
 	{
 		if (!gap)
-			report_versions(v, name, version + 1, head->version);
+			report_missing_versions(v, name, version + 1, head->version);
 		whole = false;
 	}
 	else if (version > 0 && (position != head->last_position || recorded_at != head->recorded_at))
@@ -534,7 +556,10 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 			   (long long) head->version);
 }
 
-/* All streams whose last event, as their head rows have it, is after one position and not after another. */
+/*
+ * Verifies the streams whose last position, by their head rows, is from < p <= upto. With from at the beginning of
+ * the log also those that have no position.
+ */
 static void
 verify_streams(Verifier *v, int64 from, int64 upto)
 {
@@ -563,18 +588,18 @@ verify_streams(Verifier *v, int64 from, int64 upto)
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 
-/* Which of a stream's events are not what was sealed at their positions; they come in order of position. */
+/* Reports which events of a stream are not what was sealed at their positions. Reads them in order of version. */
 static void
-name_changed_events(Verifier *v, const text *name, const EsHead *head)
+report_changed_events(Verifier *v, const text *name, const EsHead *head)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store manifest", ALLOCSET_DEFAULT_SIZES);
 	EsRowDigest *e = v->digests;
 	EsHead		range = *head;
 	EsScan	   *scan;
 	EsManifest	sealed;
-	int64		sealed_to = PG_INT64_MIN;	/* up to where that seal goes */
+	int64		sealed_to = PG_INT64_MIN;	/* where the current seal ends */
 	int64		position = 0;
-	bool		listed = false;	/* it has its manifest */
+	bool		listed = false;	/* the current seal's manifest is good */
 	TupleTableSlot *slot;
 
 	memset(&sealed, 0, sizeof(sealed));
@@ -592,6 +617,7 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 		if (!es_row_digest_read(e, slot))
 			continue;
 		position = e->input.position;
+		/* Find the seal anew where this one ends, and where the order of positions was disturbed. */
 		if (position > sealed_to || position <= before)
 		{
 			EsSealScan	seals;
@@ -602,7 +628,7 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 			es_seals_open(&seals, v->snapshot, position, false);
 			if (!es_seals_next(&seals, &seal) || seal.after >= position)
 			{
-				/* Not sealed, yet or any more. */
+				/* No seal has this position: it is not sealed yet, or the seal was removed. */
 				es_seals_close(&seals);
 				continue;
 			}
@@ -622,7 +648,7 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 			compare_with_sealed(v, &sealed, leaf);
 		else
 			report(v, "added", name, e->input.version, position, "no event was sealed here, in partition \"%s\"",
-				   leaf_name(v, position));
+				   partition_name(v, position));
 		MemoryContextSwitchTo(old);
 	}
 	es_scan_end(scan);
@@ -631,7 +657,7 @@ name_changed_events(Verifier *v, const text *name, const EsHead *head)
 
 /* ---------------------------------------------------------------- SQL functions */
 
-/* The snapshot, registered, is released by verifier_end(). last: of the positions drawn. */
+/* The snapshot must be registered; verifier_end() releases it. last is the last position that partitions must have. */
 static Verifier *
 verifier_begin(FunctionCallInfo fcinfo, Snapshot snapshot, int64 last)
 {
@@ -641,7 +667,7 @@ verifier_begin(FunctionCallInfo fcinfo, Snapshot snapshot, int64 last)
 	v->snapshot = snapshot;
 	v->context = AllocSetContextCreate(CurrentMemoryContext, "event_store verify", ALLOCSET_DEFAULT_SIZES);
 	v->digests = es_row_digest_begin(snapshot);
-	look_at_leaves(v, last);
+	read_partitions(v, last);
 	return v;
 }
 
@@ -680,7 +706,7 @@ es_verify_stream(PG_FUNCTION_ARGS)
 
 		if (read_head(v, rows.slot, &head, &stored))
 		{
-			look_at_leaves(v, head.last_position);
+			read_partitions(v, head.last_position);
 			for (int i = 0; i < v->gap_count; i++)
 				if (v->gaps[i].from <= head.last_position && v->gaps[i].to >= head.first_position)
 					report(v, "partition", name, 0, v->gaps[i].from,
@@ -689,8 +715,8 @@ es_verify_stream(PG_FUNCTION_ARGS)
 			(void) check_head(v, name, &head);
 			verify_events(v, name, &head, true, true);
 			if (v->findings > 0)
-				name_changed_events(v, name, &head);
-			es_early_release_await(&head);	/* what we have said of it is durable */
+				report_changed_events(v, name, &head);
+			es_early_release_await(&head);	/* the head was reported on, so it must not be lost in a crash */
 		}
 	}
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
@@ -734,7 +760,7 @@ es_verify_log(PG_FUNCTION_ARGS)
 	snapshot = es_mark_snapshot(&mark);
 	v = verifier_begin(fcinfo, snapshot, mark);
 	from = Max(from, ES_NODE_START(es_store()->node));
-	forget_drawn_in_vain(v, mark);
+	forget_unused_positions(v, mark);
 	begin(v, false);
 	for (int i = 0; i < v->gap_count; i++)
 		if (v->gaps[i].from <= upto && v->gaps[i].to > from)

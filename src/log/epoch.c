@@ -18,7 +18,7 @@
  * in there has to go back to `mark`.
  *
  * A new epoch is begun in a transaction of its own, by a background worker, for the same reasons as a partition is
- * (log/partition.c): an open transaction of a user's would keep all others waiting. The ShareUpdateExclusiveLock on
+ * (log/maker.c): an open transaction of a user's would keep all others waiting. The ShareUpdateExclusiveLock on
  * event_store.epochs, kept to the end of the transaction, makes sure that one begins it. It is taken before the heads
  * are locked. When that transaction is rolled back, the sequence has jumped all the same: the next one jumps again.
  */
@@ -32,7 +32,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -44,6 +43,7 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "log/maker.h"
 
 /*
  * How far positions jump at least: a day at 100,000 events a second. And up to as many positions as there have been
@@ -53,9 +53,6 @@
 #define ES_EPOCH_STRIDE		INT64CONST(10000000000)
 #define ES_EPOCH_CLOCK		INT64CONST(820540800)
 #define ES_EPOCH_RATE		50000
-
-/* Milliseconds that a worker waits for a lock. */
-#define WORKER_LOCK_TIMEOUT	1000
 
 /* A row of event_store.epochs. */
 typedef struct EsEpoch
@@ -68,13 +65,6 @@ typedef struct EsEpoch
 	int64		database;
 	bool		ours;			/* written by the open transaction */
 } EsEpoch;
-
-/* What a worker is told, in bgw_extra. */
-typedef struct EpochTask
-{
-	Oid			database;
-	int			partition_size;
-} EpochTask;
 
 PGDLLEXPORT void es_epoch_worker(Datum arg);
 
@@ -276,11 +266,7 @@ es_epoch_begin_here(void)
 void
 es_epoch_worker(Datum arg)
 {
-	EpochTask	task;
-
-	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
-	es_worker_begin(task.database, "beginning an epoch of the event log", WORKER_LOCK_TIMEOUT);
-	es_partition_size = task.partition_size;
+	(void) es_maker_begin("beginning an epoch of the event log");
 	/* Whoever waits for us may want to go on without a standby; its own commit comes behind ours in the WAL. */
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	if (es_epoch_begin_here())
@@ -288,48 +274,40 @@ es_epoch_worker(Datum arg)
 	es_worker_end();
 }
 
-/* Whether somebody is beginning one just now. */
 static bool
-being_begun(void)
+is_begun(int64 position)
 {
-	LOCKTAG		tag;
-	int			count;
+	return es_epoch_is_current();
+}
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, es_store()->epochs);
-	pfree(GetLockConflicts(&tag, ShareUpdateExclusiveLock, &count));
-	return count > 0;
+/* Has an epoch begun: by whoever is at it, by a worker, or in the open transaction. */
+static void
+have_begun(void)
+{
+	EsMaker		maker = {
+		.lockmode = ShareUpdateExclusiveLock,
+		.table = es_store()->epochs,
+		.function = "es_epoch_worker",
+		.title = "event_store epoch maker",
+		.is_made = is_begun
+	};
+
+	SET_LOCKTAG_RELATION(maker.lock, MyDatabaseId, maker.table);
+	if (es_maker_await_or_run(&maker) != ES_MADE)
+		(void) es_epoch_begin_here();
 }
 
 /*
- * Makes sure that what this transaction is going to draw, or to publish, belongs to the epoch of this place; does
+ * Makes sure that what this transaction is going to allocate, or to publish, belongs to the epoch of this place; does
  * nothing where nothing can be written. To be called before anything is locked.
  */
 void
 es_epoch_prepare(void)
 {
-	EpochTask	task;
-	BackgroundWorkerHandle *handle;
-
 	if (RecoveryInProgress() || XactReadOnly || IsInParallelMode())
 		return;
-	if (likely(es_epoch_is_current()))
-		return;
-	for (int naps = 0; naps < 2000 && being_begun(); naps++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(1000);
-	}
-	if (es_epoch_is_current())
-		return;
-
-	task.database = MyDatabaseId;
-	task.partition_size = es_partition_size;
-	if (IsUnderPostmaster &&
-		es_worker_start("es_epoch_worker", "event_store epoch maker", &task, sizeof(task), &handle))
-		(void) WaitForBackgroundWorkerShutdown(handle);
-
-	/* Mostly it has been done, and this only looks. */
-	(void) es_epoch_begin_here();
+	if (unlikely(!es_epoch_is_current()))
+		have_begun();
 }
 
 /* The rows, of which there is one at least. */

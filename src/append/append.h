@@ -41,20 +41,15 @@ typedef enum EsSource
 	ES_FROM_IMPORT				/* rows of event_store.import */
 } EsSource;
 
-typedef struct EsEvent
+/* What is not asked for (ids, times) or not known yet (all that the store says) is filled in when the call is executed. */
+typedef struct EsCallEvent
 {
-	text	   *type;
-	Jsonb	   *data;
-	Jsonb	   *metadata;		/* may be NULL */
-	pg_uuid_t	id;
-	TimestampTz occurred_at;
-	int32		schema_version;
-	int32		type_id;
+	EsEvent		event;
 	int			element;
 	int			next;			/* the element's next event */
 	bool		has_id;
 	bool		has_occurred_at;
-} EsEvent;
+} EsCallEvent;
 
 typedef struct EsElement
 {
@@ -91,7 +86,7 @@ typedef struct EsCall
 	int64		first_row;		/* of an import: number of the first event's input row */
 	text	   *batch_key;		/* may be NULL */
 
-	EsEvent    *events;
+	EsCallEvent *events;
 	int			event_count;
 	int			event_space;
 	int			id_count;		/* events that came with an id */
@@ -109,6 +104,11 @@ typedef struct EsCall
 	int64		first_position;
 	int64		last_position;
 	int64		replayed_events;
+
+	/* the arrays of a call with one event: most have no more */
+	EsCallEvent one_event;
+	EsElement	one_element;
+	EsCallStream one_stream;
 } EsCall;
 
 extern EsCall *es_call_begin(EsSource source);

@@ -24,27 +24,34 @@ typedef struct StreamIndexEntry
 EsCall *
 es_call_begin(EsSource source)
 {
-	EsCall	   *call = palloc0(sizeof(EsCall));
+	EsCall	   *call = palloc(sizeof(EsCall));
 
+	memset(call, 0, offsetof(EsCall, one_event));
 	call->source = source;
 	call->context = CurrentMemoryContext;
+	call->events = &call->one_event;
+	call->elements = &call->one_element;
+	call->streams = &call->one_stream;
+	call->event_space = call->element_space = call->stream_space = 1;
 	return call;
 }
 
-/* Makes room for one more in an array that may grow past 1 GB. */
+/* Makes room for one more in an array that may grow past 1 GB; one is the array that the call began with. */
 static void *
-grow(EsCall *call, void *array, int *space, Size size)
+grow(EsCall *call, void *array, const void *one, int *space, Size size)
 {
-	int			bigger = *space == 0 ? 1 : (*space < 32 ? 32 : *space * 2);
+	int			bigger = *space < 32 ? 32 : *space * 2;
 
 	if (*space > PG_INT32_MAX / 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many events in one call")));
 	*space = bigger;
-	return array == NULL ?
-		MemoryContextAllocHuge(call->context, size * bigger) :
-		repalloc_huge(array, size * bigger);
+	if (array != one)
+		return repalloc_huge(array, size * bigger);
+	array = MemoryContextAllocHuge(call->context, size * bigger);
+	memcpy(array, one, size);
+	return array;
 }
 
 static uint32
@@ -155,7 +162,7 @@ find_stream(EsCall *call, text *name)
 
 	check_stream_name(call, name);
 	if (call->stream_count == call->stream_space)
-		call->streams = grow(call, call->streams, &call->stream_space, sizeof(EsCallStream));
+		call->streams = grow(call, call->streams, &call->one_stream, &call->stream_space, sizeof(EsCallStream));
 	memset(&call->streams[call->stream_count], 0, sizeof(EsCallStream));
 	call->streams[call->stream_count].name = name;
 	call->streams[call->stream_count].first_element = -1;
@@ -184,7 +191,7 @@ es_call_element(EsCall *call, text *stream, int64 expected, text *key)
 	}
 
 	if (call->element_count == call->element_space)
-		call->elements = grow(call, call->elements, &call->element_space, sizeof(EsElement));
+		call->elements = grow(call, call->elements, &call->one_element, &call->element_space, sizeof(EsElement));
 	element = &call->elements[call->element_count++];
 	memset(element, 0, sizeof(*element));
 	element->stream = s;
@@ -265,15 +272,17 @@ void
 es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadata,
 			  const pg_uuid_t *id, const TimestampTz *occurred_at, const int32 *schema_version)
 {
+	EsCallEvent *added;
 	EsEvent    *event;
 	int			number = call->event_count;
 	int			len;
 
 	if (call->event_count == call->event_space)
-		call->events = grow(call, call->events, &call->event_space, sizeof(EsEvent));
-	event = &call->events[number];
-	memset(event, 0, sizeof(*event));
-	event->element = element;
+		call->events = grow(call, call->events, &call->one_event, &call->event_space, sizeof(EsCallEvent));
+	added = &call->events[number];
+	memset(added, 0, sizeof(*added));
+	added->element = element;
+	event = &added->event;
 
 	Assert(type != NULL);		/* each way to append names its own argument */
 	len = VARSIZE_ANY_EXHDR(type);
@@ -302,7 +311,7 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 	if (id != NULL)
 	{
 		event->id = *id;
-		event->has_id = true;
+		added->has_id = true;
 		call->id_count++;
 		call->elements[element].ids++;
 	}
@@ -314,7 +323,7 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 					 errmsg("occurred_at must be finite"),
 					 event_detail(call, number)));
 		event->occurred_at = *occurred_at;
-		event->has_occurred_at = true;
+		added->has_occurred_at = true;
 	}
 	event->schema_version = 1;
 	if (schema_version != NULL)

@@ -78,7 +78,7 @@ merge_setting(EsCall *call)
 		return;
 	for (int i = 0; i < call->event_count; i++)
 	{
-		EsEvent    *event = &call->events[i];
+		EsEvent    *event = &call->events[i].event;
 
 		if (event->metadata == NULL)
 			event->metadata = setting;
@@ -94,7 +94,7 @@ compare_event_ids(const void *a, const void *b, void *arg)
 {
 	const EsCall *call = arg;
 
-	return memcmp(call->events[*(const int *) a].id.data, call->events[*(const int *) b].id.data,
+	return memcmp(call->events[*(const int *) a].event.id.data, call->events[*(const int *) b].event.id.data,
 				  UUID_LEN);
 }
 
@@ -214,11 +214,12 @@ resolve_names(EsCall *call)
 
 	for (int i = 0; i < call->event_count; i++)
 	{
-		EsEvent    *event = &call->events[i];
+		EsEvent    *event = &call->events[i].event;
+		const EsEvent *before = i > 0 ? &call->events[i - 1].event : NULL;
 
 		/* Runs of one type are common in batches. */
-		if (i > 0 && event[-1].type_id != 0 && compare_text(event[-1].type, event->type) == 0)
-			event->type_id = event[-1].type_id;
+		if (before != NULL && before->type_id != 0 && compare_text(before->type, event->type) == 0)
+			event->type_id = before->type_id;
 		else
 			event->type_id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(event->type),
 										  VARSIZE_ANY_EXHDR(event->type));
@@ -264,15 +265,24 @@ common_prefix(const EsCall *call)
 }
 
 /*
- * The call's streams by name, the order in which everybody locks them. Most names of a call begin alike, so what is
- * compared is the eight bytes after that; a name that ends before is filled up with zeros.
+ * The call's streams by name, the order in which everybody locks them; one is room for the order of a single stream.
+ * Most names of a call begin alike, so what is compared is the eight bytes after that; a name that ends before is
+ * filled up with zeros.
  */
 static OrderedStream *
-lock_order(EsCall *call)
+lock_order(EsCall *call, OrderedStream *one)
 {
-	OrderedStream *order = MemoryContextAllocHuge(call->context, sizeof(OrderedStream) * (Size) Max(call->stream_count, 1));
-	int			prefix = call->stream_count > 1 ? common_prefix(call) : 0;
+	OrderedStream *order;
+	int			prefix;
 
+	if (call->stream_count <= 1)
+	{
+		one->stream = call->streams;
+		one->key = 0;
+		return one;
+	}
+	order = MemoryContextAllocHuge(call->context, sizeof(OrderedStream) * (Size) call->stream_count);
+	prefix = common_prefix(call);
 	for (int i = 0; i < call->stream_count; i++)
 	{
 		const text *name = call->streams[i].name;
@@ -283,15 +293,15 @@ lock_order(EsCall *call)
 			   Min(sizeof(uint64), (Size) (VARSIZE_ANY_EXHDR(name) - prefix)));
 		order[i].key = pg_ntoh64(order[i].key);
 	}
-	if (call->stream_count > 1)
-		qsort(order, call->stream_count, sizeof(OrderedStream), compare_streams);
+	qsort(order, call->stream_count, sizeof(OrderedStream), compare_streams);
 	return order;
 }
 
 /* Whether an event satisfies a check; one that fails with an error rejects the event too. */
 static bool
-satisfies(EsEvaluation *run, const EsEvent *event, const char *label)
+satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
 {
+	const EsEvent *event = &asked->event;
 	volatile bool satisfied = false;
 
 	es_evaluation_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
@@ -300,7 +310,7 @@ satisfies(EsEvaluation *run, const EsEvent *event, const char *label)
 	es_evaluation_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
 	/* An event that is to occur when it is recorded is checked as of now. */
 	es_evaluation_set(run, EVENT_OCCURRED_AT,
-			   TimestampTzGetDatum(event->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
+			   TimestampTzGetDatum(asked->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
 	PG_TRY();
 	{
 		bool		isnull;
@@ -336,7 +346,7 @@ check_events(EsCall *call)
 	settings = es_settings_open(NULL);
 	for (int i = 0; i < call->event_count; i++)
 	{
-		EsEvent    *event = &call->events[i];
+		const EsEvent *event = &call->events[i].event;
 		const EsExpr *check = es_find_check(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type),
 											event->schema_version);
 		char	   *label;
@@ -351,7 +361,7 @@ check_events(EsCall *call)
 			checked = check;
 		}
 		label = es_call_label(call, i);
-		if (!satisfies(run, event, label))
+		if (!satisfies(run, &call->events[i], label))
 			ereport(ERROR,
 					(errcode(ES_EVENT_REJECTED),
 					 errmsg("event of type \"%s\" is rejected by the check of its type",
@@ -461,31 +471,28 @@ stamp_call(EsCall *call)
 	return stamp;
 }
 
-static int64 *
+static void
 allocate_positions(EsCall *call)
 {
-	int64	   *positions = MemoryContextAllocHuge(call->context, sizeof(int64) * (Size) call->event_count);
-
 	for (int i = 0; i < call->event_count; i++)
 	{
 		if ((i & 1023) == 1023)
 			CHECK_FOR_INTERRUPTS();
-		positions[i] = es_position_allocate();
+		call->events[i].event.position = es_position_allocate();
 	}
-	call->first_position = positions[0];
-	call->last_position = positions[call->event_count - 1];
+	call->first_position = call->events[0].event.position;
+	call->last_position = call->events[call->event_count - 1].event.position;
 	if (call->last_position - call->first_position > PG_INT32_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the positions of one call are too far apart"),
 				 errdetail("They run from %lld to %lld.", (long long) call->first_position,
 						   (long long) call->last_position)));
-	return positions;
 }
 
 /* Writes the events and brings the heads (in memory) up to date. */
 static void
-write_events(EsCall *call, const int64 *positions, TimestampTz stamp)
+write_events(EsCall *call, TimestampTz stamp)
 {
 	const pg_uuid_t store_id = es_store()->id;
 	EsLogWriter *writer = es_log_writer_begin(call->event_count);
@@ -495,68 +502,45 @@ write_events(EsCall *call, const int64 *positions, TimestampTz stamp)
 
 	for (int i = 0; i < call->event_count; i++)
 	{
-		EsEvent    *event = &call->events[i];
-		EsElement  *element = &call->elements[event->element];
+		EsCallEvent *asked = &call->events[i];
+		EsEvent    *event = &asked->event;
+		EsElement  *element = &call->elements[asked->element];
 		EsCallStream *stream = &call->streams[element->stream];
 		EsHead	   *head = &stream->head;
-		EsDigestInput input;
-		EsLogRow	row;
-		pg_uuid_t	salt;
 		MemoryContext old;
 
-		if (!event->has_id)
-			es_event_id(&event->id, stamp);
-		es_random_uuid(&salt);
-
 		head->version++;
-		head->last_position = positions[i];
+		head->last_position = event->position;
 		head->recorded_at = stamp;
 		if (head->first_position == 0)
 		{
-			head->first_position = positions[i];
+			head->first_position = event->position;
 			head->created_at = stamp;
 		}
 
-		row.position = positions[i];
-		row.stream = head->id;
-		row.version = head->version;
-		row.occurred_at = event->has_occurred_at ? event->occurred_at : stamp;
-		row.recorded_at = stamp;
-		row.category = stream->category;
-		row.event_type = event->type_id;
-		row.schema_version = event->schema_version;
-		row.rest = (int32) (call->last_position - positions[i]);
-		row.event_id = &event->id;
-		row.salt = &salt;
-		row.data = event->data;
-		row.metadata = event->metadata;
-
-		input.store_id = &store_id;
-		input.stream = VARDATA_ANY(stream->name);
-		input.stream_len = VARSIZE_ANY_EXHDR(stream->name);
-		input.version = row.version;
-		input.position = row.position;
-		input.event_type = VARDATA_ANY(event->type);
-		input.event_type_len = VARSIZE_ANY_EXHDR(event->type);
-		input.schema_version = row.schema_version;
-		input.occurred_at = row.occurred_at;
-		input.recorded_at = stamp;
-		input.event_id = &event->id;
-		input.salt = &salt;
-		input.data = event->data;
-		input.metadata = event->metadata;
+		if (!asked->has_id)
+			es_event_id(&event->id, stamp);
+		es_random_uuid(&event->salt);
+		event->stream = stream->name;
+		event->stream_id = head->id;
+		event->category_id = stream->category;
+		event->version = head->version;
+		if (!asked->has_occurred_at)
+			event->occurred_at = stamp;
+		event->recorded_at = stamp;
+		event->rest = (int32) (call->last_position - event->position);
 		old = MemoryContextSwitchTo(scratch);
-		es_event_digest(hasher, &input, head->digest);
+		es_event_digest(hasher, &store_id, event, head->digest);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(scratch);
 
-		es_log_write(writer, &row);
+		es_log_write(writer, event);
 
-		element->version = row.version;
-		element->position = row.position;
+		element->version = event->version;
+		element->position = event->position;
 		element->recorded_at = stamp;
 		if (element->first_position == 0)
-			element->first_position = row.position;
+			element->first_position = event->position;
 	}
 	es_hasher_free(hasher);
 	MemoryContextDelete(scratch);
@@ -599,9 +583,9 @@ void
 es_call_execute(EsCall *call)
 {
 	EsHeads		heads;
+	OrderedStream one;
 	OrderedStream *order;
 	uint8		batch_request[ES_DIGEST_LEN];
-	int64	   *positions;
 	TimestampTz stamp;
 
 	PreventCommandIfReadOnly("appending events");
@@ -619,7 +603,7 @@ es_call_execute(EsCall *call)
 	merge_setting(call);
 	es_hash_requests(call, batch_request);
 
-	order = lock_order(call);
+	order = lock_order(call, &one);
 	if (call->event_count > 0)
 		es_epoch_prepare();
 	resolve_names(call);
@@ -644,16 +628,15 @@ es_call_execute(EsCall *call)
 	check_events(call);			/* a retry of what was accepted once is not checked again */
 	if (call->event_count > 0)
 	{
-		positions = allocate_positions(call);
+		allocate_positions(call);
 		ES_FAULT(after_allocation);
 		stamp = stamp_call(call);
-		write_events(call, positions, stamp);
+		write_events(call, stamp);
 		ES_FAULT(after_insert);
 		for (int i = 0; i < call->stream_count; i++)
 			if (order[i].stream->writes)
 				es_head_update(&heads, order[i].stream->name, &order[i].stream->head);
 		store_keys(call, batch_request, stamp);
-		pfree(positions);
 	}
 	for (int e = 0; e < call->element_count; e++)
 		if (call->elements[e].events == 0)

@@ -45,7 +45,7 @@ es_hash_requests(EsCall *call, uint8 *batch_request)
 			hasher = es_hasher_create();
 		es_hash_begin(hasher);
 		for (int i = 0; i < element->events; i++)
-			hash_event(hasher, &call->events[element->first + i]);
+			hash_event(hasher, &call->events[element->first + i].event);
 		es_hash_end(hasher, element->request);
 	}
 	if (call->batch_key != NULL)
@@ -57,7 +57,7 @@ es_hash_requests(EsCall *call, uint8 *batch_request)
 			text	   *stream = call->streams[call->elements[call->events[i].element].stream].name;
 
 			es_hash_string(hasher, VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
-			hash_event(hasher, &call->events[i]);
+			hash_event(hasher, &call->events[i].event);
 		}
 		es_hash_end(hasher, batch_request);
 	}
@@ -120,12 +120,12 @@ replay_by_ids(EsCall *call, EsElement *element)
 				   element->expected + element->events);
 	while (same && (slot = es_scan_next(scan)) != NULL)
 	{
-		EsEvent    *event;
+		const EsEvent *event;
 		Datum		data;
 		bool		isnull;
 
-		event = &call->events[next];
-		next = event->next;
+		event = &call->events[next].event;
+		next = call->events[next].next;
 		data = slot_getattr(slot, Anum_log_data, &isnull);
 		same = !isnull &&
 			memcmp(DatumGetUUIDP(es_row_column(slot, Anum_log_event_id))->data, event->id.data,

@@ -209,10 +209,10 @@ es_hash_end(EsHasher *hasher, uint8 *digest)
 
 /* The inner digest of an event: of its salt, data and metadata. */
 void
-es_event_inner(EsHasher *hasher, const EsDigestInput *event, uint8 *inner)
+es_event_inner(EsHasher *hasher, const EsEvent *event, uint8 *inner)
 {
 	es_hash_begin(hasher);
-	hash_bytes_raw(hasher, event->salt->data, UUID_LEN);
+	hash_bytes_raw(hasher, event->salt.data, UUID_LEN);
 	hash_tag(hasher, 'd');
 	if (event->data != NULL)
 		es_hash_json(hasher, event->data);
@@ -224,18 +224,18 @@ es_event_inner(EsHasher *hasher, const EsDigestInput *event, uint8 *inner)
 
 /* What the digest of an event and its leaf in a seal have in common. */
 static void
-hash_event(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner)
+hash_event(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner)
 {
 	hash_tag(hasher, ES_DIGEST_FORMAT);
-	hash_bytes_raw(hasher, event->store_id->data, UUID_LEN);
-	es_hash_string(hasher, event->stream, event->stream_len);
+	hash_bytes_raw(hasher, store_id->data, UUID_LEN);
+	es_hash_string(hasher, VARDATA_ANY(event->stream), VARSIZE_ANY_EXHDR(event->stream));
 	es_hash_int64(hasher, event->version);
 	es_hash_int64(hasher, event->position);
-	es_hash_string(hasher, event->event_type, event->event_type_len);
+	es_hash_string(hasher, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type));
 	es_hash_int64(hasher, event->schema_version);
 	es_hash_int64(hasher, event->occurred_at);
 	es_hash_int64(hasher, event->recorded_at);
-	hash_bytes_raw(hasher, event->event_id->data, UUID_LEN);
+	hash_bytes_raw(hasher, event->id.data, UUID_LEN);
 	hash_bytes_raw(hasher, inner, ES_DIGEST_LEN);
 }
 
@@ -244,33 +244,33 @@ hash_event(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner)
  * are not looked at: they are in the inner digest.
  */
 void
-es_event_chain(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner, uint8 *chain)
+es_event_chain(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner, uint8 *chain)
 {
 	es_hash_begin(hasher);
-	hash_event(hasher, event, inner);
+	hash_event(hasher, store_id, event, inner);
 	hash_bytes_raw(hasher, chain, ES_DIGEST_LEN);
 	es_hash_end(hasher, chain);
 }
 
 void
-es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain)
+es_event_digest(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, uint8 *chain)
 {
 	uint8		inner[ES_DIGEST_LEN];
 
 	es_event_inner(hasher, event, inner);
-	es_event_chain(hasher, event, inner, chain);
+	es_event_chain(hasher, store_id, event, inner, chain);
 }
 
 /* An event's leaf in the tree of a seal, by what its row alone says. */
 void
-es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner,
-			  const char *category, int category_len, int32 rest, uint8 *leaf)
+es_event_leaf(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner,
+			  const text *category, uint8 *leaf)
 {
 	es_hash_begin(hasher);
 	hash_tag(hasher, ES_HASH_LEAF);
-	hash_event(hasher, event, inner);
-	es_hash_string(hasher, category, category_len);
-	es_hash_int64(hasher, rest);
+	hash_event(hasher, store_id, event, inner);
+	es_hash_string(hasher, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
+	es_hash_int64(hasher, event->rest);
 	es_hash_end(hasher, leaf);
 }
 

@@ -38,24 +38,28 @@
 
 typedef struct EsHasher EsHasher;
 
-/* What an event's digest covers; data and metadata through their salted digest, the inner one. */
-typedef struct EsDigestInput
+/*
+ * An event on its way into the log, or as a row of the log says: what its row has, and the names that its digest has instead
+ * of their ids. What is pointed to belongs to whoever made it.
+ */
+typedef struct EsEvent
 {
-	const pg_uuid_t *store_id;
-	const char *stream;
-	int			stream_len;
-	int64		version;
-	int64		position;
-	const char *event_type;
-	int			event_type_len;
-	int32		schema_version;
-	TimestampTz occurred_at;
-	TimestampTz recorded_at;
-	const pg_uuid_t *event_id;
-	const pg_uuid_t *salt;
+	const text *stream;
+	const text *type;
 	Jsonb	   *data;
 	Jsonb	   *metadata;		/* may be NULL */
-} EsDigestInput;
+	int64		stream_id;
+	int64		version;
+	int64		position;
+	TimestampTz occurred_at;
+	TimestampTz recorded_at;
+	int32		category_id;
+	int32		type_id;
+	int32		schema_version;
+	int32		rest;			/* distance to the last position of its call */
+	pg_uuid_t	id;
+	pg_uuid_t	salt;
+} EsEvent;
 
 /* A Merkle tree that leaves are added to, in constant memory. */
 typedef struct EsTree
@@ -72,11 +76,12 @@ extern void es_hash_int64(EsHasher *hasher, int64 value);
 extern void es_hash_string(EsHasher *hasher, const char *bytes, int len);
 extern void es_hash_json(EsHasher *hasher, Jsonb *json);
 extern void es_hash_end(EsHasher *hasher, uint8 *digest);
-extern void es_event_digest(EsHasher *hasher, const EsDigestInput *event, uint8 *chain);
-extern void es_event_inner(EsHasher *hasher, const EsDigestInput *event, uint8 *inner);
-extern void es_event_chain(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner, uint8 *chain);
-extern void es_event_leaf(EsHasher *hasher, const EsDigestInput *event, const uint8 *inner,
-						  const char *category, int category_len, int32 rest, uint8 *leaf);
+extern void es_event_digest(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, uint8 *chain);
+extern void es_event_inner(EsHasher *hasher, const EsEvent *event, uint8 *inner);
+extern void es_event_chain(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner,
+						   uint8 *chain);
+extern void es_event_leaf(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner,
+						  const text *category, uint8 *leaf);
 
 extern void es_tree_begin(EsTree *tree);
 extern void es_tree_add(EsTree *tree, EsHasher *hasher, const uint8 *leaf);
@@ -362,23 +367,6 @@ extern void es_publish_soon(void);
 /* Slots that one multi-insert uses; a slot an event would cost more than the insert itself. */
 #define ES_LOG_SLOTS	64
 
-typedef struct EsLogRow
-{
-	int64		position;
-	int64		stream;
-	int64		version;
-	TimestampTz occurred_at;
-	TimestampTz recorded_at;
-	int32		category;
-	int32		event_type;
-	int32		schema_version;
-	int32		rest;
-	const pg_uuid_t *event_id;
-	const pg_uuid_t *salt;
-	Jsonb	   *data;
-	Jsonb	   *metadata;		/* may be NULL */
-} EsLogRow;
-
 typedef struct EsLogWriter
 {
 	EsPartition		partition;
@@ -389,16 +377,14 @@ typedef struct EsLogWriter
 	BulkInsertState bulk;
 	bool		check_constraints;
 	bool		many;			/* more than one row will come */
-	int			used;
-	int			made;			/* slots that exist */
-	TupleTableSlot *slots[ES_LOG_SLOTS];
-	pg_uuid_t	ids[ES_LOG_SLOTS];
-	pg_uuid_t	salts[ES_LOG_SLOTS];
 	Size		bytes;			/* payload in the used slots */
+	int			used;
+	int			made;			/* slots that exist: the first of these */
+	TupleTableSlot *slots[ES_LOG_SLOTS];
 } EsLogWriter;
 
 extern EsLogWriter *es_log_writer_begin(int64 rows);
-extern void es_log_write(EsLogWriter *writer, const EsLogRow *row);
+extern void es_log_write(EsLogWriter *writer, const EsEvent *event);
 extern void es_log_writer_end(EsLogWriter *writer);
 
 /* ---------------------------------------------------------------- row digest */
@@ -424,13 +410,10 @@ typedef struct EsRowDigest
 	pg_uuid_t	store_id;
 
 	/* of the current row */
-	EsDigestInput input;
+	EsEvent		event;
 	uint8		inner[ES_DIGEST_LEN];
 	const EsRowDigestStream *stream;
 	const text *category;
-	int64		stream_id;
-	int32		category_id;
-	int32		rest;
 	const char *flaw_kind;		/* why it has no digests: what es_verify_log calls it; NULL: it has */
 	const char *flaw;
 

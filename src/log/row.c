@@ -98,8 +98,9 @@ close_partition(EsLogWriter *writer)
 EsLogWriter *
 es_log_writer_begin(int64 rows)
 {
-	EsLogWriter *writer = palloc0(sizeof(EsLogWriter));
+	EsLogWriter *writer = palloc(sizeof(EsLogWriter));
 
+	memset(writer, 0, offsetof(EsLogWriter, slots));
 	writer->estate = CreateExecutorState();
 	writer->scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store insert",
 											ALLOCSET_DEFAULT_SIZES);
@@ -108,43 +109,41 @@ es_log_writer_begin(int64 rows)
 }
 
 /*
- * Writes one row; it may wait in a slot until the next call. data and metadata must stay where they
- * are until es_log_writer_end(); ids are copied.
+ * Writes the row of an event; it may wait in a slot until the next call. The event, and what it points to, must stay where
+ * they are until es_log_writer_end().
  */
 void
-es_log_write(EsLogWriter *writer, const EsLogRow *row)
+es_log_write(EsLogWriter *writer, const EsEvent *event)
 {
 	TupleTableSlot *slot;
 
 	if (writer->rel != NULL &&
-		(row->position < writer->partition.from || row->position >= writer->partition.to))
+		(event->position < writer->partition.from || event->position >= writer->partition.to))
 		close_partition(writer);
 	if (writer->rel == NULL)
-		open_partition(writer, row->position);
+		open_partition(writer, event->position);
 
 	if (writer->used == writer->made)
 		writer->slots[writer->made++] = table_slot_create(writer->rel, NULL);
 	slot = writer->slots[writer->used];
-	writer->ids[writer->used] = *row->event_id;
-	writer->salts[writer->used] = *row->salt;
 
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 	memset(slot->tts_isnull, 0, Natts_log * sizeof(bool));
-	slot->tts_values[Anum_log_position - 1] = Int64GetDatum(row->position);
-	slot->tts_values[Anum_log_stream - 1] = Int64GetDatum(row->stream);
-	slot->tts_values[Anum_log_version - 1] = Int64GetDatum(row->version);
-	slot->tts_values[Anum_log_occurred_at - 1] = TimestampTzGetDatum(row->occurred_at);
-	slot->tts_values[Anum_log_recorded_at - 1] = TimestampTzGetDatum(row->recorded_at);
-	slot->tts_values[Anum_log_category - 1] = Int32GetDatum(row->category);
-	slot->tts_values[Anum_log_event_type - 1] = Int32GetDatum(row->event_type);
-	slot->tts_values[Anum_log_schema_version - 1] = Int32GetDatum(row->schema_version);
-	slot->tts_values[Anum_log_rest - 1] = Int32GetDatum(row->rest);
-	slot->tts_values[Anum_log_event_id - 1] = UUIDPGetDatum(&writer->ids[writer->used]);
-	slot->tts_values[Anum_log_salt - 1] = UUIDPGetDatum(&writer->salts[writer->used]);
-	slot->tts_values[Anum_log_data - 1] = JsonbPGetDatum(row->data);
-	if (row->metadata != NULL)
-		slot->tts_values[Anum_log_metadata - 1] = JsonbPGetDatum(row->metadata);
+	slot->tts_values[Anum_log_position - 1] = Int64GetDatum(event->position);
+	slot->tts_values[Anum_log_stream - 1] = Int64GetDatum(event->stream_id);
+	slot->tts_values[Anum_log_version - 1] = Int64GetDatum(event->version);
+	slot->tts_values[Anum_log_occurred_at - 1] = TimestampTzGetDatum(event->occurred_at);
+	slot->tts_values[Anum_log_recorded_at - 1] = TimestampTzGetDatum(event->recorded_at);
+	slot->tts_values[Anum_log_category - 1] = Int32GetDatum(event->category_id);
+	slot->tts_values[Anum_log_event_type - 1] = Int32GetDatum(event->type_id);
+	slot->tts_values[Anum_log_schema_version - 1] = Int32GetDatum(event->schema_version);
+	slot->tts_values[Anum_log_rest - 1] = Int32GetDatum(event->rest);
+	slot->tts_values[Anum_log_event_id - 1] = UUIDPGetDatum(&event->id);
+	slot->tts_values[Anum_log_salt - 1] = UUIDPGetDatum(&event->salt);
+	slot->tts_values[Anum_log_data - 1] = JsonbPGetDatum(event->data);
+	if (event->metadata != NULL)
+		slot->tts_values[Anum_log_metadata - 1] = JsonbPGetDatum(event->metadata);
 	else
 	{
 		slot->tts_values[Anum_log_metadata - 1] = (Datum) 0;
@@ -153,7 +152,7 @@ es_log_write(EsLogWriter *writer, const EsLogRow *row)
 	ExecStoreVirtualTuple(slot);
 
 	writer->used++;
-	writer->bytes += VARSIZE(row->data);
+	writer->bytes += VARSIZE(event->data);
 	if (writer->used == ES_LOG_SLOTS || writer->bytes > ES_LOG_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -160,10 +160,9 @@ read_erased(EsRowDigest *digests, int64 position)
 bool
 es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot)
 {
-	EsDigestInput *input = &digests->input;
+	EsEvent    *event = &digests->event;
 	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
-	const text *type;
 	MemoryContext old;
 
 	MemoryContextReset(digests->row);
@@ -172,44 +171,41 @@ es_row_digest_read(EsRowDigest *digests, TupleTableSlot *slot)
 	digests->flaw_kind = digests->flaw = NULL;
 
 	slot_getallattrs(slot);
-	input->store_id = &digests->store_id;
-	input->position = DatumGetInt64(values[Anum_log_position - 1]);
-	input->version = DatumGetInt64(values[Anum_log_version - 1]);
-	input->schema_version = DatumGetInt32(values[Anum_log_schema_version - 1]);
-	input->occurred_at = DatumGetTimestampTz(values[Anum_log_occurred_at - 1]);
-	input->recorded_at = DatumGetTimestampTz(values[Anum_log_recorded_at - 1]);
-	input->event_id = DatumGetUUIDP(values[Anum_log_event_id - 1]);
-	digests->stream_id = DatumGetInt64(values[Anum_log_stream - 1]);
-	digests->category_id = DatumGetInt32(values[Anum_log_category - 1]);
-	digests->rest = DatumGetInt32(values[Anum_log_rest - 1]);
-	digests->stream = es_row_digest_stream(digests, digests->stream_id);
-	digests->category = es_row_digest_category(digests, digests->category_id);
-	type = name_of(digests, digests->types, ES_EVENT_TYPES_BY_ID, DatumGetInt32(values[Anum_log_event_type - 1]));
+	event->position = DatumGetInt64(values[Anum_log_position - 1]);
+	event->stream_id = DatumGetInt64(values[Anum_log_stream - 1]);
+	event->version = DatumGetInt64(values[Anum_log_version - 1]);
+	event->occurred_at = DatumGetTimestampTz(values[Anum_log_occurred_at - 1]);
+	event->recorded_at = DatumGetTimestampTz(values[Anum_log_recorded_at - 1]);
+	event->category_id = DatumGetInt32(values[Anum_log_category - 1]);
+	event->type_id = DatumGetInt32(values[Anum_log_event_type - 1]);
+	event->schema_version = DatumGetInt32(values[Anum_log_schema_version - 1]);
+	event->rest = DatumGetInt32(values[Anum_log_rest - 1]);
+	event->id = *DatumGetUUIDP(values[Anum_log_event_id - 1]);
+	digests->stream = es_row_digest_stream(digests, event->stream_id);
+	digests->category = es_row_digest_category(digests, event->category_id);
+	event->stream = digests->stream->name;
+	event->type = name_of(digests, digests->types, ES_EVENT_TYPES_BY_ID, event->type_id);
 
-	if (digests->stream->name == NULL)
+	if (event->stream == NULL)
 		return flawed(digests, "head", "its stream has no head row");
-	if (type == NULL)
+	if (event->type == NULL)
 		return flawed(digests, "name", "its event type has no row in event_store.event_types");
 	if (digests->category == NULL)
 		return flawed(digests, "name", "its category has no row in event_store.categories");
-	input->stream = VARDATA_ANY(digests->stream->name);
-	input->stream_len = VARSIZE_ANY_EXHDR(digests->stream->name);
-	input->event_type = VARDATA_ANY(type);
-	input->event_type_len = VARSIZE_ANY_EXHDR(type);
 
 	if (nulls[Anum_log_salt - 1])
 	{
 		if (!nulls[Anum_log_data - 1] || !nulls[Anum_log_metadata - 1])
 			return flawed(digests, "erased", "it has data or metadata, but no salt: only both are erased together");
-		if (!read_erased(digests, input->position))
+		if (!read_erased(digests, event->position))
 			return flawed(digests, "erased", "it was erased, and event_store.erased does not have its digest");
 		return true;
 	}
-	input->salt = DatumGetUUIDP(values[Anum_log_salt - 1]);
+	event->salt = *DatumGetUUIDP(values[Anum_log_salt - 1]);
 	old = MemoryContextSwitchTo(digests->row);
-	input->data = nulls[Anum_log_data - 1] ? NULL : DatumGetJsonbP(values[Anum_log_data - 1]);
-	input->metadata = nulls[Anum_log_metadata - 1] ? NULL : DatumGetJsonbP(values[Anum_log_metadata - 1]);
-	es_event_inner(digests->hasher, input, digests->inner);
+	event->data = nulls[Anum_log_data - 1] ? NULL : DatumGetJsonbP(values[Anum_log_data - 1]);
+	event->metadata = nulls[Anum_log_metadata - 1] ? NULL : DatumGetJsonbP(values[Anum_log_metadata - 1]);
+	es_event_inner(digests->hasher, event, digests->inner);
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -219,8 +215,7 @@ void
 es_row_digest_leaf(EsRowDigest *digests, uint8 *leaf)
 {
 	Assert(digests->flaw == NULL);
-	es_event_leaf(digests->hasher, &digests->input, digests->inner, VARDATA_ANY(digests->category),
-				  VARSIZE_ANY_EXHDR(digests->category), digests->rest, leaf);
+	es_event_leaf(digests->hasher, &digests->store_id, &digests->event, digests->inner, digests->category, leaf);
 }
 
 /* Replaces chain, the digest of the event before it in the stream, by the digest of the current row. */
@@ -228,5 +223,5 @@ void
 es_row_digest_chain(EsRowDigest *digests, uint8 *chain)
 {
 	Assert(digests->flaw == NULL);
-	es_event_chain(digests->hasher, &digests->input, digests->inner, chain);
+	es_event_chain(digests->hasher, &digests->store_id, &digests->event, digests->inner, chain);
 }

@@ -265,15 +265,15 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("the event at position %lld cannot be sealed: %s",
-							(long long) digests->input.position, digests->flaw),
+							(long long) digests->event.position, digests->flaw),
 					 errhint("SELECT * FROM es_verify_log() tells what else is wrong.")));
 		es_row_digest_leaf(digests, leaf);
 		es_tree_add(&tree, digests->hasher, leaf);
-		put_number(&manifest, digests->input.position - position);
-		put_number(&manifest, digests->stream_id);
-		put_number(&manifest, digests->input.version);
+		put_number(&manifest, digests->event.position - position);
+		put_number(&manifest, digests->event.stream_id);
+		put_number(&manifest, digests->event.version);
 		appendBinaryStringInfo(&manifest, (const char *) leaf, ES_PRINT_LEN);
-		position = digests->input.position;
+		position = digests->event.position;
 		if (++seal.events == es_seal_size)
 			seal.to = position;
 	}

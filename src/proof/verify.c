@@ -228,19 +228,19 @@ compare_with_sealed(Verifier *v, const EsManifest *sealed, const uint8 *leaf)
 {
 	EsRowDigest *e = v->digests;
 
-	if (e->stream_id != sealed->stream || e->input.version != sealed->version)
+	if (e->event.stream_id != sealed->stream || e->event.version != sealed->version)
 	{
 		const EsRowDigestStream *was = es_row_digest_stream(e, sealed->stream);
 		char	   *name = was->name != NULL ? psprintf("\"%s\"", text_to_cstring(was->name)) :
 			psprintf("with id %lld", (long long) sealed->stream);
 
-		report(v, "changed", e->stream->name, e->input.version, e->input.position,
+		report(v, "changed", e->stream->name, e->event.version, e->event.position,
 			   "version %lld of stream %s was sealed here, in partition \"%s\"", (long long) sealed->version, name,
-			   partition_name(v, e->input.position));
+			   partition_name(v, e->event.position));
 	}
 	else if (leaf != NULL && memcmp(leaf, sealed->print, ES_PRINT_LEN) != 0)
-		report(v, "changed", e->stream->name, e->input.version, e->input.position,
-			   "the event is not the one that was sealed, in partition \"%s\"", partition_name(v, e->input.position));
+		report(v, "changed", e->stream->name, e->event.version, e->event.position,
+			   "the event is not the one that was sealed, in partition \"%s\"", partition_name(v, e->event.position));
 }
 
 /* Reports a current row without a digest, and one whose version or position is beyond those in its head row. */
@@ -250,10 +250,10 @@ check_row(Verifier *v)
 	EsRowDigest *e = v->digests;
 
 	if (e->flaw != NULL)
-		report(v, e->flaw_kind, e->stream->name, e->input.version, e->input.position, "%s (stream id %lld, partition \"%s\")",
-			   e->flaw, (long long) e->stream_id, partition_name(v, e->input.position));
-	else if (e->input.version > e->stream->version || e->input.position > e->stream->last_position)
-		report(v, "head", e->stream->name, e->input.version, e->input.position,
+		report(v, e->flaw_kind, e->stream->name, e->event.version, e->event.position, "%s (stream id %lld, partition \"%s\")",
+			   e->flaw, (long long) e->event.stream_id, partition_name(v, e->event.position));
+	else if (e->event.version > e->stream->version || e->event.position > e->stream->last_position)
+		report(v, "head", e->stream->name, e->event.version, e->event.position,
 			   "the head row says that the stream ends with version %lld at position %lld",
 			   (long long) e->stream->version, (long long) e->stream->last_position);
 }
@@ -301,16 +301,16 @@ verify_range(Verifier *v, int64 after, int64 to, const EsSeal *seal, EsManifest 
 			}
 			if (sealed != NULL)
 			{
-				for (; sealed->valid && sealed->position < e->input.position; es_manifest_next(sealed))
+				for (; sealed->valid && sealed->position < e->event.position; es_manifest_next(sealed))
 					report_missing(v, sealed);
-				if (sealed->valid && sealed->position == e->input.position)
+				if (sealed->valid && sealed->position == e->event.position)
 				{
 					compare_with_sealed(v, sealed, good ? digest : NULL);
 					es_manifest_next(sealed);
 				}
 				else
-					report(v, "added", e->stream->name, e->input.version, e->input.position,
-						   "no event was sealed here, in partition \"%s\"", partition_name(v, e->input.position));
+					report(v, "added", e->stream->name, e->event.version, e->event.position,
+						   "no event was sealed here, in partition \"%s\"", partition_name(v, e->event.position));
 			}
 			MemoryContextSwitchTo(outer);
 		}
@@ -502,7 +502,7 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
 		bool		good = es_row_digest_read(e, slot);
-		const EsDigestInput *event = &e->input;
+		const EsEvent *event = &e->event;
 
 		MemoryContextSwitchTo(e->row);
 		if (event->version > head->version)
@@ -523,7 +523,7 @@ verify_events(Verifier *v, const text *name, const EsHead *head, bool beyond, bo
 				report_missing_versions(v, name, version + 1, event->version - 1);
 			whole = false;
 		}
-		if (e->category_id != head->category)
+		if (e->event.category_id != head->category)
 			report(v, "changed", name, event->version, event->position, "its category is not that of its stream");
 		if (version == 0 && event->version == 1 &&
 			(event->position != head->first_position || event->recorded_at != head->created_at))
@@ -616,7 +616,7 @@ report_changed_events(Verifier *v, const text *name, const EsHead *head)
 
 		if (!es_row_digest_read(e, slot))
 			continue;
-		position = e->input.position;
+		position = e->event.position;
 		/* Find the seal anew where this one ends, and where the order of positions was disturbed. */
 		if (position > sealed_to || position <= before)
 		{
@@ -647,7 +647,7 @@ report_changed_events(Verifier *v, const text *name, const EsHead *head)
 		if (sealed.valid && sealed.position == position)
 			compare_with_sealed(v, &sealed, leaf);
 		else
-			report(v, "added", name, e->input.version, position, "no event was sealed here, in partition \"%s\"",
+			report(v, "added", name, e->event.version, position, "no event was sealed here, in partition \"%s\"",
 				   partition_name(v, position));
 		MemoryContextSwitchTo(old);
 	}

@@ -61,8 +61,8 @@ check_mutants() {
     ((bad == 0))
 }
 
-# README.md is a page, not a book, and src/README.md a map; a relative link leads to a file, with an anchor to a heading in it. The names of
-# anchors are those that GitHub gives to headings.
+# README.md is a page, not a book, and src/README.md a map. A relative link leads to a file, with an anchor to a heading in it.
+# The names of anchors are those that GitHub gives to headings.
 check_docs() {
     cd "$ES_TOP" || return
     if (($(wc -l <README.md) > 200)); then
@@ -117,6 +117,42 @@ check_docs() {
     '
 }
 
+# What the map of the source and the pages about it name is there: files, functions and types of ours. The map has every file
+# but the one that make writes.
+check_map() {
+    cd "$ES_TOP" || return
+    # shellcheck disable=SC2016 # a program of perl
+    perl -e '
+        use strict;
+        use warnings;
+
+        my $bad = 0;
+
+        sub text { open(my $f, "<:utf8", $_[0]) or die "$_[0]: $!\n"; local $/; return scalar <$f> }
+        sub complain { print @_, "\n"; $bad = 1 }
+
+        my %known;
+        for my $file (glob("src/*.[ch] src/*/*.[ch] sql/*.sql sql/*/*.sql"))
+        {
+            $known{$_} = 1 for text($file) =~ /\w+/g;
+        }
+        for my $page ("src/README.md", glob("docs/internals/*.md"))
+        {
+            for my $name (text($page) =~ /`([^`\n]+)`/g)
+            {
+                if ($name =~ m{^[\w/]+\.[ch]$}) { complain("$page: there is no src/$name") if !-e "src/$name" }
+                elsif ($name =~ /^(\w+)\(.*\)$/ || $name =~ /^((?:es|Es|ES)_?\w+)$/)
+                {
+                    complain("$page: nothing in src/ or sql/ is called $1") if !$known{$1};
+                }
+            }
+        }
+        my $map = text("src/README.md");
+        for my $file (grep { $_ ne "src/base/script_texts.c" } glob("src/*/*.c")) { complain("src/README.md: $file is not in the map") if index($map, "`" . ($file =~ s{^src/}{}r) . "`") < 0 }
+        exit $bad;
+    '
+}
+
 es_begin lint
 es_need ''
 es_step 'tools' need_tools
@@ -124,6 +160,7 @@ es_step 'shellcheck' check_scripts
 es_step 'codes of errors' check_codes
 es_step 'mutants' check_mutants
 es_step 'documents' check_docs
+es_step 'map of the source' check_map
 es_step 'order of wings' perl "$ES_TOP/test/wings.pl" "$ES_TOP"
 es_step 'clang-tidy' tidy
 echo 'clean'

@@ -2,14 +2,15 @@
  * append/key.c
  *	  Idempotency keys: event_store.append_keys (stream, key) and event_store.batch_keys (key).
  *
- * A stream's key is looked up and stored under the stream's head lock, a batch's under a lock on
- * the key itself, so two calls with one key never run at once: the second finds the first's row, or
- * does the work when the first rolled back. The columns of both tables after the key are the same:
- * request, version or events, first_position, last_position, recorded_at.
+ * A key of a stream is looked up and stored while the stream's head is locked; a key of es_append_batch, while the
+ * key itself is locked. So two calls with the same key never run at the same time: the second one finds the row of
+ * the first one, or does the work itself when the first was rolled back. After the key, both tables have the same
+ * columns: request, version (or events, the number of events of a batch), first_position, last_position, recorded_at.
  *
- * A key older than event_store.idempotency_retention counts as absent and its row is replaced. The coordinator
- * deletes such rows, a few blocks at a time, going round the tables. There is no index on recorded_at: after a round
- * it knows the oldest row that it left, and begins the next one when that row expires.
+ * A key older than event_store.idempotency_retention has expired. It counts as absent, and its row is replaced when
+ * the key is used again. The coordinator deletes expired rows. It reads each table a few blocks at a time, again and
+ * again from the beginning (a *round*). There is no index on recorded_at. But at the end of a round the oldest row
+ * that is left is known, and the next round begins when that row expires.
  */
 #include "postgres.h"
 
@@ -30,7 +31,7 @@
 #define KEY_PAYLOAD_COLUMNS	5
 #define KEY_MAX_COLUMNS		(2 + KEY_PAYLOAD_COLUMNS)
 
-/* One of the two tables: ES_APPEND_KEYS, whose rows are found by (stream, key), or ES_BATCH_KEYS, by (key). */
+/* How many columns the key of a table has: (stream, key) with ES_APPEND_KEYS, (key) with ES_BATCH_KEYS. */
 static int
 key_columns(EsIndex table)
 {
@@ -44,7 +45,7 @@ expired(TimestampTz recorded_at)
 		(GetCurrentTimestamp() - recorded_at) / USECS_PER_SEC >= es_idempotency_retention;
 }
 
-/* Fills in the columns of the key. */
+/* Fills in the values of the key's columns. */
 static void
 set_key(EsIndex table, int64 stream, const text *key, Datum *values)
 {
@@ -52,7 +53,7 @@ set_key(EsIndex table, int64 stream, const text *key, Datum *values)
 	values[key_columns(table) - 1] = PointerGetDatum(key);
 }
 
-/* Finds a row, whatever its age, in a table that is open; it is in the slot then. */
+/* Finds a row in an open table and leaves it in the slot. Finds expired rows too. */
 static bool
 find_row(EsLookup *rows, EsIndex table, int64 stream, const text *key, Snapshot snapshot)
 {
@@ -62,7 +63,7 @@ find_row(EsLookup *rows, EsIndex table, int64 stream, const text *key, Snapshot 
 	return es_lookup_find(rows, snapshot, values);
 }
 
-/* Reads a row, whatever its age. */
+/* Opens a table and reads a row of it. Reads expired rows too. */
 static bool
 find(EsIndex table, int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row)
 {
@@ -93,6 +94,7 @@ find(EsIndex table, int64 stream, const text *key, Snapshot snapshot, EsKeyRow *
 	return found;
 }
 
+/* Stores a row. If there is an expired row with the same key, that is deleted before. */
 static void
 store(EsIndex table, int64 stream, const text *key, const EsKeyRow *row)
 {
@@ -108,7 +110,7 @@ store(EsIndex table, int64 stream, const text *key, const EsKeyRow *row)
 	UnregisterSnapshot(snapshot);
 	if (found)
 	{
-		es_row_delete(&rows, &rows.slot->tts_tid);	/* expired, or we would have replayed it */
+		es_row_delete(&rows, &rows.slot->tts_tid);	/* it has expired, or the call would have been replayed */
 		CommandCounterIncrement();
 	}
 
@@ -122,21 +124,21 @@ store(EsIndex table, int64 stream, const text *key, const EsKeyRow *row)
 	es_lookup_close(&rows, ES_KEEP_TABLE_LOCK);
 }
 
-/* Looks up a stream's key as a snapshot shows it. */
+/* Looks up a key of a stream with a snapshot. False when there is none, or when it has expired. */
 bool
 es_key_find(int64 stream, const text *key, Snapshot snapshot, EsKeyRow *row)
 {
 	return find(ES_APPEND_KEYS, stream, key, snapshot, row) && !expired(row->recorded_at);
 }
 
-/* Stores a key that es_key_find() did not find; the caller holds the stream's head lock. */
+/* Stores a key of a stream, which es_key_find() did not find. The caller has locked the stream's head. */
 void
 es_key_store(int64 stream, const text *key, const EsKeyRow *row)
 {
 	store(ES_APPEND_KEYS, stream, key, row);
 }
 
-/* Locks a batch's key to the end of the transaction; before any stream is locked. */
+/* Locks a key of es_append_batch to the end of the transaction. To be called before any stream is locked. */
 void
 es_batch_key_lock(const text *key)
 {
@@ -148,6 +150,7 @@ es_batch_key_lock(const text *key)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
+/* Looks up a key of es_append_batch, which the caller has locked. False when there is none, or when it has expired. */
 bool
 es_batch_key_find(const text *key, EsKeyRow *row)
 {
@@ -158,6 +161,7 @@ es_batch_key_find(const text *key, EsKeyRow *row)
 	return found && !expired(row->recorded_at);
 }
 
+/* Stores a key of es_append_batch, which es_batch_key_find() did not find. The caller has locked the key. */
 void
 es_batch_key_store(const text *key, const EsKeyRow *row)
 {
@@ -166,18 +170,17 @@ es_batch_key_store(const text *key, const EsKeyRow *row)
 
 /* ---------------------------------------------------------------- the coordinator's duty */
 
-/* Blocks that are looked at in one turn. */
-#define PURGE_BLOCKS	256
+#define PURGE_BLOCKS	256		/* blocks of a table that are read in one run */
+#define PURGE_LIMIT		1000	/* rows of a table that are deleted in one run */
+#define PURGE_INTERVAL	1000	/* milliseconds between two runs; a tenth of it within a round */
 
-#define PURGE_LIMIT		1000	/* keys of a table, in one turn */
-#define PURGE_INTERVAL	1000	/* milliseconds */
-
+/* Where the round through each of the two tables is. */
 static struct
 {
-	Oid			table;			/* of a store that was dropped: begin anew */
-	BlockNumber next;			/* block to go on with */
-	TimestampTz oldest;			/* that this round has left in place */
-	TimestampTz expires;		/* recorded_at of the oldest row that the last round left; 0: not known */
+	Oid			table;			/* OID of the table; when it changes, this is another store, and a round begins */
+	BlockNumber next;			/* the block to go on with; 0: begin a round */
+	TimestampTz oldest;			/* recorded_at of the oldest row that this round has left */
+	TimestampTz oldest_left;	/* the same of the last round; 0: there was none */
 }			rounds[2];
 
 static TimestampTz
@@ -186,21 +189,24 @@ retention(void)
 	return (TimestampTz) es_idempotency_retention * USECS_PER_SEC;
 }
 
-/* Whether there may be expired keys, as far as the last round could tell. */
+/*
+ * Whether there may be expired keys: a round is not at its end, or the oldest key that the last one has left has
+ * expired.
+ */
 static bool
 purge_wanted(void)
 {
 	if (es_idempotency_retention == 0)
 		return false;
 	for (int i = 0; i < lengthof(rounds); i++)
-		if (rounds[i].next != 0 || GetCurrentTimestamp() - rounds[i].expires >= retention())
+		if (rounds[i].next != 0 || GetCurrentTimestamp() - rounds[i].oldest_left >= retention())
 			return true;
 	return false;
 }
 
 /*
- * Deletes at most limit of the expired keys of some blocks of a table, below SQL, where no trigger refuses it; a row
- * that somebody else is just replacing is passed over.
+ * Reads the next blocks of a table and deletes at most limit expired keys. Deletes below SQL, because by SQL a trigger
+ * refuses it. A row that another transaction is replacing is passed over. Returns how many were deleted.
  */
 static int
 purge_table(Oid table, int key_column_count, int n, int limit)
@@ -221,7 +227,7 @@ purge_table(Oid table, int key_column_count, int n, int limit)
 	if (rounds[n].table != table || rounds[n].next >= blocks)
 		rounds[n].next = 0;
 	if (rounds[n].next == 0)
-		rounds[n].oldest = started; /* later ones expire later */
+		rounds[n].oldest = started; /* rows that are inserted from now on are not older */
 	rounds[n].table = table;
 	first = rounds[n].next;
 	count = Min(blocks - first, PURGE_BLOCKS);
@@ -253,14 +259,14 @@ purge_table(Oid table, int key_column_count, int n, int limit)
 	if (rounds[n].next >= blocks)
 	{
 		rounds[n].next = 0;
-		rounds[n].expires = rounds[n].oldest;
+		rounds[n].oldest_left = rounds[n].oldest;
 	}
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	UnregisterSnapshot(snapshot);
 	return deleted;
 }
 
-/* Deletes up to PURGE_LIMIT expired keys of either table, in the open transaction; true when it is to be called again soon. */
+/* Deletes expired keys in the open transaction. True when a round is not at its end, so that this must go on soon. */
 static bool
 purge(void)
 {
@@ -274,8 +280,9 @@ purge(void)
 	return deleted >= PURGE_LIMIT || rounds[0].next != 0 || rounds[1].next != 0;
 }
 
-static bool more_to_purge = false;
+static bool more_to_purge = false;	/* the last run was not the end of a round */
 
+/* The duty: one run, in a transaction of its own. */
 static bool
 purge_keys(void)
 {
@@ -284,7 +291,7 @@ purge_keys(void)
 		return false;
 	more_to_purge = purge();
 	es_process_end();
-	return false;				/* not at once: others are at work too */
+	return false;				/* do not go on at once, even if there is more: leave the disk to others */
 }
 
 static int
@@ -293,7 +300,7 @@ purge_pace(void)
 	return more_to_purge ? PURGE_INTERVAL / 10 : PURGE_INTERVAL;
 }
 
-/* Has the coordinator purge keys; called once, when the library is loaded. */
+/* Registers the duty; called once, when the library is loaded. */
 void
 es_key_init(void)
 {

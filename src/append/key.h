@@ -11,11 +11,11 @@
 #include "base/base.h"
 #include "log/log.h"
 
-/* What an append with a key did the first time. */
+/* What an append with an idempotency key did when it was carried out. */
 typedef struct EsKeyRow
 {
-	uint8		request[ES_DIGEST_LEN];
-	int64		version;		/* of a batch: number of events */
+	uint8		request[ES_DIGEST_LEN]; /* digest of what was asked for: a retry must ask for the same */
+	int64		version;		/* of the last event; with a key of es_append_batch, the number of events */
 	int64		first_position;
 	int64		last_position;
 	TimestampTz recorded_at;

@@ -1,16 +1,17 @@
 /*
  * log/idle_appender.c
- *	  Sessions that hold the mark back and do nothing.
+ *	  Idle appenders: sessions that have appended and are idle in the same transaction, so that the mark cannot pass.
  *
- * A *holder* is a transaction that has drawn positions and is open (log/mark.c). With event_store.idle_append_timeout the
- * coordinator ends the session of one that has been idle in its transaction for longer: as pg_terminate_backend() would,
- * which may also hit a session that gets its next statement just then. What is made sure of is that the transaction is
- * the one that was idle: its lock is seen first, then that the session is idle, then that this transaction is still open.
- * The last look and the signal are made under ProcArrayLock, which a transaction with an id needs to end, and a
- * process to go away: so the pid is not another process's either.
+ * An *open append* is a transaction that has allocated positions and has not ended; it holds the lock on the sequence
+ * of positions (log/mark.c). If its session has been idle in this transaction for longer than
+ * event_store.idle_append_timeout, the coordinator ends the session, as pg_terminate_backend() would. That may also
+ * hit a session that receives its next statement just then. But the transaction must be the one that was idle. So
+ * three things are seen in this order: the transaction's lock, that the session is idle, and that the same
+ * transaction is still open. The third look and the signal are made under ProcArrayLock. A transaction with an id
+ * needs that lock to end, and a process needs it to go away, so the pid cannot be another process's by then.
  *
- * A session that is at work is left alone, however long it takes, and so are our own processes. Nobody can end a prepared
- * transaction by itself: that is said once.
+ * A session that is running a statement is left alone, however long it takes, and so are our own processes. A prepared
+ * transaction has no session that could be ended, so it is only logged, once.
  */
 #include "postgres.h"
 
@@ -31,9 +32,12 @@
 #include "store/store.h"
 #include "log/log.h"
 
-#define IDLE_APPENDER_INTERVAL	1000	/* milliseconds, of looking for them */
+#define IDLE_APPENDER_INTERVAL	1000	/* milliseconds between two runs, at most */
 
-/* Virtual transactions, as text, that something was done or said about; only while they hold the mark. */
+/*
+ * Open appends that were ended or logged already: their virtual transactions, as text. Those that are gone are
+ * removed.
+ */
 static List *known = NIL;
 
 static bool
@@ -53,7 +57,7 @@ too_long(TimestampTz since)
 	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(), es_idle_append_timeout);
 }
 
-/* Ends the session, if that transaction is still open in it. */
+/* Ends a session, if this transaction is still open in it. */
 static bool
 terminate(int pid, LocalTransactionId transaction)
 {
@@ -67,7 +71,7 @@ terminate(int pid, LocalTransactionId transaction)
 	return sent;
 }
 
-/* Whether the holder, a session, was idle for too long and is no more. */
+/* Ends the session of an open append if it has been idle for too long. Returns whether it was ended. */
 static bool
 end_session(int pid, LocalTransactionId transaction)
 {
@@ -77,7 +81,7 @@ end_session(int pid, LocalTransactionId transaction)
 	TimestampTz idle;
 	bool		isnull;
 
-	/* A client's: our own processes append too, and end by themselves. */
+	/* Only sessions of clients: our own processes append too, and end their transactions by themselves. */
 	if (es_sql_run_args("SELECT a.state_change, a.xact_start, pg_get_userbyid(a.usesysid), a.application_name"
 						" FROM pg_stat_get_activity($1) a WHERE a.backend_type = 'client backend'"
 						" AND a.state IN ('idle in transaction', 'idle in transaction (aborted)')"
@@ -96,9 +100,12 @@ end_session(int pid, LocalTransactionId transaction)
 	return true;
 }
 
-/* Whether it was said that the holder, a prepared transaction, is there for too long. */
+/*
+ * Logs an open append that is a prepared transaction, if it has been there for too long. Returns whether it was
+ * logged.
+ */
 static bool
-complain(const char *gid, TimestampTz prepared)
+log_prepared(const char *gid, TimestampTz prepared)
 {
 	if (!too_long(prepared))
 		return false;
@@ -109,7 +116,7 @@ complain(const char *gid, TimestampTz prepared)
 	return true;
 }
 
-/* Ends those that were idle for longer than event_store.idle_append_timeout; returns how many. */
+/* Ends the sessions of all idle appenders. Returns how many. */
 static int
 end_sessions(void)
 {
@@ -130,7 +137,7 @@ end_sessions(void)
 					" WHERE l.locktype = 'relation' AND l.database = $1 AND l.relation = $2 AND l.mode = 'RowExclusiveLock'"
 					" AND l.granted AND (l.pid IS NOT NULL OR p.gid IS NOT NULL)", 2, types, args, NULL);
 	rows = SPI_tuptable;
-	/* Sessions are looked at after their locks. */
+	/* The state of sessions must be read after their locks, so it must not come from an earlier snapshot. */
 	pgstat_clear_backend_activity_snapshot();
 	for (uint64 i = 0; i < rows->numvals; i++)
 	{
@@ -142,7 +149,7 @@ end_sessions(void)
 		bool		isnull;
 
 		if (!done && prepared)
-			done = complain(SPI_getvalue(row, rows->tupdesc, 4),
+			done = log_prepared(SPI_getvalue(row, rows->tupdesc, 4),
 							DatumGetTimestampTz(SPI_getbinval(row, rows->tupdesc, 5, &isnull)));
 		else if (!done)
 		{
@@ -165,9 +172,9 @@ end_sessions(void)
 
 /* ---------------------------------------------------------------- the coordinator's duty */
 
-/* Whoever has drawn and is open keeps the mark below the newest position. */
+/* Whether there can be open appends at all: they keep the mark below the newest position. */
 static bool
-mark_is_held(void)
+mark_is_behind(void)
 {
 	return es_idle_append_timeout > 0 && es_published()->mark < es_published()->last;
 }
@@ -175,7 +182,7 @@ mark_is_held(void)
 static bool
 end_idle_appenders(void)
 {
-	static int	uncounted = 0;	/* sessions that were ended, which no commit has counted */
+	static int	uncounted = 0;	/* sessions that were ended, but not yet counted by a transaction that has committed */
 
 	if (!es_process_begin("looking for idle sessions that hold the high-water mark back"))
 		return false;
@@ -192,12 +199,12 @@ pace(void)
 	return Min(es_idle_append_timeout, IDLE_APPENDER_INTERVAL);
 }
 
-/* Has the coordinator do it; called once, when the library is loaded. */
+/* Registers the duty; called once, when the library is loaded. */
 void
 es_idle_appender_init(void)
 {
 	static EsDuty ending = {.name = "end sessions that hold the high-water mark back",.run = end_idle_appenders,
-	.wanted = mark_is_held,.pace = pace,.punctual = true};
+	.wanted = mark_is_behind,.pace = pace,.punctual = true};
 
 	es_duty_register(&ending);
 }

@@ -1,13 +1,14 @@
 /*
  * log/publisher.c
- *	  The coordinator publishes the high-water mark, and tells about it.
+ *	  The coordinator publishes the high-water mark, and sends notifications about it.
  *
- * What makes it look for events: an append's commit (es_shared_announce()), es_publish_soon(), NOTIFY event_store from
- * anywhere, and the time. It asks to be woken *before* it looks (es_coordinator_arm()), so that nothing is missed.
+ * The coordinator looks for events when an append commits (es_shared_announce()), when es_publish_soon() is called,
+ * when anybody sends NOTIFY event_store, and from time to time. It asks to be woken *before* it looks
+ * (es_coordinator_arm()), so that it misses nothing that comes while it looks.
  *
- * An idle server writes nothing. After the mark has reached the newest position, two more rounds are published, so
- * that stable_until passes the last event (`goal`). While an open append holds the mark back, it is only looked at,
- * at growing intervals.
+ * On an idle server nothing is written. After the mark has reached the newest position, it is published twice more,
+ * so that stable_until passes the time of the last event (`goal`). While an open append holds the mark back, the
+ * coordinator only looks, at growing intervals.
  */
 #include "postgres.h"
 
@@ -24,24 +25,24 @@
 
 #define CHANNEL				"event_store"
 
-#define SETTLE_WAIT			"10"	/* milliseconds, for open appends, within a round */
+#define SETTLE_WAIT			"10"	/* milliseconds that it waits for open appends when it publishes */
 
-static EsMarkState state;		/* as of the last look */
-static TimestampTz goal;		/* stable_until should pass it */
-static int64 notified;			/* the mark that listeners know; 0 before the first look */
-static bool listens = false;	/* to the channel */
+static EsMarkState state;		/* the published mark and the newest position, when the coordinator looked last */
+static TimestampTz goal;		/* publish until stable_until has passed this time */
+static int64 notified;			/* the mark of the last notification; 0: the coordinator has not looked yet */
+static bool listens = false;	/* the coordinator listens to the channel */
 
-/* When the next round is due. */
+/* When to look, and to publish, the next time. */
 static struct
 {
-	bool		pending;		/* there are news that no look has seen */
-	bool		publish;		/* the last look, or round, did not reach the goal */
-	TimestampTz last;			/* when the last one was */
-	int			nap;			/* milliseconds from the last one to the next */
-	TimestampTz poll;			/* look, whether there are news or not */
+	bool		pending;		/* there is news, and the coordinator has not looked since */
+	bool		publish;		/* there is something to publish: the goal was not reached the last time */
+	TimestampTz last;			/* when it looked or published last */
+	int			delay;			/* milliseconds from then to the next time */
+	TimestampTz poll;			/* look at this time even if there is no news */
 }			rounds;
 
-/* ---------------------------------------------------------------- the parts of a round */
+/* ---------------------------------------------------------------- looking and publishing */
 
 static bool
 reached_goal(void)
@@ -49,7 +50,7 @@ reached_goal(void)
 	return state.mark >= state.last && state.stable_until >= goal;
 }
 
-/* Whether there is something to publish. */
+/* Looks for events. Returns whether there is something to publish. */
 static bool
 look(void)
 {
@@ -62,7 +63,7 @@ look(void)
 	return !reached_goal();
 }
 
-/* A round of the mark. */
+/* Publishes the mark. Returns whether to go on publishing. */
 static bool
 publish(void)
 {
@@ -72,7 +73,10 @@ publish(void)
 		return false;
 	if (!es_epoch_is_current())
 	{
-		/* We were started on a timeline of its own. In a transaction that waits for no standby: appends wait for it. */
+		/*
+		 * The server is on a new timeline, or in another place, since the last epoch. Begin a new one first. Appends
+		 * wait for that, so its transaction must not wait for a standby.
+		 */
 		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 		(void) es_epoch_begin_here();
 		es_process_end();
@@ -100,11 +104,11 @@ static EsDuty looking = {.name = "look for events",.run = look};
 static EsDuty publishing = {.name = "publish the high-water mark",.run = publish};
 static EsDuty listening = {.name = "listen for notifications",.run = start_listening};
 
-/* ---------------------------------------------------------------- rounds */
+/* ---------------------------------------------------------------- when to do it */
 
 static TimestampTz keep_publishing(void);
 
-/* A coordinator begins: stable_until should pass what was recorded before. */
+/* When a coordinator begins, stable_until should pass the times of all events so far. */
 static void
 begin(void)
 {
@@ -113,18 +117,18 @@ begin(void)
 	rounds.pending = true;
 }
 
-/* Somebody has news: they are looked at when mark_interval has passed since the last round. */
+/* There is news: look when event_store.mark_interval has passed since the last time. */
 static void
 hear(void)
 {
 	rounds.pending = true;
-	rounds.nap = es_mark_interval;	/* perhaps it was the append that holds the mark back */
+	rounds.delay = es_mark_interval;	/* perhaps the append that held the mark back has ended */
 }
 
-/* The word is set by es_publish_soon(). */
+/* es_publish_soon() sets the word of this duty in shared memory. */
 static EsDuty rounds_of_the_mark = {.name = "publish the high-water mark",.begin = begin,.hear = hear,.keep = keep_publishing};
 
-/* Looks, and publishes, when it is time to. */
+/* Looks, and publishes, when it is time for that. */
 static void
 run_round(void)
 {
@@ -134,26 +138,26 @@ run_round(void)
 
 	if (!rounds.pending && !rounds.publish && now < rounds.poll)
 		return;
-	if (now < TimestampTzPlusMilliseconds(rounds.last, rounds.nap))
+	if (now < TimestampTzPlusMilliseconds(rounds.last, rounds.delay))
 		return;
 
-	es_coordinator_arm();		/* before the look: nothing is missed */
+	es_coordinator_arm();		/* before the look, so that nothing is missed */
 	rounds.pending = false;
 	if (!rounds.publish)
 		rounds.publish = es_duty_perform(&looking);
 	if (rounds.publish && now >= publishing.next)
 		rounds.publish = es_duty_perform(&publishing) || publishing.failing;
 	if (state.mark > mark || state.last > last)
-		es_pool_wake();			/* by a transaction that told nobody: COMMIT PREPARED */
+		es_pool_wake();			/* COMMIT PREPARED of an append wakes nobody, so the workers are woken here */
 	if (state.mark > mark || state.mark >= state.last)
-		rounds.nap = es_mark_interval;
+		rounds.delay = es_mark_interval;
 	else
-		rounds.nap = Min(es_poll_interval, Max(rounds.nap * 2, es_mark_interval));
+		rounds.delay = Min(es_poll_interval, Max(rounds.delay * 2, es_mark_interval));
 	rounds.last = now;
 	rounds.poll = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), es_poll_interval);
 }
 
-/* Hears what came, and sees to the next round; returns when that is due at the latest. */
+/* The duty: takes note of news, and looks and publishes. Returns when it must be called again at the latest. */
 static TimestampTz
 keep_publishing(void)
 {
@@ -169,7 +173,7 @@ keep_publishing(void)
 		(void) es_duty_perform(&listening);
 	if (notifyInterruptPending)
 	{
-		/* Our own are among them: they make us look once more, and find nothing. */
+		/* Our own notifications are among these. They make us look once more in vain. */
 		ProcessNotifyInterrupt(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		rounds.pending = true;
@@ -178,18 +182,18 @@ keep_publishing(void)
 
 	next = rounds.poll;
 	if (rounds.pending || rounds.publish)
-		next = Min(next, TimestampTzPlusMilliseconds(rounds.last, rounds.nap));
+		next = Min(next, TimestampTzPlusMilliseconds(rounds.last, rounds.delay));
 	return next;
 }
 
-/* The published mark and the newest position, as of the coordinator's last look: all zero before the first. */
+/* The published mark and the newest position when the coordinator looked last; all zero before the first time. */
 const EsMarkState *
 es_published(void)
 {
 	return &state;
 }
 
-/* Has the coordinator publish soon, if there is one, until stable_until has passed this moment. */
+/* Has the coordinator, if there is one, publish soon, until stable_until has passed the current time. */
 void
 es_publish_soon(void)
 {
@@ -219,8 +223,8 @@ notify(void)
 	snprintf(payload, sizeof(payload), INT64_FORMAT, state.mark);
 
 	/*
-	 * Whoever commits with notifications waits for the one lock of all of them, in all databases; nobody who holds it
-	 * should wait for the disk, or for a standby, on our account.
+	 * A transaction that sends a notification holds a lock while it commits, which is the same for all databases. So
+	 * nobody should hold it while he waits for the disk or for a standby.
 	 */
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	Async_Notify(CHANNEL, payload);
@@ -231,7 +235,7 @@ notify(void)
 
 static EsDuty notifying = {.name = "send a notification",.run = notify,.wanted = news_to_send,.punctual = true};
 
-/* Called once, when the library is loaded. */
+/* Registers the duties; called once, when the library is loaded. */
 void
 es_publisher_init(void)
 {

@@ -1,6 +1,6 @@
 /*
  * proof/proof.h
- *	  Seals, verification, checks: whether the store is what it was.
+ *	  Whether the stored events are what they were: seals, verification, checks.
  *
  * The one header of this wing for the wings above it.
  */

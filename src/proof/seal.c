@@ -2,20 +2,23 @@
  * proof/seal.c
  *	  Seals: digests of closed ranges of the log.
  *
- * A *seal* says what the events after one position and up to another are: how many, the root of a Merkle tree over
- * them in order of position, and a digest, its *root*, of this and of the root before. So one root stands for the
- * whole log up to its position, and whoever keeps it outside can tell whether any of it was changed since. The
- * *manifest* of a seal proves nothing; it has place and four bytes of the digest of each event, so that one that
- * was changed, removed or added can be named.
+ * A *seal* describes the events after one position and up to another: how many there are, and the root of a Merkle
+ * tree over them in order of position. Its *root* is a digest of this and of the root of the seal before. So one root
+ * stands for the whole log up to its position. Whoever keeps that root in another place can tell later whether any of
+ * it was changed.
  *
- * A range ends at the mark or before it: what commits later is behind it (log/mark.c). Ranges follow each other without
- * gaps, since one seals at a time: the advisory lock, to the end of the transaction, and then the last seal is read
- * with a snapshot that is newer. The snapshot that the events are read with is newer than the mark. A seal comes behind
- * its events in the WAL, so that a crash that takes these takes it too.
+ * The *manifest* of a seal proves nothing. It lists the position, stream and version of each event, and the first
+ * four bytes of its leaf. By this es_verify_log() can name events that were changed, removed or added.
  *
- * The coordinator starts a process for it now and then, the sealer, since digests of many events take a while. It does a
- * seal at a time, each in a transaction of its own, and rests in between, so that it does not take more than a tenth of a
- * CPU from those who append.
+ * A sealed range ends at the mark or before it. What is committed later is behind the mark (log/mark.c), so it never
+ * falls into a sealed range. Ranges follow each other without gaps, because only one transaction seals at a time: it
+ * takes an advisory lock to its end, and then reads the last seal with a snapshot that is newer than the lock. The
+ * snapshot by which the events are read is newer than the mark. The seal comes after its events in the WAL, so a
+ * crash that loses the events loses the seal too.
+ *
+ * The coordinator starts a process for this now and then, the *sealer*, because the digests of many events take a
+ * while. The sealer makes one seal after the other, each in a transaction of its own. It sleeps in between, so that
+ * it takes at most a tenth of a CPU.
  */
 #include "postgres.h"
 
@@ -48,7 +51,7 @@ PG_FUNCTION_INFO_V1(es_log_root);
 
 /* ---------------------------------------------------------------- reading */
 
-/* Seals that end at a position or after it, or backward from the last one. */
+/* Begins to read the seals that end at position `from` or after it; with backward, from the last one on backward. */
 void
 es_seals_open(EsSealScan *seals, Snapshot snapshot, int64 from, bool backward)
 {
@@ -58,6 +61,7 @@ es_seals_open(EsSealScan *seals, Snapshot snapshot, int64 from, bool backward)
 	es_lookup_begin(&seals->rows, snapshot, backward, 1, &key);
 }
 
+/* Copies a stored digest. If it does not have the right length, returns false, and the digest is all zeros. */
 static bool
 read_digest(Datum value, uint8 *digest)
 {
@@ -71,7 +75,7 @@ read_digest(Datum value, uint8 *digest)
 	return good;
 }
 
-/* The next seal; false at the end. */
+/* Reads the next seal; false at the end. */
 bool
 es_seals_next(EsSealScan *seals, EsSeal *seal)
 {
@@ -95,8 +99,9 @@ es_seals_next(EsSealScan *seals, EsSeal *seal)
 }
 
 /*
- * The manifest of the current seal, at its first event; in the current memory context. False, and no event, when it
- * does not list as many events as the seal has, in its range.
+ * Begins to read the manifest of the current seal, in the current memory context, and goes to its first event.
+ * Returns false, and there is no event, when the manifest is damaged: it must list as many events as the seal has,
+ * all in its range.
  */
 bool
 es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest *manifest)
@@ -120,14 +125,17 @@ es_seals_manifest(EsSealScan *seals, const EsSeal *seal, EsManifest *manifest)
 	return true;
 }
 
-/* Releases everything but the locks, which are the transaction's. */
+/* Releases everything but the locks, which stay to the end of the transaction. */
 void
 es_seals_close(EsSealScan *seals)
 {
 	es_lookup_close(&seals->rows, ES_KEEP_LOCKS);
 }
 
-/* The last seal as a snapshot shows it; without one, false and the empty range before the first position. */
+/*
+ * Reads the last seal with a snapshot. If there is none, returns false, and *seal is an empty one that ends before
+ * the first position.
+ */
 static bool
 last_seal(Snapshot snapshot, EsSeal *seal)
 {
@@ -144,7 +152,7 @@ last_seal(Snapshot snapshot, EsSeal *seal)
 
 /* ---------------------------------------------------------------- manifests */
 
-/* Seven bits a byte, the low ones first; the high bit says that there is more. */
+/* Appends a number: seven bits a byte, the lowest first. The high bit of a byte says that another byte follows. */
 static void
 put_number(StringInfo buf, int64 value)
 {
@@ -158,6 +166,7 @@ put_number(StringInfo buf, int64 value)
 	appendStringInfoCharMacro(buf, (char) rest);
 }
 
+/* Reads a number that put_number() has written. At the end of the manifest, notes that it is damaged. */
 static int64
 get_number(EsManifest *manifest)
 {
@@ -175,7 +184,7 @@ get_number(EsManifest *manifest)
 	return 0;
 }
 
-/* Goes to the next event of a manifest: not valid at the end, nor where it makes no sense. */
+/* Goes to the next event of a manifest. There is no valid event at the end, and where the manifest is damaged. */
 void
 es_manifest_next(EsManifest *manifest)
 {
@@ -201,7 +210,10 @@ es_manifest_next(EsManifest *manifest)
 
 /* ---------------------------------------------------------------- making */
 
-/* Makes sure that nobody else seals until the end of the transaction; false when somebody does and is not waited for. */
+/*
+ * Takes the lock for sealing, to the end of the transaction. Without wait, returns false when another transaction has
+ * the lock.
+ */
 static bool
 lock_seals(bool wait)
 {
@@ -232,8 +244,8 @@ store_seal(const EsSeal *seal, StringInfo manifest)
 }
 
 /*
- * Seals what comes after *last, at most seal_size events up to the mark, and puts the new seal there; false when there
- * are none. The snapshot shows everything up to the mark.
+ * Seals the events after the seal *last up to the mark, at most event_store.seal_size of them, and stores the new
+ * seal in *last. Returns false when there are no events to seal. The snapshot must show everything up to the mark.
  */
 static bool
 seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
@@ -294,8 +306,8 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 }
 
 /*
- * Makes up to so many seals in the open transaction, whose sealer's lock is held. Returns how many, the last one and the
- * mark.
+ * Makes at most count seals in the open transaction, which has the lock for sealing. Returns how many it has made.
+ * Stores the last seal and the mark in *last and *mark.
  */
 static int64
 seal_up_to(int64 count, EsSeal *last, int64 *mark)
@@ -315,7 +327,7 @@ seal_up_to(int64 count, EsSeal *last, int64 *mark)
 	return made;
 }
 
-/* es_seal_log(max_seals integer) -> how many seals it made */
+/* es_seal_log(max_seals integer) -> number of seals that were made */
 Datum
 es_seal_log(PG_FUNCTION_ARGS)
 {
@@ -331,7 +343,7 @@ es_seal_log(PG_FUNCTION_ARGS)
 				 errdetail("It is %lld; NULL means no limit.", (long long) count)));
 	PreventCommandIfReadOnly("es_seal_log()");
 	PreventCommandDuringRecovery("es_seal_log()");
-	/* The snapshot must be newer than the lock. */
+	/* The snapshot must be newer than the lock, and above READ COMMITTED it is the transaction's. */
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
@@ -360,7 +372,10 @@ es_log_root(PG_FUNCTION_ARGS)
 		values[2] = TimestampTzGetDatum(seal.sealed_at);
 	}
 	UnregisterSnapshot(snapshot);
-	/* It is to be kept elsewhere: what it speaks of must not be lost in a crash. */
+	/*
+	 * The caller will keep the root in another place. So the events that it covers must not be lost in a crash:
+	 * flush.
+	 */
 	if (!RecoveryInProgress())
 		es_early_release_flush_all();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
@@ -371,17 +386,22 @@ es_log_root(PG_FUNCTION_ARGS)
 static TimestampTz keep_sealing(void);
 static void begin_sealing(void);
 
-/* Its word is up to where a sealer has come since the coordinator began. */
+/*
+ * The word of this duty in shared memory is the position up to where sealers have sealed since the coordinator began.
+ */
 static EsDuty sealing = {.name = "have the event log sealed",.begin = begin_sealing,.keep = keep_sealing};
 
-/* What an earlier coordinator's sealer has left is perhaps of another store. */
+/* When a coordinator begins: what a sealer of an earlier coordinator has noted may be about another store. */
 static void
 begin_sealing(void)
 {
 	pg_atomic_write_u64(es_duty_word(&sealing), 0);
 }
 
-/* Has what is new sealed by a sealer. Returns when it wants to be called again at the latest. */
+/*
+ * Starts a sealer when there is something to seal and the interval is over. Returns when the coordinator must call it
+ * again at the latest.
+ */
 static TimestampTz
 keep_sealing(void)
 {
@@ -401,7 +421,7 @@ keep_sealing(void)
 	return TimestampTzPlusMilliseconds(started, es_seal_interval * INT64CONST(1000));
 }
 
-/* Called once, when the library is loaded. */
+/* Registers the duty; called once, when the library is loaded. */
 void
 es_seal_init(void)
 {
@@ -411,8 +431,9 @@ es_seal_init(void)
 /* ---------------------------------------------------------------- the sealer */
 
 /*
- * Makes one seal; false when that was the last, or somebody else is at it. One that is not full is the last: while
- * others append there is always a little more, and seals of a little would be many.
+ * Makes one seal in a transaction of its own. Returns false when the sealer has nothing more to do: another
+ * transaction is sealing, there was nothing to seal, or the seal was not full. A seal that is not full ends at the
+ * mark. While others append there would always be a few more events, and the sealer would make very many small seals.
  */
 static bool
 make_one(EsSeal *last, bool *made)
@@ -436,7 +457,7 @@ make_one(EsSeal *last, bool *made)
 	return false;
 }
 
-/* Entry of the sealer: seals until it has come to the mark as it is then. */
+/* Entry point of the sealer: makes seals until it has reached the mark. */
 void
 es_seal_worker(Datum arg)
 {
@@ -464,7 +485,7 @@ es_seal_worker(Datum arg)
 		char		hex[2 * ES_DIGEST_LEN + 1];
 
 		hex[hex_encode((const char *) last.root, ES_DIGEST_LEN, hex)] = '\0';
-		/* A log that is kept elsewhere is a place outside. */
+		/* The server's log may be kept in another place, and then the root is kept there too. */
 		ereport(LOG,
 				(errmsg("event_store sealed the log of database %u up to position %lld, root %s", MyDatabaseId,
 						(long long) last.to, hex)));

@@ -14,37 +14,38 @@
 #include "base/base.h"
 #include "log/log.h"
 
-/* Bytes of an event's leaf that a manifest has. */
+/* How many bytes of each event's leaf (its digest in the tree) a manifest has. */
 #define ES_PRINT_LEN	4
 
 typedef struct EsSeal
 {
-	int64		after;			/* the range is after < position <= to */
+	int64		after;			/* the sealed range is after < position <= to */
 	int64		to;
 	int64		events;
 	TimestampTz sealed_at;
-	bool		damaged;		/* a digest is not of the right length */
-	uint8		tree[ES_DIGEST_LEN];
-	uint8		root[ES_DIGEST_LEN];
+	bool		damaged;		/* one of the digests does not have the right length */
+	uint8		tree[ES_DIGEST_LEN];	/* root of the tree over the events */
+	uint8		root[ES_DIGEST_LEN];	/* root of the log: digest of all of the above, and of the root before */
 } EsSeal;
 
-/* Seals in order of position. */
+/* Reads seals in order of position. */
 typedef struct EsSealScan
 {
 	EsLookup	rows;
 } EsSealScan;
 
-/* The events that a manifest lists, in order of position. */
+/* Reads the events that a manifest lists, in order of position. */
 typedef struct EsManifest
 {
 	const uint8 *next;
 	const uint8 *end;
 	bool		damaged;
-	bool		valid;			/* there is a current one */
+	bool		valid;			/* there is a current event */
+	/* of the current event */
 	int64		position;
-	int64		stream;			/* its id */
+	int64		stream;			/* the stream's id */
 	int64		version;
-	uint8		print[ES_PRINT_LEN];
+	uint8		print[ES_PRINT_LEN];	/* the first bytes of its leaf */
 } EsManifest;
 
 extern void es_seals_open(EsSealScan *seals, Snapshot snapshot, int64 from, bool backward);

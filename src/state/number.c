@@ -2,10 +2,10 @@
  * state/number.c
  *	  The numbers among JSON values: exact, and fast where they are small.
  *
- * Nearly all numbers of real events fit 64 bits as so many units of 10^-scale, and adding two of
- * those is one machine instruction instead of a call into numeric. Nothing is rounded: a sum fits,
- * or numeric computes it. The scale is numeric's display scale and follows numeric's rules, so that
- * either way 12.50 stays 12.50 and 0.5 + 0.25 is 0.75.
+ * Nearly all numbers of real events fit into 64 bits as a number of units of 10^-scale, a *decimal*. To add two
+ * decimals is one machine instruction instead of a call into numeric. Nothing is rounded: when a sum does not fit,
+ * numeric computes it. The scale is numeric's display scale and follows the rules of numeric. So with either, 12.50
+ * stays 12.50, and 0.5 + 0.25 is 0.75.
  */
 #include "postgres.h"
 
@@ -40,7 +40,7 @@ static const int64 power_of_ten[MAX_SCALE + 1] = {
 	INT64CONST(1000000000000000000)
 };
 
-/* What numeric.c keeps to itself. It is what tables hold, so it stays as it is. */
+/* The format of a stored numeric, which only numeric.c defines. Tables have it on disk, so it does not change. */
 #define NUMERIC_FORM_MASK		0xC000
 #define NUMERIC_FORM_NEGATIVE	0x4000	/* long form */
 #define NUMERIC_FORM_SHORT		0x8000
@@ -54,7 +54,7 @@ static const int64 power_of_ten[MAX_SCALE + 1] = {
 #define NUMERIC_BASE			10000
 #define NUMERIC_BASE_DIGITS		4
 
-/* Turns a numeric into a decimal, where it fits one exactly. */
+/* Makes a decimal of a numeric. Returns false when it does not fit exactly. */
 bool
 es_decimal_of_numeric(Numeric numeric, EsValue *decimal)
 {
@@ -67,7 +67,7 @@ es_decimal_of_numeric(Numeric numeric, EsValue *decimal)
 	bool		negative;
 	int64		units = 0;
 
-	/* Bytes are copied because a numeric with a short varlena header is not aligned. */
+	/* Parts are copied, because a numeric with a short varlena header is not aligned. */
 	memcpy(&header, bytes, sizeof(header));
 	bytes += sizeof(header);
 	if ((header & NUMERIC_FORM_MASK) == NUMERIC_FORM_SPECIAL)
@@ -90,7 +90,7 @@ es_decimal_of_numeric(Numeric numeric, EsValue *decimal)
 	if (scale > MAX_SCALE)
 		return false;
 
-	/* The first digit counts 10000 ^ weight; zeros at either end are not stored. */
+	/* The first digit counts 10000 ^ weight. Zero digits at either end are not stored. */
 	exponent = (weight + 1) * NUMERIC_BASE_DIGITS + scale;
 	for (; bytes + sizeof(int16) <= end; bytes += sizeof(int16))
 	{
@@ -109,7 +109,7 @@ es_decimal_of_numeric(Numeric numeric, EsValue *decimal)
 		return false;
 	if (exponent < 0)
 	{
-		/* The last base 10000 digit reaches beyond the scale, normally with zeros. */
+		/* The last digit, of base 10000, has decimal places beyond the scale. Normally they are zeros. */
 		if (-exponent > MAX_SCALE || units % power_of_ten[-exponent] != 0)
 			return false;
 		units /= power_of_ten[-exponent];
@@ -127,7 +127,7 @@ es_numeric_of_decimal(const EsValue *decimal)
 	return int64_div_fast_to_numeric(decimal->as.units, decimal->scale);
 }
 
-/* A numeric to compute with; *made tells whether it is the caller's to free. */
+/* A number as a numeric. If *made is true, it was made for this, and the caller frees it. */
 static Numeric
 numeric_of(const EsValue *number, bool *made)
 {
@@ -135,7 +135,7 @@ numeric_of(const EsValue *number, bool *made)
 	return *made ? es_numeric_of_decimal(number) : number->as.numeric;
 }
 
-/* Brings two decimals to the scale of the finer one; false: one of them does not fit then. */
+/* Brings two decimals to the greater one of their scales; false: one of them does not fit then. */
 static inline bool
 align(const EsValue *a, const EsValue *b, int64 *x, int64 *y)
 {
@@ -148,7 +148,7 @@ align(const EsValue *a, const EsValue *b, int64 *x, int64 *y)
 	return true;
 }
 
-/* Adds to an owned number; false: the sum is more than numeric holds, target is as it was. */
+/* Adds to (or subtracts from) an owned number. False: the result is out of numeric's range, and target is unchanged. */
 bool
 es_number_add(EsValue *target, const EsValue *amount, bool subtract)
 {
@@ -217,7 +217,7 @@ es_number_compare(const EsValue *a, const EsValue *b)
 	return result;
 }
 
-/* Appends a number as jsonb prints it. */
+/* Appends a number to a string as jsonb prints it. */
 void
 es_number_append(StringInfo out, const EsValue *number)
 {

@@ -64,9 +64,9 @@
  *										 value than a number is an error
  *	  "exists": true | false			 whether it is there; null is
  *
- * Everything that can be seen in the document itself is refused when it is compiled, everything else
- * when it happens. Errors name types of values, never the values: these are somebody's data, and
- * messages end up in logs.
+ * An error that shows in the document itself is raised when the document is compiled. Any other is raised when an
+ * event is applied. Messages then name the types of values and never the values themselves: these are somebody's
+ * data, and messages get into logs.
  *
  * This file compiles a document; state/rules_fold.c applies it to events.
  */
@@ -100,16 +100,16 @@ static const char *const event_field_names[] = {
 #define EVENT_FIELD_LIST \
 	"type, version, position, occurred_at, recorded_at, stream, schema_version and id"
 
-/* Where in the document we are, for messages, and in the string that is being parsed. */
+/* Where in the document we are, for messages, and where in the string that is being parsed. */
 typedef struct Parser
 {
 	EsRules    *rules;
 	const char *type;			/* event type */
-	int			element;		/* of its list, from 1; 0: no list */
-	const char *operation;		/* or "when"; NULL: none */
-	const char *target;			/* NULL: none */
-	List	   *reads;			/* Source in the state, of this operation */
-	bool		in_condition;
+	int			element;		/* of the type's list, counted from 1; 0: there is no list */
+	const char *operation;		/* or "when"; NULL: not within one */
+	const char *target;			/* NULL: not within one */
+	List	   *reads;			/* Source *: what this operation reads from the state */
+	bool		in_condition;	/* within "when" */
 	const char *text;
 	int			len;
 	int			at;
@@ -117,14 +117,14 @@ typedef struct Parser
 
 static void parse_source_text(Parser *p, Source *source, bool braces);
 
-/* Names and values in messages are not longer than this. */
+/* Shortens a name or value for a message. */
 static char *
 clip(const char *text, int len)
 {
 	return pnstrdup(text, pg_mbcliplen(text, len, 128));
 }
 
-/* Refuses the document; value, if not NULL, is shown. */
+/* Raises an error about the document, which says where in it we are. If value is not NULL, it is shown. */
 static ES_NORETURN void
 refuse(const Parser *p, const EsValue *value, const char *hint, const char *problem)
 {
@@ -166,7 +166,7 @@ name_is(const EsMember *member, const char *name)
 	return member->len == strlen(name) && memcmp(member->key, name, member->len) == 0;
 }
 
-/* The member's place in a list of names, or -1. */
+/* The index of a name in a list of names; -1 if the list does not have it. */
 static int
 place_of_name(const char *name, uint32 len, const char *const *names, int count)
 {
@@ -188,7 +188,7 @@ at_end(const Parser *p, bool braces)
 	return p->at == p->len || (braces && p->text[p->at] == '}');
 }
 
-/* Parses a key up to the next dot, or brace if we are between two. */
+/* Parses a key of a path. It ends at the next dot or at the end, and with braces also at a closing brace. */
 static void
 parse_key(Parser *p, Segment *segment, bool braces)
 {
@@ -260,7 +260,7 @@ parse_path(Parser *p, Path *path, bool braces)
 		path->segments[path->count++] = *(Segment *) lfirst(cell);
 }
 
-/* Parses what stands behind a dollar sign. */
+/* Parses a source that begins with a dollar sign: $event, $metadata or $state, and a path. */
 static void
 parse_dollar(Parser *p, Source *source, bool braces)
 {
@@ -281,7 +281,7 @@ parse_dollar(Parser *p, Source *source, bool braces)
 	if (!at_end(p, braces))
 		p->at++;
 	else if (source->kind != SOURCE_EVENT)
-		return;					/* all of it */
+		return;					/* the whole metadata, or the whole state */
 	if (source->kind == SOURCE_EVENT)
 	{
 		int			field;
@@ -319,7 +319,7 @@ parse_source_text(Parser *p, Source *source, bool braces)
 		p->rules->use_metadata = true;
 	else if (source->kind == SOURCE_STATE && !p->in_condition)
 	{
-		/* Behind those between its braces: they must be read first. */
+		/* Sources in braces within its path are in the list before it, because their values are needed to read it. */
 		source->slot = list_length(p->reads);
 		p->reads = lappend(p->reads, source);
 	}
@@ -340,7 +340,7 @@ parse_source_string(Parser *p, const EsValue *value, Source *source)
 	parse_source_text(p, source, false);
 }
 
-/* What can be read is parsed in place: the address is noted when it is in the state. */
+/* Parses a source into *source, which must stay where it is: if it reads the state, p->reads points to it. */
 static void
 parse_source(Parser *p, const EsValue *value, Source *source)
 {
@@ -384,7 +384,10 @@ parse_source(Parser *p, const EsValue *value, Source *source)
 	}
 }
 
-/* Refuses a source of which is known that it is no number, or string where these will do as well. */
+/*
+ * Refuses a source if the document alone shows that its value is not a number, or with strings, neither a number nor a
+ * string.
+ */
 static void
 check_kind(Parser *p, const Source *source, bool strings)
 {
@@ -411,7 +414,7 @@ same_segment(const Segment *a, const Segment *b)
 	return !a->from && !b->from && a->len == b->len && memcmp(a->key, b->key, a->len) == 0;
 }
 
-/* Parses a target, which becomes the last one of an operation. */
+/* Parses a target, and adds it to those of an operation. */
 static void
 parse_target(Parser *p, Operation *operation, const char *text, uint32 len)
 {

@@ -2,9 +2,10 @@
  * state/rules_fold.c
  *	  Applies a compiled rules document to events.
  *
- * A step looks its fields up in the binary jsonb of the event, in place, and changes a tree of
- * EsValues; no jsonb is made before es_rules_result(). Everything that a step allocates is part of
- * the state or given back: a fold has no end that could be waited for.
+ * The state is a tree of EsValues, which a step changes in place. Fields of the event are looked up in its binary
+ * jsonb without a copy. A jsonb of the state is made by es_rules_result() only. What a step allocates becomes part of
+ * the state or is freed in the same step: a fold may have any number of events, so nothing can wait for its end to be
+ * freed.
  */
 #include "postgres.h"
 
@@ -20,7 +21,7 @@
 #include "state/number.h"
 #include "state/rules_internal.h"
 
-/* A state that takes more is too large for a jsonb in all likelihood, and for a backend. */
+/* A state that takes more memory than this would hardly fit into a jsonb, and is too large for a backend. */
 #define MAX_STATE_MEMORY	((Size) 1024 * 1024 * 1024)
 
 #define UUID_TEXT_LEN		36
@@ -30,8 +31,8 @@
 #define KEY_KINDS		"a string or a number, as a key must be"
 
 /*
- * What an operation reads in the state is copied before it writes: then the order of its targets
- * does not matter, and a target can be part of what is read, or the other way round.
+ * A value that an operation reads from the state. All of these are copied before the operation writes. So the order
+ * of its targets does not matter, and a target may be a part of what is read, or the other way round.
  */
 typedef struct Slot
 {
@@ -46,15 +47,15 @@ struct EsRulesState
 	EsValue		root;
 	Slot	   *slots;
 	const EsRulesEvent *event;
-	const Operation *operation; /* under way, for messages; NULL: a condition */
-	const Assignment *assignment;	/* likewise; NULL: none yet */
-	StringInfoData key;			/* a number as a key */
+	const Operation *operation; /* the current one, for messages; NULL: we are in a condition */
+	const Assignment *assignment;	/* the current one, for messages; NULL: none yet */
+	StringInfoData key;			/* a number that is used as a key, as text */
 	char		occurred_at[MAXDATELEN + 1];
 	char		recorded_at[MAXDATELEN + 1];
 	char		id[UUID_TEXT_LEN + 1];
 };
 
-/* Fails in the operation under way. */
+/* Raises an error about the current operation. */
 static ES_NORETURN void
 fail(const EsRulesState *state, int sqlstate, const char *hint, const char *problem)
 {
@@ -74,7 +75,7 @@ fail(const EsRulesState *state, int sqlstate, const char *hint, const char *prob
 			 hint ? errhint("%s", hint) : 0));
 }
 
-/* Complains that a source has no value, where one is needed. */
+/* Raises an error: a source has no value, but one is needed. */
 static ES_NORETURN void
 fail_missing(const EsRulesState *state, const Source *source, const char *hint)
 {
@@ -85,7 +86,7 @@ fail_missing(const EsRulesState *state, const Source *source, const char *hint)
 				  erased ? ": the data of the event was erased" : ""));
 }
 
-/* Complains that a source has a value of the wrong kind. */
+/* Raises an error: the value of a source has the wrong type. */
 static ES_NORETURN void
 fail_kind(const EsRulesState *state, const Source *source, const EsValue *value, const char *wanted,
 		  const char *hint)
@@ -108,7 +109,7 @@ fail_number(const EsRulesState *state, const Source *source, const EsValue *valu
 
 static bool source_value(EsRulesState *state, const Source *source, EsValue *value);
 
-/* A string or a number as a key; false: it is neither. */
+/* Makes a key of a string or a number; false: the value is neither. */
 static bool
 key_of_value(EsRulesState *state, const EsValue *value, const char **key, uint32 *len, uint32 *hash)
 {
@@ -130,7 +131,7 @@ key_of_value(EsRulesState *state, const EsValue *value, const char **key, uint32
 	return true;
 }
 
-/* The key of a segment; false: it comes from a field that has none. */
+/* The key of a segment; false: it is to come from a field that is missing, or is no string or number. */
 static bool
 segment_key(EsRulesState *state, const Segment *segment, const char **key, uint32 *len, uint32 *hash)
 {
@@ -146,7 +147,7 @@ segment_key(EsRulesState *state, const Segment *segment, const char **key, uint3
 	return source_value(state, segment->from, &value) && key_of_value(state, &value, key, len, hash);
 }
 
-/* Looks a field up in a jsonb. */
+/* Looks a field up in a jsonb; false: it is missing. */
 static bool
 json_field(EsRulesState *state, Jsonb *json, const Path *path, EsValue *value)
 {
@@ -181,7 +182,7 @@ json_field(EsRulesState *state, Jsonb *json, const Path *path, EsValue *value)
 	return true;
 }
 
-/* Looks a field up in the state, or in an element of it. */
+/* Looks a field up in the state, or in an element of an array in it. NULL: it is missing. */
 static const EsValue *
 value_field(EsRulesState *state, const EsValue *value, const Path *path)
 {
@@ -198,7 +199,7 @@ value_field(EsRulesState *state, const EsValue *value, const Path *path)
 	return value;
 }
 
-/* As to_jsonb() writes it where TimeZone is UTC. */
+/* A time as a string, as to_jsonb() writes it when TimeZone is UTC. */
 static EsValue
 time_value(TimestampTz time, char *buffer)
 {
@@ -214,7 +215,10 @@ text_value(const text *string)
 	return es_value_of_string(VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
 }
 
-/* Strings are written into the state's buffers, one for each field: several may be in use. */
+/*
+ * A field of $event. Strings are written into buffers of the state, one for each field, as several may be in use at
+ * once.
+ */
 static EsValue
 event_field(EsRulesState *state, EventField field)
 {
@@ -246,7 +250,7 @@ event_field(EsRulesState *state, EventField field)
 	elog(ERROR, "unexpected event field %d", (int) field);
 }
 
-/* Borrows the value of a source; false: it is missing. */
+/* The value of a source, not copied: the caller must not keep or change it. False: it is missing. */
 static bool
 source_value(EsRulesState *state, const Source *source, EsValue *value)
 {
@@ -290,7 +294,7 @@ source_value(EsRulesState *state, const Source *source, EsValue *value)
 	return found;
 }
 
-/* The value of a source for the state to keep; a missing one is null. */
+/* The value of a source, as a copy that the state can keep. A missing value is null. */
 static EsValue
 take_source(EsRulesState *state, const Source *source)
 {
@@ -300,14 +304,14 @@ take_source(EsRulesState *state, const Source *source)
 		return ES_VALUE_NULL;
 	if (source->kind == SOURCE_STATE && state->slots[source->slot].found)
 	{
-		/* It is a copy already. */
+		/* The slot has a copy already. Take that one. */
 		state->slots[source->slot].value = ES_VALUE_NULL;
 		return value;
 	}
 	return es_value_copy(&value);
 }
 
-/* Copies what an operation reads in the state. */
+/* Copies what an operation reads from the state. */
 static void
 fill_slots(EsRulesState *state, const Operation *operation)
 {
@@ -333,7 +337,7 @@ empty_slots(EsRulesState *state, const Operation *operation)
  * Targets
  */
 
-/* The key of a segment of a target, which must have one. */
+/* The key of a segment of a target. Raises an error when it has none. */
 static inline void
 target_key(EsRulesState *state, const Segment *segment, const char **key, uint32 *len, uint32 *hash)
 {
@@ -346,7 +350,7 @@ target_key(EsRulesState *state, const Segment *segment, const char **key, uint32
 	fail_kind(state, segment->from, &value, KEY_KINDS, NULL);
 }
 
-/* Complains that a path leads on from something that has no members. */
+/* Raises an error: a path goes on below a value that is no object. */
 static ES_NORETURN void
 fail_through(const EsRulesState *state, const Path *path, int segments, const EsValue *value)
 {
@@ -357,8 +361,8 @@ fail_through(const EsRulesState *state, const Path *path, int segments, const Es
 }
 
 /*
- * Goes some segments of a target's path down. A missing value is made (as null, in objects made on
- * the way), or the answer is NULL.
+ * Follows the first segments of a target's path. If the value is missing, returns NULL; but with make, makes it as
+ * null, and the objects above it too.
  */
 static EsValue *
 walk(EsRulesState *state, const Path *path, int segments, bool make)
@@ -494,7 +498,7 @@ append(EsRulesState *state, const Assignment *assignment)
 	es_array_append(target, element);
 }
 
-/* Removes elements that are, or have at the assignment's member path, a value. */
+/* Removes the elements that are equal to a value, or whose member, by the path of "key", is equal to it. */
 static void
 remove_elements(EsRulesState *state, const Assignment *assignment, EsArray *array, const EsValue *value)
 {
@@ -541,7 +545,7 @@ remove_from(EsRulesState *state, const Assignment *assignment)
 	if (target->type != ES_ARRAY)
 		fail_target(state, target, assignment->by_member ? "an array" : "an array or an object");
 
-	/* Compared with many, it is better out of its binary form. */
+	/* It will be compared with many elements, and that is faster when it is not binary jsonb. */
 	copy = es_value_copy(&value);
 	remove_elements(state, assignment, target->as.array, &copy);
 	es_value_free(&copy);
@@ -684,7 +688,7 @@ run_operation(EsRulesState *state, const Operation *operation)
 		empty_slots(state, operation);
 }
 
-/* Applies a rule to an event. */
+/* Changes the state as the rule for an event's type says. */
 void
 es_rules_step(EsRulesState *state, const EsRule *rule, const EsRulesEvent *event)
 {
@@ -704,7 +708,7 @@ es_rules_step(EsRulesState *state, const EsRule *rule, const EsRulesEvent *event
 	MemoryContextSwitchTo(caller);
 }
 
-/* Starts a fold; rules must live as long as it does. */
+/* Begins a fold. The compiled rules must live as long as the fold. */
 EsRulesState *
 es_rules_begin(const EsRules *rules, Jsonb *initial)
 {
@@ -723,7 +727,7 @@ es_rules_begin(const EsRules *rules, Jsonb *initial)
 	return state;
 }
 
-/* The state so far, in the current memory context; the fold can go on. */
+/* The state so far as a jsonb, in the current memory context. The fold can go on. */
 Jsonb *
 es_rules_result(EsRulesState *state)
 {

@@ -2,12 +2,13 @@
  * state/value.c
  *	  JSON values that can be changed in place.
  *
- * jsonb is read-only: changing one number of a state means writing the whole state again. A fold
- * changes its state at every event and looks at the result once, so it keeps the state as a tree of
- * these values and makes a jsonb of it at the end.
+ * A jsonb cannot be changed: to change one number of a state, the whole jsonb would have to be written again. A fold
+ * changes its state at each event, and needs the result only once. So it keeps the state as a tree of these values,
+ * and makes a jsonb of it at the end.
  *
- * Everything that a value owns is allocated one by one and given back when the value is replaced or
- * removed: a fold of any number of events needs no more memory than its largest state.
+ * Values are *owned* or *borrowed*. A borrowed one points into a jsonb or string of somebody else, which must stay.
+ * Each part of an owned value is allocated by itself, and freed when the value is replaced or removed. So a fold of
+ * any number of events needs no more memory than its largest state.
  */
 #include "postgres.h"
 
@@ -21,10 +22,10 @@
 #include "state/number.h"
 #include "state/value.h"
 
-/* An object with more members has an index. */
+/* An object with more members than this has an index. */
 #define SEARCHED_ONE_BY_ONE		8
 
-/* palloc's own complaint would be an internal error. */
+/* The size of an array. Refuses one that is too large for palloc(), whose own error would be an internal one. */
 static Size
 checked_size(Size elements, Size size)
 {
@@ -52,7 +53,7 @@ member_is(const EsMember *member, const char *key, uint32 len, uint32 hash)
 	return member->hash == hash && member->len == len && memcmp(member->key, key, len) == 0;
 }
 
-/* The member's number, or -1. */
+/* The number of the member with a key; -1: there is none. */
 static int64
 find_member(const EsObject *object, const char *key, uint32 len, uint32 hash)
 {
@@ -69,7 +70,7 @@ find_member(const EsObject *object, const char *key, uint32 len, uint32 hash)
 	return -1;
 }
 
-/* NULL: there is none. The pointer is good until a member is added or removed. */
+/* The member with a key; NULL: there is none. The pointer is good until a member is added or removed. */
 EsValue *
 es_object_find(const EsObject *object, const char *key, uint32 len, uint32 hash)
 {
@@ -104,14 +105,14 @@ reserve_members(EsObject *object, Size room)
 		return;
 	if (object->index)
 		pfree(object->index);
-	/* Never more than half full. */
+	/* The index is at most half full, so that searches in it are short. */
 	object->index = palloc0(checked_size(2 * room, sizeof(uint32)));
 	object->mask = 2 * room - 1;
 	for (uint32 i = 0; i < object->count; i++)
 		add_to_index(object, i);
 }
 
-/* Finds a member or adds it as null. */
+/* Finds the member with a key, or adds it as null. */
 EsValue *
 es_object_make(EsObject *object, const char *key, uint32 len, uint32 hash)
 {
@@ -133,7 +134,7 @@ es_object_make(EsObject *object, const char *key, uint32 len, uint32 hash)
 	return &member->value;
 }
 
-/* The place in the index that says "member". */
+/* The entry of the index that has a member's number. */
 static uint32
 place_in_index(const EsObject *object, uint32 member)
 {
@@ -157,7 +158,7 @@ es_object_remove(EsObject *object, const char *key, uint32 len, uint32 hash)
 		uint32		hole = place_in_index(object, found);
 		uint32		at = hole;
 
-		/* Entries move up into the hole, unless that would be before where their search starts. */
+		/* Later entries move up into the hole, unless the hole is before the place where their search starts. */
 		while (object->index[at = (at + 1) & object->mask] != 0)
 		{
 			uint32		home = object->members[object->index[at] - 1].hash & object->mask;
@@ -174,7 +175,7 @@ es_object_remove(EsObject *object, const char *key, uint32 len, uint32 hash)
 	es_value_free(&object->members[found].value);
 	if (found != last)
 	{
-		/* The last one fills the gap. */
+		/* The last member moves to the place of the removed one. */
 		if (object->mask != 0)
 			object->index[place_in_index(object, last)] = found + 1;
 		object->members[found] = object->members[last];
@@ -182,7 +183,7 @@ es_object_remove(EsObject *object, const char *key, uint32 len, uint32 hash)
 	object->count--;
 }
 
-/* Appends a value, which belongs to the array from then on. */
+/* Appends an owned value, which then belongs to the array. */
 void
 es_array_append(EsValue *array, EsValue element)
 {
@@ -237,7 +238,7 @@ es_value_array(void)
  * Values
  */
 
-/* Borrows what an iterator or a lookup returned. */
+/* A borrowed value of what an iterator or a lookup in a jsonb has returned. */
 EsValue
 es_value_of_json(const JsonbValue *json)
 {
@@ -271,14 +272,14 @@ es_value_of_json(const JsonbValue *json)
 	return value;
 }
 
-/* Borrows a whole jsonb. */
+/* A borrowed value of a whole jsonb. */
 EsValue
 es_value_of_jsonb(Jsonb *json)
 {
 	EsValue		value = {ES_BINARY};
 	JsonbValue	scalar;
 
-	/* Fills in the array that a scalar is stored in, too, so it must not be asked in vain. */
+	/* JsonbExtractScalar() changes its result also when it finds no scalar, so it is called only when there is one. */
 	if (JB_ROOT_IS_SCALAR(json) && JsonbExtractScalar(&json->root, &scalar))
 		return es_value_of_json(&scalar);
 	value.as.binary = &json->root;
@@ -294,7 +295,7 @@ es_value_of_int64(int64 number)
 	return value;
 }
 
-/* Borrows the string. */
+/* A value that borrows a string. */
 EsValue
 es_value_of_string(const char *string, uint32 len)
 {
@@ -317,7 +318,7 @@ copy_container(JsonbContainer *container)
 	uint32		hash;
 
 	check_stack_depth();
-	/* The iterator frees itself when it is done. */
+	/* The iterator is freed when it returns WJB_DONE. */
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
 		switch (token)
@@ -364,7 +365,7 @@ es_value_copy(const EsValue *value)
 			break;
 		case ES_STRING:
 			{
-				/* A bit more, so that the next string fits as well. */
+				/* A few bytes more than needed, so that another string can replace it in place. */
 				Size		room = TYPEALIGN(16, Max(value->len, 1));
 
 				copy.as.string = palloc(room);
@@ -396,7 +397,7 @@ es_value_copy(const EsValue *value)
 	return copy;
 }
 
-/* Frees what a value owns; it is null then. */
+/* Frees what a value owns, and makes it null. */
 void
 es_value_free(EsValue *value)
 {
@@ -440,13 +441,13 @@ es_value_free(EsValue *value)
 	*value = ES_VALUE_NULL;
 }
 
-/* Makes target, which is owned, a copy of a value that is no part of it. */
+/* Replaces target, which is owned, by a copy of a value. The value must not be a part of target. */
 void
 es_value_assign(EsValue *target, const EsValue *value)
 {
 	EsValue		copy;
 
-	/* Most strings of a state are replaced by others of about the same length. */
+	/* Most strings of a state are replaced by strings of about the same length: reuse the memory. */
 	if (target->type == ES_STRING && value->type == ES_STRING && value->len <= target->room)
 	{
 		memcpy(target->as.string, value->as.string, value->len);
@@ -467,7 +468,7 @@ merge_member(EsObject *target, const char *key, uint32 len, uint32 hash, const E
 		es_value_merge(es_object_make(target, key, len, hash), value);
 }
 
-/* Applies a JSON Merge Patch (RFC 7396), which is no part of target; target is owned. */
+/* Applies a JSON Merge Patch (RFC 7396) to target, which is owned. The patch must not be a part of target. */
 void
 es_value_merge(EsValue *target, const EsValue *patch)
 {
@@ -513,7 +514,7 @@ es_value_merge(EsValue *target, const EsValue *patch)
 	}
 }
 
-/* Equal as JSON: numbers by value, members in any order. */
+/* Whether two values are equal as JSON: numbers by their value, members of objects in any order. */
 bool
 es_value_equal(const EsValue *a, const EsValue *b)
 {
@@ -566,7 +567,7 @@ es_value_equal(const EsValue *a, const EsValue *b)
 	}
 }
 
-/* For messages. */
+/* The type of a value, for messages. */
 const char *
 es_value_kind(const EsValue *value)
 {
@@ -591,7 +592,7 @@ es_value_kind(const EsValue *value)
 	return "another value";
 }
 
-/* jsonb's order of keys: the shorter first, then bytewise. */
+/* The order in which jsonb stores keys: shorter ones first, then bytewise. */
 static int
 compare_members(const void *a, const void *b)
 {
@@ -603,7 +604,7 @@ compare_members(const void *a, const void *b)
 	return memcmp(x->key, y->key, x->len);
 }
 
-/* The tree that jsonb is made from; strings and large numbers stay where they are. */
+/* Fills in the tree from which a jsonb is made. Strings and numerics are not copied. */
 static void
 build_json(const EsValue *value, JsonbValue *json)
 {
@@ -671,7 +672,10 @@ build_json(const EsValue *value, JsonbValue *json)
 	}
 }
 
-/* A jsonb in the current memory context; what is needed on the way goes to scratch, to be reset. */
+/*
+ * Makes a jsonb in the current memory context. Intermediate results are allocated in scratch, which the caller
+ * resets.
+ */
 Jsonb *
 es_value_to_jsonb(const EsValue *value, MemoryContext scratch)
 {

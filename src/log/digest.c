@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "base/base.h"
+#include "log/digest.h"
 #include "log/log.h"
 
 #define ES_DIGEST_FORMAT	1

@@ -1,29 +1,32 @@
 /*
  * log/early_release.c
- *	  Early lock release: locks are given back before the WAL is flushed, the client is answered after.
+ *	  Early lock release: locks are released before the WAL is flushed, and the client is answered after that.
  *
- * A transaction keeps its locks until its commit record is on disk, so appends to one stream wait for each other's flush.
- * Here the commit itself is made as an asynchronous one; its locks are released; and then, still before the client
- * hears of it, the session waits for the flush of its own commit record, and for the synchronous standby.
+ * Normally a transaction keeps its locks until its commit record is on disk, so appends to one stream wait for each
+ * other's flush. With early lock release, the commit itself is an asynchronous one, and the locks are released. Then,
+ * before the client is answered, the session waits for the flush of its commit record and for the synchronous
+ * standby.
  *
  * So others may see rows for a moment before they are durable. Within the database that does no harm: whoever commits
- * something that is built on them writes behind them in the WAL, and a crash that takes them takes that too. But what
- * leaves the database must not speak of events that a crash can still take back. So the functions that report
- * something first wait for the flush of what they have seen: of one stream, by the transaction that wrote its head
- * last (whoever wrote before is before it in the WAL); of many, by everything that was inserted.
+ * something that is built on such rows writes it behind them in the WAL, and a crash that loses the rows loses that
+ * too. But what leaves the database must not tell of events that a crash can still take back. So the functions that
+ * report something first wait for the flush of what they have seen. For one stream this is the commit of the
+ * transaction that last wrote its head; earlier ones are before it in the WAL. For many streams it is everything that
+ * was inserted into the WAL.
  *
- * Everything that such a transaction has done is seen early, by everybody but our functions: rows of other tables, and the
- * payload of its NOTIFY, when another session's commit wakes the listener. That is why it is a choice.
+ * Everything that such a transaction has done is seen early by everybody but our functions: rows of other tables, and
+ * the payload of its NOTIFY, when another session's commit wakes the listener. That is why early lock release must be
+ * switched on.
  *
- * The variable `synchronous_commit` is changed, not the setting, and only between the last callback that may fail and the
- * one after the commit. A session that has chosen asynchronous commit keeps it. PREPARE and COMMIT PREPARED flush as
- * always, and so does what the server makes a synchronous commit anyway (ForceSyncCommit(), files to be deleted): of such a
- * commit clog keeps no LSN for a reader to wait for. remote_apply keeps its locks too: only a commit record that was
- * written with it makes the standby say at once that it has applied it.
+ * The variable `synchronous_commit` is changed, not the setting, and only between the last callback that may fail and
+ * the one after the commit. A session that has chosen asynchronous commit keeps it. PREPARE and COMMIT PREPARED flush
+ * as always. So does a commit that the server makes synchronous anyway (ForceSyncCommit(), files to be deleted): of
+ * such a commit clog keeps no LSN that a reader could wait for. With remote_apply locks are kept too: only after a
+ * commit record that was written with it does the standby report at once that it has applied it.
  *
- * A reader that finds no LSN in clog has nothing to wait for on this machine: a page of it is not written, and so not
- * given up, before the WAL of its commits is flushed. (The synchronous standby may be further behind than clog's buffers
- * reach. Then a reader does not wait for it.)
+ * A reader that finds no LSN in clog has nothing to wait for on this machine: clog does not write a page, and so does
+ * not drop it from its buffers, before the WAL of the commits on it is flushed. (The synchronous standby may be
+ * further behind than clog's buffers reach. Then a reader does not wait for the standby.)
  */
 #include "postgres.h"
 
@@ -43,17 +46,18 @@
 #include "utils/wait_event.h"
 
 #include "base/base.h"
+#include "log/early_release.h"
 #include "log/log.h"
 
-static bool lowered = false;	/* synchronous_commit is not what the session has chosen */
-static int	chosen;				/* what it has */
-static bool owed = false;		/* the flush, after this commit's locks are released */
-static bool keep_locks = false; /* this transaction commits as always */
-static XLogRecPtr built_on = InvalidXLogRecPtr; /* the commits whose heads this transaction has locked */
+static bool lowered = false;	/* we have changed the variable synchronous_commit for this commit */
+static int	chosen;				/* the value that the session has chosen for it */
+static bool flush_later = false;	/* this commit's flush comes after its locks are released */
+static bool keep_locks = false; /* the transaction commits without early lock release */
+static XLogRecPtr built_on = InvalidXLogRecPtr; /* the last commit that wrote a head which the transaction has locked */
 
 /*
- * Whether somebody may have released locks early, by this or by an earlier setting. Where the library is not preloaded there
- * is no place to note it, and the answer is always yes.
+ * Whether any session may have released locks early since the server was started. Where the library is not preloaded,
+ * there is no shared memory to note this, and the answer is always yes.
  */
 static bool
 in_use(void)
@@ -62,8 +66,9 @@ in_use(void)
 }
 
 /*
- * What the session waits for at a synchronous standby; -1: nothing. At most for the flush, which is all that keeps what it
- * reports: a standby does not say of its own accord how far it has applied WAL.
+ * What a session that reports something waits for at a synchronous standby; -1: nothing. With remote_apply it waits
+ * only for the flush. That is enough to keep what it reports, and a standby does not tell by itself how far it has
+ * applied WAL.
  */
 static int
 standby_mode(void)
@@ -80,7 +85,7 @@ standby_mode(void)
 	}
 }
 
-/* Whether the synchronous standby does not have WAL up to a point. */
+/* Whether there is a synchronous standby that does not have the WAL up to a point yet. */
 static bool
 standby_lacks(XLogRecPtr lsn, int mode)
 {
@@ -101,14 +106,15 @@ standby_lacks(XLogRecPtr lsn, int mode)
 }
 
 /*
- * Waits until the disk has WAL up to a point that others have written, and the synchronous standby, where there is one.
- * Not in the queue of those who commit: there, each point of the WAL is waited for once.
+ * Waits until WAL that others have written, up to a point, is on disk and at the synchronous standby. Does not use
+ * the queue in which commits wait for the standby, because that is only for one's own commits: each point of the WAL
+ * is in it once.
  */
 static void
 await_lsn(XLogRecPtr lsn)
 {
 	int			mode = standby_mode();
-	long		nap = 1;
+	long		delay = 1;
 
 	XLogFlush(lsn);
 	if (!es_early_lock_release || mode < 0 || max_wal_senders == 0)
@@ -116,24 +122,27 @@ await_lsn(XLogRecPtr lsn)
 	while (standby_lacks(lsn, mode))
 	{
 		CHECK_FOR_INTERRUPTS();
-		/* Without the latch: whoever waits further out for news may have been woken by it already. */
-		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, nap, WAIT_EVENT_SYNC_REP);
-		nap = Min(nap * 2, 10);
+		/* Our latch is not used or reset here: a caller that waits for news may have been woken by it already. */
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, delay, WAIT_EVENT_SYNC_REP);
+		delay = Min(delay * 2, 10);
 	}
 }
 
-/* Must not fail: the transaction has committed. (A WAL that cannot be flushed is a PANIC anyway.) */
+/*
+ * Waits for the flush, when the locks have been released. Must not fail, because the transaction has committed. (WAL
+ * that cannot be flushed is a PANIC anyway.)
+ */
 static void
 release_callback(ResourceReleasePhase phase, bool commit, bool top, void *arg)
 {
-	if (!owed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top)
+	if (!flush_later || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top)
 		return;
-	owed = false;
+	flush_later = false;
 	if (commit)
 	{
 		ES_FAULT(before_flush);
 		XLogFlush(XactLastCommitEnd);
-		/* As within a commit: it looks for cancels itself, and says that the commit stands. */
+		/* As PostgreSQL's own commit does it: the function handles cancels itself, and warns that the commit stands. */
 		HOLD_INTERRUPTS();
 		SyncRepWaitForLSN(XactLastCommitEnd, true);
 		RESUME_INTERRUPTS();
@@ -147,7 +156,7 @@ es_early_release_init(void)
 	RegisterResourceReleaseCallback(release_callback, NULL);
 }
 
-/* Whether files go with the commit; then it is flushed before. */
+/* Whether the commit deletes files. Then PostgreSQL flushes it before. */
 static bool
 deletes_files(void)
 {
@@ -159,7 +168,7 @@ deletes_files(void)
 	return count > 0;
 }
 
-/* In the callback before a commit, of a transaction that has appended. */
+/* Called before the commit of a transaction that has appended, from the last callback that may fail. */
 void
 es_early_release_before_commit(void)
 {
@@ -169,10 +178,10 @@ es_early_release_before_commit(void)
 	es_shared_note_early_release();
 	chosen = synchronous_commit;
 	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
-	lowered = owed = true;
+	lowered = flush_later = true;
 }
 
-/* In the callbacks after a commit, an abort or PREPARE. */
+/* Called after a commit, a rollback or PREPARE. */
 void
 es_early_release_end_of_transaction(bool commit)
 {
@@ -181,34 +190,37 @@ es_early_release_end_of_transaction(bool commit)
 	lowered = keep_locks = false;
 	built_on = InvalidXLogRecPtr;
 	if (!commit)
-		owed = false;
+		flush_later = false;
 }
 
-/* Notes that the open transaction calls ForceSyncCommit(). */
+/* Notes that the open transaction calls ForceSyncCommit(), so it keeps its locks until it is flushed. */
 void
 es_early_release_keep_locks(void)
 {
 	keep_locks = true;
 }
 
-/* Up to where WAL must be flushed for a version of a head to be durable. */
+/* Up to where the WAL must be flushed so that a version of a head is durable. */
 static XLogRecPtr
 lsn_of(const EsHead *head)
 {
 	return TransactionIdIsNormal(head->writer) ? TransactionIdGetCommitLSN(head->writer) : head->frozen_lsn;
 }
 
-/* Notes the version of a head that the open transaction has locked, and may write over. */
+/*
+ * Notes the version of a head that the open transaction has locked. The transaction may write a new version, and then
+ * the head does not tell any more who wrote the one before.
+ */
 void
-es_early_release_build_on(const EsHead *head)
+es_early_release_head_locked(const EsHead *head)
 {
 	if (in_use() && !TransactionIdIsCurrentTransactionId(head->writer))
 		built_on = Max(built_on, lsn_of(head));
 }
 
 /*
- * Waits until what a version of a head says is durable. One that the open transaction has written itself says what others
- * have written before.
+ * Waits until the events up to a version of a head are durable. If the open transaction has written that version
+ * itself, the events of others before it must be durable.
  */
 void
 es_early_release_await(const EsHead *head)
@@ -223,8 +235,9 @@ es_early_release_await(const EsHead *head)
 }
 
 /*
- * Up to where WAL was inserted. At the start of a page the pointer already counts the page's header, which no record has
- * caused to be written yet: XLogFlush would refuse it.
+ * The end of the WAL that was inserted. At the start of a page, the insert pointer already counts the page's header.
+ * But no record has caused that to be written yet, and XLogFlush would refuse a pointer behind it. So the header is
+ * subtracted.
  */
 static XLogRecPtr
 inserted(void)
@@ -238,7 +251,7 @@ inserted(void)
 	return upto;
 }
 
-/* The same for everything that can have been seen by now. */
+/* Waits until everything that can have been seen by now is durable. Nothing to wait for without early lock release. */
 void
 es_early_release_await_all(void)
 {
@@ -246,7 +259,7 @@ es_early_release_await_all(void)
 		await_lsn(inserted());
 }
 
-/* Flushes everything that was inserted by now, whoever did it in whatever way. */
+/* Flushes the whole WAL, also that of asynchronous commits. */
 void
 es_early_release_flush_all(void)
 {

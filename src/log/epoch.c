@@ -1,26 +1,28 @@
 /*
  * log/epoch.c
- *	  Epochs: which history the positions drawn now belong to.
+ *	  Epochs: which history of the database the positions that are allocated now belong to.
  *
- * The promotion of a standby, a point-in-time recovery and the restoring of a dump make a second history out of a
- * first one, which may have gone on behind the point where they part. Whoever was shown a position of that lost
- * part must never find another event under it; and whoever keeps a cursor outside of the database must hear that
- * events that he has seen are no more.
+ * When a standby is promoted, a server is recovered to a point in time, or a dump is restored, a second history of
+ * the database begins. The first history may have gone on after the point where they part, and that part of it is
+ * lost. Whoever has seen a position of the lost part must never find another event at it. And whoever keeps a cursor
+ * outside of the database must learn that events which he has seen do not exist any more.
  *
- * So an *epoch* is what is drawn by one server on one timeline in one database. The first that wants to draw a
- * position, or to publish the mark, and finds that the newest row of event_store.epochs is of another place begins a
- * new one: the sequence jumps ahead, by ES_EPOCH_STRIDE at least and further than the lost part can be long, and a row says so. Its
- * number is the time at which it began, in microseconds, so the epochs of two histories have different numbers.
+ * So all positions that one server allocates on one timeline in one database are an *epoch*. When an append, or a
+ * call that publishes the mark, finds that the newest row of event_store.epochs is of another place, it has a new
+ * epoch begun: the sequence jumps ahead, and a row is inserted. The jump is at least ES_EPOCH_STRIDE, and longer than
+ * the lost part can be. The number of an epoch is the time when it began, in microseconds, so epochs of two histories
+ * have different numbers.
  *
- * `mark`, the published mark when it began, is the end of the epoch before: everything up to there is the same in
- * both histories, since whoever sees that version of the row sees all of it. Events between `mark` and
- * `last_position` may be here, but another one may have been committed between them in the lost history; a cursor
- * in there has to go back to `mark`.
+ * The column `mark`, the published mark when the epoch began, is the end of the epoch before. Everything up to it is
+ * the same in both histories, because whoever sees that version of the published mark sees all events up to it.
+ * Events between `mark` and `last_position` may exist here, but in the lost history other ones may have been
+ * committed between them. So a cursor in there must go back to `mark`.
  *
- * A new epoch is begun in a transaction of its own, by a background worker, for the same reasons as a partition is
- * (log/maker.c): an open transaction of a user's would keep all others waiting. The ShareUpdateExclusiveLock on
- * event_store.epochs, kept to the end of the transaction, makes sure that one begins it. It is taken before the heads
- * are locked. When that transaction is rolled back, the sequence has jumped all the same: the next one jumps again.
+ * A background worker begins an epoch in a transaction of its own, for the same reason for which it makes partitions
+ * (log/maker.c): a user's open transaction would make all others wait. ShareUpdateExclusiveLock on
+ * event_store.epochs, held to the end of that transaction, makes sure that only one of them begins it. The lock is
+ * taken before heads are locked. If that transaction is rolled back, the sequence has jumped all the same, and the
+ * next attempt jumps again.
  */
 #include "postgres.h"
 
@@ -42,13 +44,18 @@
 #include "base/base.h"
 #include "worker/worker.h"
 #include "store/store.h"
+#include "log/early_release.h"
+#include "log/epoch.h"
 #include "log/log.h"
 #include "log/maker.h"
+#include "log/partition.h"
+#include "log/transaction.h"
 
 /*
- * How far positions jump at least: a day at 100,000 events a second. And up to as many positions as there have been
- * since 2026 began (in seconds since 2000) at this rate: where a server is recovered a second time, the first attempt
- * has jumped by the same stride, from the same place. A node's range of positions lasts for 178 years of that.
+ * How far positions jump. At least by ES_EPOCH_STRIDE, which is a day at 100,000 events a second. And at least to the
+ * position that would be reached now if ES_EPOCH_RATE events a second had been appended since ES_EPOCH_CLOCK, the
+ * beginning of 2026 (in seconds since 2000). Without this clock, when a server is recovered a second time, the second
+ * attempt would jump to the same position as the first. A node's range of positions lasts for 178 years at that rate.
  */
 #define ES_EPOCH_STRIDE		INT64CONST(10000000000)
 #define ES_EPOCH_CLOCK		INT64CONST(820540800)
@@ -58,8 +65,8 @@
 typedef struct EsEpoch
 {
 	int64		epoch;
-	int64		mark;			/* the epoch before is certain up to here */
-	int64		start;			/* positions are above it */
+	int64		mark;			/* up to here events of the epoch before are the same in all histories */
+	int64		start;			/* positions of this epoch are above it */
 	int64		system;
 	int64		timeline;
 	int64		database;
@@ -72,12 +79,12 @@ PG_FUNCTION_INFO_V1(es_epoch);
 PG_FUNCTION_INFO_V1(es_begin_epoch);
 PG_FUNCTION_INFO_V1(es_check_cursor);
 
-/* A committed row was found to be of this place. */
+/* What this session has found: the newest epoch, which is committed, is of this server, timeline and database. */
 static uint64 known_generation = 0;
 static TimeLineID known_timeline = 0;
 static int64 known_start = 0;
 
-/* The rows, in order; in the caller's context. Never more than some. */
+/* Reads all rows, ordered by number, into the current memory context. There are only a few: one for each recovery. */
 static int
 read_epochs(EsEpoch **epochs)
 {
@@ -101,7 +108,7 @@ read_epochs(EsEpoch **epochs)
 		if (count == room)
 			*epochs = repalloc(*epochs, sizeof(EsEpoch) * (room *= 2));
 		slot_getallattrs(slot);
-		/* A restored table may have them in any order. */
+		/* After a restore the table may have the rows in any order, so insert each at its place. */
 		for (i = count++; i > 0 && (*epochs)[i - 1].epoch > DatumGetInt64(slot->tts_values[0]); i--)
 			(*epochs)[i] = (*epochs)[i - 1];
 		row = &(*epochs)[i];
@@ -119,7 +126,10 @@ read_epochs(EsEpoch **epochs)
 	return count;
 }
 
-/* Whether this is the place where the newest epoch began. In recovery it is not for us to say. */
+/*
+ * Whether the newest epoch is of this server, timeline and database. Not to be called in recovery, where no epoch can
+ * be begun.
+ */
 bool
 es_epoch_is_current(void)
 {
@@ -133,7 +143,7 @@ es_epoch_is_current(void)
 
 	count = read_epochs(&epochs);
 	newest = count > 0 ? &epochs[count - 1] : NULL;
-	/* A sequence that was set back is no better than one of another place. */
+	/* If the sequence was set back below the epoch's start, a new epoch is needed too. */
 	current = newest != NULL && newest->system == (int64) GetSystemIdentifier() &&
 		newest->timeline == GetWALInsertionTimeLine() && newest->database == MyDatabaseId &&
 		newest->start <= es_position_last();
@@ -147,7 +157,7 @@ es_epoch_is_current(void)
 	return current;
 }
 
-/* Positions of the newest epoch are above this; 0 where we do not know it. */
+/* The position that those of the newest epoch are above; 0 when this session does not know it. */
 int64
 es_epoch_start(void)
 {
@@ -173,7 +183,7 @@ insert_row(int64 mark, int64 last, int64 start)
 					" FROM (SELECT clock_timestamp() AS now) t", 6, types, values, NULL);
 }
 
-/* The first epoch of a store that the open transaction makes. */
+/* Makes the first epoch of a store, in the transaction that makes the store. */
 static void
 make_first_epoch(void)
 {
@@ -186,7 +196,7 @@ make_first_epoch(void)
 	CommandCounterIncrement();
 }
 
-/* The highest position of an event that is there, which a sequence that was not restored does not know. */
+/* The highest position that an event has. A sequence that was not restored with the events may be below it. */
 static int64
 highest_event(void)
 {
@@ -199,12 +209,13 @@ highest_event(void)
 }
 
 /*
- * Begins an epoch in the open transaction, by the clock, or where its positions are above `above` too. The lock is held.
+ * Begins an epoch in the open transaction, which holds the lock. Its positions are above `above`, and with by_clock
+ * at least where the clock says (ES_EPOCH_RATE).
  */
 static void
 begin_epoch(bool by_clock, int64 above)
 {
-	int64		end = ES_NODE_END(es_store()->node) - 1;	/* the sequence's last */
+	int64		end = ES_NODE_END(es_store()->node) - 1;	/* the last position that the sequence can give */
 	int64		last = es_position_last();
 	int64		start;
 	EsMarkState state;
@@ -223,17 +234,17 @@ begin_epoch(bool by_clock, int64 above)
 	if (by_clock)
 		start = Max(start, ES_NODE_START(es_store()->node) +
 					(GetCurrentTimestamp() / USECS_PER_SEC - ES_EPOCH_CLOCK) * ES_EPOCH_RATE);
-	/* Close to the end of the positions there is no room for jumps. */
+	/* Near the end of the node's positions, jump only over half of what is left. */
 	start = Min(start, last + (end - last) / 2);
 	start = Max(start, above);
 
-	/* Not rolled back with the transaction; in the WAL before anything that is drawn behind it. */
+	/* This is not rolled back with the transaction. It is in the WAL before any position that is allocated after it. */
 	es_sql_runf("SELECT setval('event_store.position_seq', %lld)", (long long) start);
 	insert_row(state.mark, last, start);
 	es_sql_end(&sql);
-	CacheInvalidateRelcacheByRelid(es_store()->epochs);	/* no session goes on with what it knows of the last one */
+	CacheInvalidateRelcacheByRelid(es_store()->epochs);	/* all sessions forget what they know of the last epoch */
 	CommandCounterIncrement();
-	ForceSyncCommit();			/* its number is told to others */
+	ForceSyncCommit();			/* clients will be told the number, so it must not be lost in a crash */
 	pfree(epochs);
 	ereport(LOG,
 			(errmsg("event store of database %u begins a new epoch", MyDatabaseId),
@@ -241,7 +252,7 @@ begin_epoch(bool by_clock, int64 above)
 					   (long long) start, (long long) state.mark)));
 }
 
-/* Begins one in the open transaction if there must be one; whether it did. */
+/* Begins an epoch in the open transaction, if a new one is needed. Returns whether it did. */
 bool
 es_epoch_begin_here(void)
 {
@@ -254,7 +265,7 @@ es_epoch_begin_here(void)
 	LockRelationOid(epochs, ShareUpdateExclusiveLock);
 	if (es_epoch_is_current())
 	{
-		/* Somebody did. A lock that the transaction had before stays with it: locks are counted. */
+		/* Another transaction has begun it. Locks are counted, so if ours had this lock before, it keeps it. */
 		UnlockRelationOid(epochs, ShareUpdateExclusiveLock);
 		return false;
 	}
@@ -262,12 +273,15 @@ es_epoch_begin_here(void)
 	return true;
 }
 
-/* Entry of the worker. */
+/* Entry point of the worker. */
 void
 es_epoch_worker(Datum arg)
 {
 	(void) es_maker_begin("beginning an epoch of the event log");
-	/* Whoever waits for us may want to go on without a standby; its own commit comes behind ours in the WAL. */
+	/*
+	 * Do not wait for a standby: the session that waits for us may not want that. Its own commit comes behind ours in
+	 * the WAL, so when it waits for a standby, it waits for ours too.
+	 */
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	if (es_epoch_begin_here())
 		es_partition_make_for(es_position_last());
@@ -280,9 +294,11 @@ is_begun(int64 position)
 	return es_epoch_is_current();
 }
 
-/* Has an epoch begun: by whoever is at it, by a worker, or in the open transaction. */
+/*
+ * Has an epoch begun: waits for somebody who is doing it, else starts a worker, else does it in the open transaction.
+ */
 static void
-have_begun(void)
+begin_by_worker(void)
 {
 	EsMaker		maker = {
 		.lockmode = ShareUpdateExclusiveLock,
@@ -298,8 +314,9 @@ have_begun(void)
 }
 
 /*
- * Makes sure that what this transaction is going to allocate, or to publish, belongs to the epoch of this place; does
- * nothing where nothing can be written. To be called before anything is locked.
+ * Makes sure that the newest epoch is of this server, timeline and database, before this transaction allocates
+ * positions or publishes the mark. Does nothing in a transaction that cannot write. To be called before anything is
+ * locked.
  */
 void
 es_epoch_prepare(void)
@@ -307,10 +324,10 @@ es_epoch_prepare(void)
 	if (RecoveryInProgress() || XactReadOnly || IsInParallelMode())
 		return;
 	if (unlikely(!es_epoch_is_current()))
-		have_begun();
+		begin_by_worker();
 }
 
-/* The rows, of which there is one at least. */
+/* Reads all rows. Raises an error when there is none. */
 static int
 must_read_epochs(EsEpoch **epochs)
 {
@@ -333,7 +350,7 @@ newest_epoch(void)
 	return epochs[count - 1].epoch;
 }
 
-/* es_epoch() -> the number of the epoch of what is appended now */
+/* es_epoch() -> the number of the epoch that events appended now belong to */
 Datum
 es_epoch(PG_FUNCTION_ARGS)
 {
@@ -342,7 +359,7 @@ es_epoch(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(newest_epoch());
 }
 
-/* es_begin_epoch(above) -> number */
+/* es_begin_epoch(above) -> the number of the new epoch */
 Datum
 es_begin_epoch(PG_FUNCTION_ARGS)
 {
@@ -366,8 +383,9 @@ es_begin_epoch(PG_FUNCTION_ARGS)
 /*
  * es_check_cursor(epoch, position) -> (epoch, position, rewind): the cursor to go on with.
  *
- * A number that is not known is one of a history that parted from ours, at the beginning of one of our epochs, and
- * jumped ahead from there: the last one whose `mark` the position has reached.
+ * An epoch that is not in our table belongs to a history that has parted from ours at the beginning of one of our
+ * epochs, and jumped ahead from there. That is the last of our epochs whose `mark` the position has reached. So the
+ * cursor has to go back to that mark.
  */
 Datum
 es_check_cursor(PG_FUNCTION_ARGS)
@@ -379,7 +397,7 @@ es_check_cursor(PG_FUNCTION_ARGS)
 	int64		position;
 	int64		certain;
 	int			count;
-	int			of = -1;
+	int			known = -1;		/* which of our epochs the cursor has; -1: none */
 
 	if (PG_ARGISNULL(1))
 		es_null_argument("position");
@@ -394,12 +412,15 @@ es_check_cursor(PG_FUNCTION_ARGS)
 	count = must_read_epochs(&epochs);
 	for (int i = 0; i < count && !PG_ARGISNULL(0); i++)
 		if (epochs[i].epoch == PG_GETARG_INT64(0))
-			of = i;
+			known = i;
 
 	certain = position;
-	if (of == count - 1)
+	if (known == count - 1)
 	{
-		/* Beyond all that was drawn here: a copy of the server was restored. A standby may not have come so far. */
+		/*
+		 * A position of the newest epoch that was never allocated here: a copy of the server was restored, on the same
+		 * timeline. (On a standby this means nothing, because it may not have replayed so much.)
+		 */
 		if (!RecoveryInProgress() && position > es_position_last())
 		{
 			EsMarkState state;
@@ -408,8 +429,8 @@ es_check_cursor(PG_FUNCTION_ARGS)
 			certain = state.mark;
 		}
 	}
-	else if (of >= 0)
-		certain = epochs[of + 1].mark;
+	else if (known >= 0)
+		certain = epochs[known + 1].mark;
 	else
 	{
 		certain = 0;
@@ -435,7 +456,10 @@ store_made(void)
 	es_partition_make(start, start + es_partition_size);
 }
 
-/* What was restored goes on where nobody else does. Not by a worker: we may hold locks that it needs. */
+/*
+ * Called by each es_create_store(). If the store was restored, begins a new epoch, with positions that no other copy
+ * of the store gives. Not done by a worker, because this transaction may hold locks that it would need.
+ */
 static void
 store_visited(void)
 {

@@ -28,6 +28,7 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/early_release.h"
 #include "log/log.h"
 
 /* Opens the table for reading, for locking heads, or for both. */
@@ -420,7 +421,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			case TM_Ok:
 				es_head_read(heads->rows.slot, head);
 				ExecClearTuple(heads->rows.slot);
-				es_early_release_build_on(head);
+				es_early_release_head_locked(head);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:
 			case TM_Deleted:

@@ -176,7 +176,7 @@ end_sessions(void)
 static bool
 mark_is_behind(void)
 {
-	return es_idle_append_timeout > 0 && es_published()->mark < es_published()->last;
+	return es_idle_append_timeout > 0 && es_published_mark()->mark < es_published_mark()->last;
 }
 
 static bool

@@ -27,6 +27,8 @@
 #include "store/store.h"
 #include "log/log.h"
 
+#define MAX_INDEX_COLUMNS	3
+
 /* Types of the columns of the indexes. */
 typedef enum KeyType
 {
@@ -56,7 +58,7 @@ static const struct IndexDef
 	Size		table;
 	Size		index;
 	int			columns;
-	KeyType		type[ES_INDEX_COLUMNS];
+	KeyType		type[MAX_INDEX_COLUMNS];
 }			index_defs[] = {
 #define INDEX(table, index)	offsetof(EsStore, table), offsetof(EsStore, index)
 	[ES_HEADS_BY_ID] = {INDEX(heads, heads_pkey), 1, {KEY_INT8}},
@@ -102,11 +104,23 @@ es_lookup_open(EsLookup *lookup, EsIndex which, LOCKMODE lockmode)
 	lookup->which = which;
 }
 
+/* Ends what es_lookup_begin() or es_lookup_begin_blocks() has begun, if anything. The current row stays in the slot. */
+static void
+end_reading(EsLookup *lookup)
+{
+	if (lookup->scan != NULL)
+		index_endscan(lookup->scan);
+	if (lookup->table_scan != NULL)
+		table_endscan(lookup->table_scan);
+	lookup->scan = NULL;
+	lookup->table_scan = NULL;
+}
+
 /* Releases everything but the locks that keep says. */
 void
 es_lookup_close(EsLookup *lookup, EsKeepLocks keep)
 {
-	es_lookup_end(lookup);
+	end_reading(lookup);
 	ExecDropSingleTupleTableSlot(lookup->slot);
 	if (lookup->index != NULL)
 		index_close(lookup->index, keep == ES_KEEP_LOCKS ? NoLock : lookup->lockmode);
@@ -133,7 +147,7 @@ bool
 es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key)
 {
 	int			columns = index_defs[lookup->which].columns;
-	ScanKeyData keys[ES_INDEX_COLUMNS];
+	ScanKeyData keys[MAX_INDEX_COLUMNS];
 	IndexScanDesc scan;
 	bool		found;
 
@@ -154,9 +168,9 @@ es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key)
 void
 es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, const EsIndexKey *keys)
 {
-	ScanKeyData scan_keys[ES_INDEX_COLUMNS];
+	ScanKeyData scan_keys[MAX_INDEX_COLUMNS];
 
-	es_lookup_end(lookup);
+	end_reading(lookup);
 	lookup->context = CurrentMemoryContext;
 	lookup->direction = backward ? BackwardScanDirection : ForwardScanDirection;
 	if (lookup->index == NULL)
@@ -165,7 +179,7 @@ es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, c
 		lookup->table_scan = es_table_beginscan(lookup->rel, snapshot);
 		return;
 	}
-	Assert(count <= ES_INDEX_COLUMNS);
+	Assert(count <= MAX_INDEX_COLUMNS);
 	for (int i = 0; i < count; i++)
 		set_key(lookup, &scan_keys[i], keys[i].column, keys[i].strategy, keys[i].value);
 	lookup->scan = es_index_beginscan(lookup->rel, lookup->index, snapshot, count);
@@ -176,7 +190,7 @@ es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, c
 void
 es_lookup_begin_blocks(EsLookup *lookup, Snapshot snapshot, BlockNumber first, BlockNumber count)
 {
-	es_lookup_end(lookup);
+	end_reading(lookup);
 	lookup->context = CurrentMemoryContext;
 	lookup->direction = ForwardScanDirection;
 	lookup->table_scan = table_beginscan_strat(lookup->rel, snapshot, 0, NULL, true, false);
@@ -199,17 +213,6 @@ es_lookup_next(EsLookup *lookup)
 	return found;
 }
 
-/* Ends what es_lookup_begin() or es_lookup_begin_blocks() has begun, if anything. The current row stays in the slot. */
-void
-es_lookup_end(EsLookup *lookup)
-{
-	if (lookup->scan != NULL)
-		index_endscan(lookup->scan);
-	if (lookup->table_scan != NULL)
-		table_endscan(lookup->table_scan);
-	lookup->scan = NULL;
-	lookup->table_scan = NULL;
-}
 
 /* How many blocks the table has now. */
 BlockNumber

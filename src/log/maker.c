@@ -1,17 +1,18 @@
 /*
  * log/maker.c
- *	  Having a background worker make what an append lacks: a partition, an epoch.
+ *	  Having a background worker make what an append needs and does not find: a partition, an epoch.
  *
- * It is made in a transaction of its own. Made in the append's transaction it would be invisible to others, and its
- * lock held, for as long as that transaction is open, which is for its user to say: others that need it meanwhile would
- * queue behind it, with head rows locked that it may want.
+ * The worker makes it in a transaction of its own. If the append's transaction made it, it would be invisible to
+ * others, and its lock held, as long as that transaction is open, and its user decides how long that is. Others that
+ * need it meanwhile would queue behind that transaction, with heads locked that it may need.
  *
- * One worker is enough: who finds that somebody is making it waits for that one first. Who waits, for a maker or for a
- * worker of its own, does so outside of the lock manager, which could not see a deadlock. So a worker gives up when it
- * does not get a lock in time, and nobody waits for a maker longer than ES_MAKER_WAIT.
+ * One worker is enough. A session that finds somebody making it waits for that one first. A session that waits, for
+ * another one's worker or for its own, does not wait by the lock manager, and that could not see a deadlock. So a
+ * worker gives up when it does not get a lock in time, and nobody waits for another one's worker longer than
+ * ES_MAKER_WAIT.
  *
- * What no worker can make, the caller makes itself: there is no free worker slot, or the open transaction made the
- * store, or holds the lock that the worker would need.
+ * Sometimes no worker can make it: there is no free worker slot, or the open transaction has made the store, or holds
+ * the lock that the worker would need. Then the caller makes it itself.
  */
 #include "postgres.h"
 
@@ -27,19 +28,19 @@
 #include "worker/worker.h"
 #include "log/maker.h"
 
-/* How many milliseconds somebody waits for a maker that is at work. */
+/* How many milliseconds a session waits for a maker that it has not started. */
 #define ES_MAKER_WAIT	2000
 
-/* What a worker is told, in bgw_extra. */
+/* What is passed to a worker, in bgw_extra. */
 typedef struct MakerTask
 {
 	Oid			database;
-	int			partition_size; /* the setting, as the session has it that wants the worker */
+	int			partition_size; /* the setting as it is in the session that starts the worker */
 	int			lock_timeout;
 	int64		position;
 } MakerTask;
 
-/* Whether somebody is making it just now. */
+/* Whether somebody is making it now. */
 bool
 es_maker_at_work(const EsMaker *maker)
 {
@@ -49,7 +50,7 @@ es_maker_at_work(const EsMaker *maker)
 	return count > 0;
 }
 
-/* Whether it is there. Whoever made it has committed, and told about it then. */
+/* Whether it is there. Invalidation messages of a maker that has committed are accepted first. */
 static bool
 is_made(const EsMaker *maker)
 {
@@ -57,7 +58,10 @@ is_made(const EsMaker *maker)
 	return maker->is_made(maker->position);
 }
 
-/* A worker would not see a table that the open transaction has made, nor get a lock that it holds itself. */
+/*
+ * Whether a worker can make it: it would not see a table that our open transaction has made, nor get a lock that we
+ * hold.
+ */
 static bool
 can_worker_make(const EsMaker *maker)
 {
@@ -70,8 +74,8 @@ can_worker_make(const EsMaker *maker)
 }
 
 /*
- * Has a worker make it, and waits for the worker's end. The lock timeout is in milliseconds. A worker that took as long
- * as that without making it did not get a lock; one that ended sooner has met an error.
+ * Starts a worker that makes it, and waits until the worker has ended. lock_timeout is in milliseconds. If the worker
+ * has not made it and took at least that long, it did not get a lock. If it ended sooner, it has met an error.
  */
 EsMade
 es_maker_run(const EsMaker *maker, int lock_timeout)
@@ -89,14 +93,11 @@ es_maker_run(const EsMaker *maker, int lock_timeout)
 	return TimestampDifferenceExceeds(start, GetCurrentTimestamp(), lock_timeout) ? ES_LOCKED_OUT : ES_NOT_MADE;
 }
 
-/*
- * Waits a while for a maker that is at work, rather than starting one more. If it is not there then, has a worker make
- * it.
- */
+/* Waits a while for a maker that is at work already. If it is not made then, starts a worker. */
 EsMade
 es_maker_await_or_run(const EsMaker *maker)
 {
-	for (int naps = 0; naps < ES_MAKER_WAIT && es_maker_at_work(maker); naps++)
+	for (int waited = 0; waited < ES_MAKER_WAIT && es_maker_at_work(maker); waited++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(1000);
@@ -105,8 +106,8 @@ es_maker_await_or_run(const EsMaker *maker)
 }
 
 /*
- * The beginning of a worker: connects, starts a transaction, and takes over the setting that was passed on. Returns the
- * position that the worker was told. The worker ends with es_worker_end().
+ * The beginning of a worker: connects, starts a transaction, and takes over the setting of the session that has
+ * started it. Returns the position that was passed to it. The worker ends with es_worker_end().
  */
 int64
 es_maker_begin(const char *activity)

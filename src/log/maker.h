@@ -1,32 +1,32 @@
 /*
  * log/maker.h
- *	  Having a background worker make what an append lacks: a partition, an epoch.
+ *	  Having a background worker make what an append needs and does not find: a partition, an epoch.
  */
 #ifndef ES_LOG_MAKER_H
 #define ES_LOG_MAKER_H
 
 #include "storage/lock.h"
 
-/* Milliseconds for which a maker waits for a lock, where somebody waits for what it makes. */
+/* How many milliseconds the worker waits for a lock, when an append cannot go on without what it makes. */
 #define ES_MAKER_LOCK_TIMEOUT	1000
 
-/* What is to be made. */
+/* What is to be made, and how. "The maker" is the worker or session that makes it. */
 typedef struct EsMaker
 {
-	LOCKTAG		lock;			/* whoever makes it holds this lock ... */
+	LOCKTAG		lock;			/* the maker holds this lock ... */
 	LOCKMODE	lockmode;		/* ... in this mode */
-	Oid			table;			/* the maker must see this table, and takes a ShareUpdateExclusiveLock on it */
-	const char *function;		/* entry of the worker */
+	Oid			table;			/* the maker must see this table, and takes ShareUpdateExclusiveLock on it */
+	const char *function;		/* entry point of the worker */
 	const char *title;			/* of the worker, in pg_stat_activity */
-	int64		position;		/* told to the worker, and to is_made */
-	bool		(*is_made) (int64 position);
+	int64		position;		/* passed to the worker and to is_made */
+	bool		(*is_made) (int64 position);	/* whether it is there */
 } EsMaker;
 
 typedef enum EsMade
 {
 	ES_MADE,					/* it is there */
-	ES_LOCKED_OUT,				/* a worker gave up, for it did not get a lock */
-	ES_NOT_MADE					/* there was no worker, or it met an error */
+	ES_LOCKED_OUT,				/* a worker did not get a lock in time, and gave up */
+	ES_NOT_MADE					/* no worker could do it, or it met an error */
 } EsMade;
 
 extern bool es_maker_at_work(const EsMaker *maker);

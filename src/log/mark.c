@@ -35,7 +35,10 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/early_release.h"
+#include "log/epoch.h"
 #include "log/log.h"
+#include "log/mark.h"
 
 /* A round that is not settled yet. */
 typedef struct EsRound
@@ -275,7 +278,7 @@ es_mark_snapshot_inside(int64 *mark)
  * mark all the time, so that it wakes up less often.
  */
 void
-es_mark_be_patient(void)
+es_mark_poll_slowly(void)
 {
 	first_delay = 500;
 }

@@ -1,8 +1,8 @@
 /*
  * log/partition.c
- *	  The partitions of the log, by range of position: the list of them, and their indexes.
+ *	  The partitions of the log, each for a range of positions: the list of them, and their indexes.
  *
- * How they are made is in log/partition_maker.c.
+ * log/partition_maker.c makes them.
  */
 #include "postgres.h"
 
@@ -27,7 +27,7 @@
 #include "log/partition.h"
 
 static EsPartitionList list = {NULL, 0, 0, 0};
-static uint64 list_generation = 0;	/* of the store; 0: to be read again */
+static uint64 list_generation = 0;	/* generation of the store when the list was read; 0: read it again */
 
 static int
 compare_partitions(const void *a, const void *b)
@@ -38,6 +38,7 @@ compare_partitions(const void *a, const void *b)
 	return (left->from > right->from) - (left->from < right->from);
 }
 
+/* A bound of a partition, as a position. */
 static int64
 bound(List *datums)
 {
@@ -50,7 +51,7 @@ bound(List *datums)
 	return DatumGetInt64(castNode(Const, datum->value)->constvalue);
 }
 
-/* Reads a partition's bounds from the catalog; false when it is just going away. */
+/* Reads a partition's bounds from the catalog. False when it is no partition any more. */
 static bool
 read_partition(Relation pg_class, Oid relid, EsPartition *partition)
 {
@@ -87,11 +88,11 @@ read_partition(Relation pg_class, Oid relid, EsPartition *partition)
 }
 
 /*
- * Reads the list; a change of the parent makes a new store generation.
+ * Reads the list from the catalogs. Each change of the parent table makes a new generation of the store.
  *
- * Not from the parent's cached partition descriptor: in a session that has just connected, core may
- * store one that was overtaken by a concurrent ATTACH while it was being built, and keep it. Here the
- * generation is noted before the catalogs are read, so whatever comes in between leads to another read.
+ * The cached partition descriptor of the parent is not used. In a session that has just connected, PostgreSQL may
+ * cache a descriptor that became stale while it was being built, by a concurrent ATTACH, and keep it. Here the
+ * generation is noted before the catalogs are read, so a change that comes in between leads to another read.
  */
 static void
 read_list(const EsStore *store)
@@ -104,7 +105,7 @@ read_list(const EsStore *store)
 	EsPartition *partitions;
 	int			count = 0;
 
-	generation = es_store()->generation;	/* the lock may have brought news */
+	generation = es_store()->generation;	/* again: invalidation messages may have come with the lock */
 	children = find_inheritance_children(RelationGetRelid(log), NoLock);
 	partitions = palloc(sizeof(EsPartition) * Max(list_length(children), 1));
 	pg_class = table_open(RelationRelationId, AccessShareLock);
@@ -128,7 +129,10 @@ read_list(const EsStore *store)
 	list.last = 0;
 }
 
-/* The list of partitions as it is now. It stays where it is, but what it points to is good until the next call only. */
+/*
+ * The current list of partitions. The struct stays where it is, but what it points to is only good until the next
+ * call.
+ */
 EsPartitionList *
 es_partition_list(void)
 {
@@ -140,8 +144,8 @@ es_partition_list(void)
 }
 
 /*
- * A copy of the list of partitions, ordered by position, in the caller's context; and its serial number, where it is
- * asked for.
+ * Copies the list of partitions, ordered by position, into the current memory context. Returns how many they are. If
+ * serial is not NULL, stores the number of the list there.
  */
 int
 es_partitions_copy(EsPartition **partitions, uint64 *serial)
@@ -155,8 +159,8 @@ es_partitions_copy(EsPartition **partitions, uint64 *serial)
 }
 
 /*
- * The partition of a position, in a list by position: the last one that begins at or before it, if that reaches it;
- * else NULL.
+ * Finds the partition of a position in a list that is ordered by position. It is the last one that begins at the
+ * position or before it. NULL when that one ends before the position.
  */
 const EsPartition *
 es_partition_among(const EsPartition *partitions, int count, int64 position)
@@ -176,7 +180,10 @@ es_partition_among(const EsPartition *partitions, int count, int64 position)
 	return low > 0 && position < partitions[low - 1].to ? &partitions[low - 1] : NULL;
 }
 
-/* What is in none of the partitions, from the beginning of the log up to a position; in the current memory context. */
+/*
+ * Finds the gaps: ranges of positions, from the beginning of the log up to `last`, that are in none of the partitions.
+ * Returns how many; *gaps is allocated in the current memory context.
+ */
 int
 es_partition_gaps(const EsPartition *partitions, int count, int64 last, EsPartitionGap **gaps)
 {
@@ -195,7 +202,7 @@ es_partition_gaps(const EsPartition *partitions, int count, int64 last, EsPartit
 	return found;
 }
 
-/* Whether a part of the positions from..to is in a gap. */
+/* Whether one of the positions from..to is in a gap. */
 bool
 es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 from, int64 to)
 {
@@ -206,9 +213,12 @@ es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 from, int64 to)
 }
 
 /*
- * Raises an error when there is a table for the positions after the newest partition that is no partition: then that
- * one was detached, and a read that wants them must not just end before. False: the partitions are others than those
- * that es_partitions_copy() gave with this serial number, because one has been attached since; choose again.
+ * Checks that the newest partition was not detached, for a read up to a position. A partition that is detached from
+ * the end leaves no gap. But there still is a table with the name that the next partition would have. Then this
+ * raises an error, because the read must not just end before it.
+ *
+ * Returns false when the list is not the one any more that es_partitions_copy() has returned with this serial,
+ * because a partition was attached since. Then the caller chooses its partitions again.
  */
 bool
 es_check_newest_attached(int64 upto, uint64 serial)
@@ -229,7 +239,10 @@ es_check_newest_attached(int64 upto, uint64 serial)
 	if (!OidIsValid(relid))
 		return true;
 
-	/* Who makes a partition commits first and tells about it then: the catalog may know what no invalidation has said. */
+	/*
+	 * The table may be a partition that was made just now: its maker has committed, but its invalidation messages
+	 * have not come yet. The catalog knows.
+	 */
 	pg_class = table_open(RelationRelationId, AccessShareLock);
 	attached = read_partition(pg_class, relid, &partition);
 	table_close(pg_class, AccessShareLock);
@@ -245,7 +258,10 @@ es_check_newest_attached(int64 upto, uint64 serial)
 			 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 }
 
-/* The valid index of a partition over just these columns, InvalidOid when there is none; a unique one, or any. */
+/*
+ * Finds a valid btree index of a partition whose key columns are just these, with unique a unique one. InvalidOid
+ * when there is none.
+ */
 static Oid
 find_partition_index(Relation partition, bool unique, int natts, const AttrNumber *columns)
 {
@@ -270,13 +286,14 @@ find_partition_index(Relation partition, bool unique, int natts, const AttrNumbe
 	return found;
 }
 
-/* The index of a partition that finds an event by its position, or by its stream and version. */
+/* The unique index of a partition by position, or with by_stream, by stream and version. */
 Oid
 es_partition_index(Relation partition, bool by_stream)
 {
 	static const AttrNumber position[] = {Anum_log_position};
 	static const AttrNumber version[] = {Anum_log_stream, Anum_log_version};
-	Oid			found = by_stream ? find_partition_index(partition, true, 2, version) : find_partition_index(partition, true, 1, position);
+	Oid			found = by_stream ? find_partition_index(partition, true, 2, version) :
+		find_partition_index(partition, true, 1, position);
 
 	if (!OidIsValid(found))
 		ereport(ERROR,
@@ -286,7 +303,7 @@ es_partition_index(Relation partition, bool by_stream)
 	return found;
 }
 
-/* The one by category and position, which a DBA may have dropped: then InvalidOid. */
+/* The index of a partition by category and position. InvalidOid when a DBA has dropped it. */
 Oid
 es_partition_category_index(Relation partition)
 {
@@ -295,9 +312,9 @@ es_partition_category_index(Relation partition)
 	return find_partition_index(partition, false, 2, columns);
 }
 
-/* A read needs positions from..to, but no attached partition covers them. */
+/* Raises an error: a read needs positions from..to, but no attached partition has them. */
 void
-es_range_missing(int64 from, int64 to)
+es_raise_not_attached(int64 from, int64 to)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

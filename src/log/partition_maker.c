@@ -1,15 +1,15 @@
 /*
  * log/partition_maker.c
- *	  Making partitions of the log, and finding the one for a position that was just allocated.
+ *	  Making partitions of the log, and finding the partition of a position that was just allocated.
  *
- * A partition is made complete (table, indexes, immutability triggers) and then attached: CREATE TABLE
- * ... PARTITION OF would take AccessExclusiveLock on the parent, and two appenders would deadlock.
+ * A table is made first, with its indexes and with the triggers that refuse changes, and is then attached. CREATE
+ * TABLE ... PARTITION OF would take AccessExclusiveLock on the parent, and two appenders would deadlock.
  *
- * It is made in a transaction of its own, by a background worker that the append which needs it
- * starts and waits for (log/maker.c). Made in the append's transaction it would be invisible, and its lock held, for
- * as long as that transaction is open: others that use up the newest partition meanwhile would queue behind
- * it, with head rows locked that it may want. That is only done where a worker cannot do it: no
- * worker slot is free, or the store itself was made by the open transaction.
+ * The append that needs a partition starts a background worker, which makes it in a transaction of its own, and waits
+ * for that (log/maker.c). If it was made in the append's transaction, it would be invisible to others, and its lock
+ * held, as long as that transaction is open. Other appends that use up the newest partition meanwhile would queue
+ * behind it, with heads locked that it may need. So the append makes it only when a worker cannot: no worker slot is
+ * free, or the store itself was made by the open transaction.
  */
 #include "postgres.h"
 
@@ -31,20 +31,20 @@
 #include "log/partition.h"
 
 /*
- * Milliseconds that a worker waits for a lock where there still is room: an append should not be held up, and the next
- * attempt comes after a while.
+ * While there is room in the newest partition, an append should not wait long for the next one. So the worker waits
+ * only so many milliseconds for a lock, and after a failure the session does not try again for so many milliseconds.
  */
 #define AHEAD_LOCK_TIMEOUT		20
 #define AHEAD_RETRY_INTERVAL	5000
 
-#define PARTITIONS_AHEAD	2		/* empty partitions that the coordinator keeps */
-#define PARTITION_INTERVAL	200		/* milliseconds, of its looking whether there are */
+#define PARTITIONS_AHEAD	2		/* how many empty partitions the coordinator keeps ready */
+#define PARTITION_INTERVAL	200		/* milliseconds after which it looks again */
 
 PGDLLEXPORT void es_partition_worker(Datum arg);
 
-static TimestampTz last_failure = 0;	/* of a worker of this session */
+static TimestampTz last_failure = 0;	/* when a worker that this session started has failed last */
 
-/* The lock of those who make partitions. */
+/* The lock that whoever makes a partition holds. */
 static LOCKTAG
 makers_lock(void)
 {
@@ -54,7 +54,7 @@ makers_lock(void)
 	return tag;
 }
 
-/* Takes it; false when somebody else has it, and we do not want to wait. */
+/* Takes that lock. Without wait, returns false when another transaction holds it. */
 static bool
 lock_partitions(bool wait)
 {
@@ -62,12 +62,17 @@ lock_partitions(bool wait)
 
 	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
-	/* What the previous holder made is committed by now: es_partition_list() looks again. */
+	/*
+	 * What was made under this lock before is committed by now. After this, es_partition_list() reads the list again.
+	 */
 	AcceptInvalidationMessages();
 	return true;
 }
 
-/* Makes the partition for positions from <= p < to. The caller is serialised against other makers. */
+/*
+ * Makes the partition for positions from <= p < to. The caller makes sure that nobody else makes one at the same
+ * time.
+ */
 void
 es_partition_make(int64 from, int64 to)
 {
@@ -94,7 +99,7 @@ es_partition_make(int64 from, int64 to)
 	ES_FAULT(partition);
 }
 
-/* Whether a position lies past 80 % of the newest partition. */
+/* Whether a position is in the last fifth of the newest partition, or beyond it. */
 static bool
 nearly_full(const EsPartitionList *list, int64 position)
 {
@@ -107,8 +112,8 @@ nearly_full(const EsPartitionList *list, int64 position)
 }
 
 /*
- * Makes the partition after the newest: partition_size positions, or as many as one call needs, so that a
- * call never makes more than two.
+ * Makes the partition after the newest one. It has event_store.partition_size positions, or more so that the position
+ * `needed` is in it: a call never needs more than two new partitions.
  */
 static void
 make_next(int64 needed)
@@ -120,7 +125,7 @@ make_next(int64 needed)
 	es_partition_make(from, Min(end, Max(to, needed + 1)));
 }
 
-/* How many partitions are empty so far, behind the one in use. */
+/* How many partitions begin behind the last position, and so are empty. */
 static int
 partitions_ahead(const EsPartitionList *list, int64 last)
 {
@@ -131,7 +136,7 @@ partitions_ahead(const EsPartitionList *list, int64 last)
 	return count;
 }
 
-/* Whether there are fewer empty partitions ahead of the log than there should be. */
+/* Whether the coordinator should make an empty partition. */
 static bool
 partition_wanted(void)
 {
@@ -141,10 +146,11 @@ partition_wanted(void)
 	(void) es_store_now();
 	last = es_position_last();
 	list = es_partition_list();
-	return partitions_ahead(list, last) < PARTITIONS_AHEAD && es_partition_list_end(list) < ES_NODE_END(es_store()->node);
+	return partitions_ahead(list, last) < PARTITIONS_AHEAD &&
+		es_partition_list_end(list) < ES_NODE_END(es_store()->node);
 }
 
-/* Makes one of them; false when nothing was to be done, or somebody else is at it. */
+/* The duty: makes an empty partition. Returns false when there are enough, or when somebody else is making one. */
 static bool
 make_ahead(void)
 {
@@ -154,12 +160,12 @@ make_ahead(void)
 		return false;
 	wanted = partition_wanted() && lock_partitions(false) && partition_wanted();
 	if (wanted)
-		make_next(es_position_last());	/* an epoch's jump is one partition, that stays empty */
+		make_next(es_position_last());	/* where an epoch has jumped over positions, one partition has all of these */
 	es_process_end();
 	return wanted;
 }
 
-/* Has the coordinator make partitions ahead; called once, when the library is loaded. */
+/* Registers the duty; called once, when the library is loaded. */
 void
 es_partition_init(void)
 {
@@ -169,8 +175,9 @@ es_partition_init(void)
 }
 
 /*
- * Makes partitions until there is one for a position, with room behind it, in the open transaction, which should do
- * nothing else that takes long. Others may have done it by the time it holds the lock.
+ * Makes partitions until there is one for a position, with room behind that. It is done in the open transaction,
+ * which keeps the lock to its end, so it should do nothing else that takes long. Others may have done it when the
+ * lock is ours.
  */
 void
 es_partition_make_for(int64 position)
@@ -184,7 +191,7 @@ es_partition_make_for(int64 position)
 		make_next(position);
 }
 
-/* Entry of the worker. */
+/* Entry point of the worker. */
 void
 es_partition_worker(Datum arg)
 {
@@ -198,7 +205,7 @@ is_made(int64 position)
 	return position < es_partition_list_end(es_partition_list());
 }
 
-/* What is to be made where there is no partition for a position, with room behind it. */
+/* Describes, for log/maker.c, how to make the partition for a position. */
 static EsMaker
 maker_for(int64 position)
 {
@@ -216,8 +223,8 @@ maker_for(int64 position)
 }
 
 /*
- * Makes sure, before anything is locked, that the next `events` positions have a partition, and makes the
- * next one ahead when the newest is 80 % full.
+ * Makes sure that there is a partition for the next `events` positions. To be called before the call locks anything.
+ * When the newest partition is nearly full, also has the next one made.
  */
 void
 es_partition_prepare(int64 events)
@@ -228,8 +235,8 @@ es_partition_prepare(int64 events)
 	EsMaker		maker;
 
 	/*
-	 * The session's own last position tells most calls that there is room without looking at the
-	 * sequence. It may be out of date, but whoever allocated the positions since has looked.
+	 * For most calls, the session's own last position shows that there is room, and they need not read the sequence.
+	 * Other sessions may have allocated positions since, but these have looked for room themselves.
 	 */
 	if (list->last != 0 && events < end - list->last && !nearly_full(list, list->last + events))
 	{
@@ -239,7 +246,7 @@ es_partition_prepare(int64 events)
 
 	last = es_position_last();
 	if (es_partition_list_end(list) >= end || events >= end - last)
-		return;					/* nothing to make; the sequence says when it is at its end */
+		return;					/* no partition is left to make; nextval raises the error when no position is left */
 	if (!nearly_full(list, last + events))
 	{
 		list->last = last + events;
@@ -249,7 +256,7 @@ es_partition_prepare(int64 events)
 	maker = maker_for(last + events);
 	if (is_made(last + events))
 	{
-		/* While there is room one maker is enough, and one that failed need not be followed at once. */
+		/* There still is room. So do not start a second worker, and wait a while after one that has failed. */
 		if (!es_maker_at_work(&maker) &&
 			TimestampDifferenceExceeds(last_failure, GetCurrentTimestamp(), AHEAD_RETRY_INTERVAL))
 		{
@@ -261,11 +268,11 @@ es_partition_prepare(int64 events)
 	}
 
 	/*
-	 * There is none: this is where to wait for it, with nothing locked by this call and no position
-	 * allocated. A worker gives up after a second when somebody holds a lock on the log that it needs, a manual
-	 * ANALYZE for example. Then we queue for that lock ourselves, where a timeout, a cancel or the deadlock
-	 * detector reaches us, and have another one try. One that ends sooner without a partition has met an error,
-	 * which es_partition_for() will meet too, and report.
+	 * There is no partition. This is the place to wait for it: this call has not locked anything nor allocated a
+	 * position yet. If somebody holds a lock on the log that conflicts, a manual ANALYZE for example, a worker gives
+	 * up after a second. Then we queue for that lock ourselves, where a timeout, a cancel or the deadlock detector
+	 * reaches us, and start another worker after that. If a worker ends sooner without a partition, it has met an
+	 * error. es_partition_for() will meet the same error, and report it.
 	 */
 	while (es_maker_await_or_run(&maker) == ES_LOCKED_OUT)
 	{
@@ -274,7 +281,7 @@ es_partition_prepare(int64 events)
 	}
 }
 
-/* The partition of a position, NULL when there is none. */
+/* The partition of a position; NULL when there is none. */
 static const EsPartition *
 find(int64 position)
 {
@@ -284,9 +291,10 @@ find(int64 position)
 }
 
 /*
- * The partition of a position that was just allocated. That there is none is rare: others used up what
- * es_partition_prepare() found, or no worker could be started. Only here, behind the heads, is the
- * makers' lock kept to the end of a transaction: the order heads, makers' lock is the same everywhere.
+ * The partition of a position that was just allocated. There nearly always is one. If not, other calls have used up
+ * the room that es_partition_prepare() found, or no worker could be started; then the partition is made here. This is
+ * the only place where an append holds the makers' lock to the end of its transaction, and it comes after the heads.
+ * So the order of locks, heads before the makers' lock, is the same for all appends.
  */
 EsPartition
 es_partition_for(int64 position)
@@ -308,6 +316,6 @@ es_partition_for(int64 position)
 		partition = find(position);
 	}
 	if (partition == NULL)
-		es_range_missing(position, position);
+		es_raise_not_attached(position, position);
 	return *partition;
 }

@@ -17,7 +17,9 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/epoch.h"
 #include "log/log.h"
+#include "log/transaction.h"
 
 /* The last position that any transaction has allocated; the one before the first if none has. */
 int64

@@ -21,7 +21,9 @@
 #include "base/base.h"
 #include "worker/worker.h"
 #include "store/store.h"
+#include "log/epoch.h"
 #include "log/log.h"
+#include "log/mark.h"
 
 #define CHANNEL				"event_store"
 
@@ -188,7 +190,7 @@ keep_publishing(void)
 
 /* The published mark and the newest position when the coordinator looked last; all zero before the first time. */
 const EsMarkState *
-es_published(void)
+es_published_mark(void)
 {
 	return &state;
 }

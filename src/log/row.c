@@ -2,9 +2,9 @@
  * log/row.c
  *	  Writing rows of the log, below SQL.
  *
- * What the executor would do and this does itself: routing to the leaf, index entries (of every
- * index, also one that a DBA added), NOT NULL and CHECK constraints where there are any. Triggers
- * are refused, not skipped. Privileges were checked with EXECUTE on the calling function.
+ * The executor is not used, so what it would do is done here: finding the partition of a row, entries in all indexes
+ * (also those that a DBA has added), NOT NULL and CHECK constraints where there are any. A partition with triggers of
+ * a user is refused. Privileges were checked with EXECUTE on the calling function.
  */
 #include "postgres.h"
 
@@ -19,9 +19,29 @@
 
 #include "base/base.h"
 #include "log/log.h"
+#include "log/partition.h"
 
-/* Flush before the copied pointers keep too much payload waiting. */
-#define ES_LOG_BYTES	65536
+/* How many rows one multi-insert writes at most. A slot for each event would cost more than the insert itself. */
+#define MAX_ROWS		64
+
+/* When the rows that wait have this much data, they are written. */
+#define MAX_BYTES		65536
+
+struct EsLogWriter
+{
+	EsPartition partition;		/* the open one */
+	Relation	rel;			/* NULL: none is open */
+	EState	   *estate;
+	MemoryContext scratch;		/* reset when rows were written */
+	ResultRelInfo *rri;
+	BulkInsertState bulk;
+	bool		check_constraints;
+	bool		many;			/* more than one row will be written */
+	Size		bytes;			/* of data in the rows that wait */
+	int			used;			/* rows that wait, in the first of the slots */
+	int			made;			/* slots that exist, the first of these */
+	TupleTableSlot *slots[MAX_ROWS];
+};
 
 static void
 open_partition(EsLogWriter *writer, int64 position)
@@ -32,7 +52,9 @@ open_partition(EsLogWriter *writer, int64 position)
 	writer->check_constraints = writer->rel->rd_att->constr != NULL &&
 		(writer->rel->rd_att->constr->num_check > 0 || writer->rel->rd_att->constr->has_not_null);
 	writer->rri = makeNode(ResultRelInfo);
-	/* Range table index 0: there is none, and the messages of constraints must not look for it. */
+	/*
+	 * Range table index 0 means that there is no range table. Error messages of constraints then do not look into it.
+	 */
 	InitResultRelInfo(writer->rri, writer->rel, 0, NULL, 0);
 	ExecOpenIndices(writer->rri, false);
 	if (writer->many)
@@ -46,6 +68,7 @@ insert_indexes(EsLogWriter *writer, TupleTableSlot *slot)
 	ResetPerTupleExprContext(writer->estate);
 }
 
+/* Writes the rows that wait. */
 static void
 flush(EsLogWriter *writer)
 {
@@ -54,7 +77,7 @@ flush(EsLogWriter *writer)
 
 	if (writer->used == 0)
 		return;
-	/* A multi-insert leaves a page's worth of memory behind each time. */
+	/* Each multi-insert leaves memory of about the size of a page allocated. */
 	old = MemoryContextSwitchTo(writer->scratch);
 	if (writer->check_constraints)
 	{
@@ -94,7 +117,7 @@ close_partition(EsLogWriter *writer)
 	writer->rel = NULL;
 }
 
-/* rows: how many will be written, for the choice of the way to insert them. */
+/* Begins to write a number of rows. For a single one another way to insert is chosen than for several. */
 EsLogWriter *
 es_log_writer_begin(int64 rows)
 {
@@ -109,8 +132,8 @@ es_log_writer_begin(int64 rows)
 }
 
 /*
- * Writes the row of an event; it may wait in a slot until the next call. The event, and what it points to, must stay where
- * they are until es_log_writer_end().
+ * Writes the row of an event. It may wait until more rows have come. So the event and what it points to must stay
+ * where they are until es_log_writer_end().
  */
 void
 es_log_write(EsLogWriter *writer, const EsEvent *event)
@@ -153,13 +176,14 @@ es_log_write(EsLogWriter *writer, const EsEvent *event)
 
 	writer->used++;
 	writer->bytes += VARSIZE(event->data);
-	if (writer->used == ES_LOG_SLOTS || writer->bytes > ES_LOG_BYTES)
+	if (writer->used == MAX_ROWS || writer->bytes > MAX_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();
 		flush(writer);
 	}
 }
 
+/* Writes the rows that still wait, and frees the writer. */
 void
 es_log_writer_end(EsLogWriter *writer)
 {

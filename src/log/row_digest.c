@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/digest.h"
 #include "log/log.h"
 
 /* When the cached names take more than this, the cache is emptied. */

@@ -27,9 +27,19 @@
 
 #include "base/base.h"
 #include "log/log.h"
+#include "log/partition.h"
+#include "log/stream_name.h"
 
 /* If more categories than this are wanted, it is cheaper to read all events than to merge. */
 #define MAX_MERGED			32
+
+/* Where a scan is in an index of the open partition. */
+typedef struct EsScanCursor
+{
+	IndexScanDesc scan;
+	TupleTableSlot *slot;		/* the current row */
+	int64		position;		/* of the current row, when several cursors are merged; 0: the cursor is at its end */
+} EsScanCursor;
 
 /*
  * Makes a scan, in the current memory context and resource owner. The scan takes over the snapshot, which is
@@ -105,7 +115,7 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 		for (int i = 0; i < scan->partition_count; i++)
 		{
 			if (scan->partitions[i].from > next)
-				es_range_missing(next, scan->partitions[i].from - 1);
+				es_raise_not_attached(next, scan->partitions[i].from - 1);
 			next = scan->partitions[i].to;
 		}
 	} while (!es_check_newest_attached(upto, serial));
@@ -114,7 +124,7 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 	/* No partition has any of the range, but a newer one is there: the one for the range was detached. */
 	count = es_partitions_copy(&all, NULL);
 	if (count > 0 && all[count - 1].from > upto)
-		es_range_missing(next, upto);
+		es_raise_not_attached(next, upto);
 }
 
 static void
@@ -326,8 +336,8 @@ check_dense(EsScan *scan, TupleTableSlot *slot)
 	if (version != next_version(scan))
 	{
 		if (scan->backward)
-			es_range_missing(position + 1, scan->last_position - 1);
-		es_range_missing(scan->last_position + 1, position - 1);
+			es_raise_not_attached(position + 1, scan->last_position - 1);
+		es_raise_not_attached(scan->last_position + 1, position - 1);
 	}
 	scan->left--;
 	scan->last_position = position;
@@ -391,7 +401,7 @@ try_upcast(void *arg)
 {
 	UpcastAttempt *attempt = arg;
 
-	attempt->kept = es_transform(attempt->scan->transform, &attempt->scan->shape);
+	attempt->kept = es_transform_apply(attempt->scan->transform, &attempt->scan->shape);
 }
 
 /*
@@ -436,7 +446,7 @@ upcast(EsScan *scan, TupleTableSlot *slot)
 			if (scan->failure != NULL)
 				return true;
 		}
-		else if (!es_transform(scan->transform, shape))
+		else if (!es_transform_apply(scan->transform, shape))
 			return false;
 	}
 	return !scan->filter_types || is_wanted(scan, es_scan_type(scan, slot));

@@ -15,6 +15,7 @@
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "log/stream_name.h"
 
 /* When the cached names take more than this, the cache is emptied. */
 #define NAMES_BYTES		(4 * 1024 * 1024)

@@ -12,7 +12,9 @@
 #include "access/xact.h"
 
 #include "base/base.h"
+#include "log/early_release.h"
 #include "log/log.h"
+#include "log/transaction.h"
 
 static int64 first_position = 0;	/* that the transaction has allocated; 0: none */
 static bool progressed = false; /* see es_transaction_progressed() */

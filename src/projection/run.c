@@ -211,8 +211,8 @@ rest(TimestampTz start)
 }
 
 /*
- * What a worker of the pool does: looks at every projection and rebuild that no other process is at, and runs a batch of
- * each that has something to do, in transactions of its own. Returns and sets what EsPoolWork says.
+ * What a worker of the pool does: looks at every projection and rebuild that no other process is at, and runs a batch
+ * of each that has something to do, in transactions of its own. Returns and sets what EsPoolWork says.
  */
 static bool
 run_projections(long *wait)
@@ -233,7 +233,7 @@ run_projections(long *wait)
 		/* A crash that loses a batch loses its checkpoint as well, so commits need not wait for the disk. */
 		SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 		es_mark_wait = WORKER_MARK_WAIT;
-		es_mark_be_patient();
+		es_mark_poll_slowly();
 		prepared = true;
 	}
 	if (!find_candidates(&mark, &names, &rebuilds))

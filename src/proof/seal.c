@@ -410,7 +410,7 @@ keep_sealing(void)
 	TimestampTz next;
 
 	if (es_child_running(&sealer) || es_seal_interval == 0 ||
-		(int64) pg_atomic_read_u64(es_duty_word(&sealing)) >= es_published()->mark)
+		(int64) pg_atomic_read_u64(es_duty_word(&sealing)) >= es_published_mark()->mark)
 		return DT_NOEND;
 	next = TimestampTzPlusMilliseconds(started, es_seal_interval * INT64CONST(1000));
 	if (GetCurrentTimestamp() < next)

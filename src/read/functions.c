@@ -386,7 +386,7 @@ upcast_values(EsTransform *upcast, Datum *values, bool *nulls)
 	shape.metadata = values[8];
 	shape.metadata_null = nulls[8];
 	shape.occurred_at = DatumGetTimestampTz(values[9]);
-	if (!es_transform(upcast, &shape))
+	if (!es_transform_apply(upcast, &shape))
 		return false;
 	values[4] = PointerGetDatum(shape.type);
 	values[5] = Int32GetDatum(shape.schema_version);

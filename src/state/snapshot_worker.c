@@ -2,10 +2,10 @@
  * state/snapshot_worker.c
  *	  Snapshots that are due: an event whose version is a multiple of its aggregate's snapshot_every.
  *
- * The coordinator looks through the log, up to the mark, for such events, which is cheap. When it finds one, a process of
- * its own, the snapshot worker, takes the snapshots from there to the mark: folding may be slow, and runs text of users.
- * How far either has come is in shared memory only; after a restart it begins at the mark, and what was due is
- * asked for by loads (state/snapshot_request.c).
+ * The coordinator looks through the log, up to the mark, for such events, which is cheap. When it finds one, a
+ * process of its own, the snapshot worker, takes the snapshots from there to the mark: folding may be slow, and runs
+ * text of users. How far either has come is in shared memory only; after a restart it begins at the mark, and what
+ * was due is asked for by loads (state/snapshot_request.c).
  */
 #include "postgres.h"
 
@@ -134,7 +134,7 @@ snapshots_wanted(void)
 {
 	static bool checked = false;
 	pg_atomic_uint64 *word = es_duty_word(&looking);
-	const EsMarkState *published = es_published();
+	const EsMarkState *published = es_published_mark();
 	int64		position = pg_atomic_read_u64(word);
 
 	if (published->floor == 0)
@@ -155,7 +155,7 @@ look_for_snapshots(void)
 {
 	pg_atomic_uint64 *word = es_duty_word(&looking);
 	int64		position = pg_atomic_read_u64(word);
-	int64		mark = es_published()->mark;
+	int64		mark = es_published_mark()->mark;
 	text	   *stream;
 	int64		id;
 	int64		version;

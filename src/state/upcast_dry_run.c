@@ -48,7 +48,7 @@ try_upcast(void *arg)
 {
 	Attempt    *attempt = arg;
 
-	(void) es_transform(attempt->upcast, attempt->shape);
+	(void) es_transform_apply(attempt->upcast, attempt->shape);
 }
 
 Datum

@@ -1,0 +1,12 @@
+/*
+ * log/mark.h
+ *	  Publishing the high-water mark.
+ */
+#ifndef ES_LOG_MARK_H
+#define ES_LOG_MARK_H
+
+#include "log/log.h"
+
+extern bool es_mark_publish(TimestampTz goal, bool always, EsMarkState *state);
+
+#endif							/* ES_LOG_MARK_H */

@@ -1,7 +1,6 @@
 /*
  * append/call.c
- *	  One append call: what it asks for. Checks the input as it comes in, without a look at the
- *	  store.
+ *	  One append call: collecting what it asks for. What can be checked without reading the store is checked here.
  */
 #include "postgres.h"
 
@@ -11,16 +10,17 @@
 #include "utils/timestamp.h"
 
 #include "base/base.h"
-#include "append/append.h"
+#include "append/call.h"
 
+/* Finds a stream of the call by its name. */
 typedef struct StreamIndexEntry
 {
-	const char *name;			/* the key, with its length */
+	const char *name;			/* the hash key is name and len */
 	int			len;
-	int			stream;
+	int			stream;			/* its number in the call */
 } StreamIndexEntry;
 
-/* A call whose parts live in the current memory context. */
+/* Begins a call. All parts of it are allocated in the current memory context. */
 EsCall *
 es_call_begin(EsSource source)
 {
@@ -36,7 +36,10 @@ es_call_begin(EsSource source)
 	return call;
 }
 
-/* Makes room for one more in an array that may grow past 1 GB; one is the array that the call began with. */
+/*
+ * Makes room for one more in an array, which may become larger than 1 GB. `one` is the array that the call began
+ * with.
+ */
 static void *
 grow(EsCall *call, void *array, const void *one, int *space, Size size)
 {
@@ -98,14 +101,14 @@ check_stream_name(const EsCall *call, const text *stream)
 				 errhint("A stream is named category-id, such as account-123.")));
 }
 
-/* Refuses idempotency keys that cannot be stored. */
+/* Refuses an idempotency key that cannot be stored. */
 void
 es_check_key(const text *key)
 {
 	check_name(key, "idempotency_key");
 }
 
-/* An expected_version argument as EsElement wants it; refuses what means something else elsewhere. */
+/* Checks an argument expected_version, and returns it as EsElement has it. NULL means any version. */
 int64
 es_check_expected(bool isnull, int64 expected)
 {
@@ -120,7 +123,7 @@ es_check_expected(bool isnull, int64 expected)
 			 expected == -1 ? errhint("For a stream that must not exist yet, pass 0.") : 0));
 }
 
-/* Finds or makes the call's entry of a stream. */
+/* Finds a stream of the call, or adds it. Returns its number. */
 static int
 find_stream(EsCall *call, text *name)
 {
@@ -169,7 +172,7 @@ find_stream(EsCall *call, text *name)
 	return call->stream_count++;
 }
 
-/* Adds an element; name and key must stay where they are. Returns its number. */
+/* Adds an element. The name and the key must stay where they are until the call was executed. Returns its number. */
 int
 es_call_element(EsCall *call, text *stream, int64 expected, text *key)
 {
@@ -203,7 +206,7 @@ es_call_element(EsCall *call, text *stream, int64 expected, text *key)
 	return number;
 }
 
-/* The one element of a stream in a call that keeps one a stream; -1 when it has none yet. */
+/* For calls with one element for each stream: the number of that element; -1 when the stream has none yet. */
 int
 es_call_stream_element(EsCall *call, text *stream)
 {
@@ -213,8 +216,8 @@ es_call_stream_element(EsCall *call, text *stream)
 }
 
 /*
- * Names an event for an error message: "element 3 of events". The number is the input's, counted
- * from 1. NULL when the call has only one.
+ * Says for an error message which event of the input is meant, counted from 1: "Element 3 of events." NULL when the
+ * call can have only one event.
  */
 char *
 es_call_label(const EsCall *call, int event)
@@ -240,6 +243,7 @@ es_call_label(const EsCall *call, int event)
 	return NULL;
 }
 
+/* The same as the DETAIL of an error. */
 static int
 event_detail(const EsCall *call, int event)
 {
@@ -265,8 +269,8 @@ is_json_null(Jsonb *json)
 }
 
 /*
- * Adds an event to an element. What is pointed to must stay where it is until the call was executed;
- * NULL pointers mean absent. Raises 22023 or 22004, naming the event.
+ * Adds an event to an element. NULL means that a part was not given. What is pointed to must stay where it is until
+ * the call was executed. Refuses wrong values with 22023 or 22004, and says which event it is.
  */
 void
 es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadata,
@@ -284,7 +288,7 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 	added->element = element;
 	event = &added->event;
 
-	Assert(type != NULL);		/* each way to append names its own argument */
+	Assert(type != NULL);		/* callers have refused NULL, each with the name of its own argument */
 	len = VARSIZE_ANY_EXHDR(type);
 	if (len == 0)
 		ereport(ERROR,

@@ -2,12 +2,12 @@
  * append/execute.c
  *	  Carrying out an append call.
  *
- * Order of what a call locks, the same everywhere: categories and event types that it makes (sorted
- * by name), the partition makers' lock, a batch's key, head rows (sorted by stream name), and last
- * the sequence. Nothing waits after the first position is drawn but inserts, so that a queue of
- * appenders never holds the mark back.
+ * All calls take their locks in the same order: categories and event types that are inserted (sorted by name), the
+ * key of es_append_batch, heads (sorted by stream name), and last the sequence of positions. Before the key, a worker
+ * may make an epoch or a partition, in a transaction of its own. docs/internals/locks.md has the whole list.
  *
- * Everything that can be refused is refused before a position is drawn.
+ * After the first position was allocated, a call only inserts rows and waits for nothing. So appenders that wait for
+ * each other never hold the mark back. And whatever can be refused is refused before a position is allocated.
  */
 #include "postgres.h"
 
@@ -23,11 +23,12 @@
 #include "log/log.h"
 #include "state/state.h"
 #include "append/append.h"
+#include "append/call.h"
 #include "append/execute.h"
 #include "append/json.h"
 #include "append/key.h"
 
-/* What runs behind an append, in its transaction: inline projections. */
+/* What a wing above has registered to run at the end of each call, in its transaction: inline projections. */
 static void (*after_append) (int64 first, int64 last) = NULL;
 
 void
@@ -37,7 +38,7 @@ es_after_append(void (*callback) (int64 first, int64 last))
 	after_append = callback;
 }
 
-/* The setting event_store.metadata, parsed; NULL when it is empty. */
+/* The setting event_store.metadata, parsed. NULL when it is empty. The session keeps what it has parsed last. */
 static Jsonb *
 setting_metadata(void)
 {
@@ -69,6 +70,7 @@ setting_metadata(void)
 	return parsed;
 }
 
+/* Adds the metadata of the setting to all events. What an event itself has wins. */
 static void
 merge_setting(EsCall *call)
 {
@@ -98,6 +100,7 @@ compare_event_ids(const void *a, const void *b, void *arg)
 				  UUID_LEN);
 }
 
+/* Refuses a call with the same event id twice. */
 static void
 check_ids(EsCall *call)
 {
@@ -126,7 +129,9 @@ check_ids(EsCall *call)
 	pfree(ids);
 }
 
-/* Bytewise, as the indexes are ordered: the same everywhere, whatever the database's collation. */
+/*
+ * Compares bytewise, as our indexes are ordered. So the order is the same for all, whatever the database's collation.
+ */
 static int
 compare_bytes(const char *a, int alen, const char *b, int blen)
 {
@@ -151,7 +156,10 @@ compare_categories(const void *a, const void *b)
 						 VARDATA_ANY(right), es_category_length(right));
 }
 
-/* A stream in lock order, with the first bytes in which the names of a call differ. */
+/*
+ * A stream to be locked, with the eight bytes of its name after what all names of the call have in common: see
+ * lock_order().
+ */
 typedef struct OrderedStream
 {
 	uint64		key;
@@ -217,7 +225,7 @@ resolve_names(EsCall *call)
 		EsEvent    *event = &call->events[i].event;
 		const EsEvent *before = i > 0 ? &call->events[i - 1].event : NULL;
 
-		/* Runs of one type are common in batches. */
+		/* Often several events of the same type follow each other. */
 		if (before != NULL && before->type_id != 0 && compare_text(before->type, event->type) == 0)
 			event->type_id = before->type_id;
 		else
@@ -244,7 +252,7 @@ resolve_names(EsCall *call)
 	pfree(missing);
 }
 
-/* How many bytes all names of a call's streams begin with. */
+/* How many bytes at their beginning the names of all streams of a call have in common. */
 static int
 common_prefix(const EsCall *call)
 {
@@ -265,9 +273,11 @@ common_prefix(const EsCall *call)
 }
 
 /*
- * The call's streams by name, the order in which everybody locks them; one is room for the order of a single stream.
- * Most names of a call begin alike, so what is compared is the eight bytes after that; a name that ends before is
- * filled up with zeros.
+ * The streams of a call sorted by name, which is the order in which all calls lock streams. `one` is used as the
+ * result when there is only one stream.
+ *
+ * Most names of a call begin with the same bytes. So for speed, the eight bytes after these are compared first, as a
+ * number. A name that is shorter is filled up with zeros.
  */
 static OrderedStream *
 lock_order(EsCall *call, OrderedStream *one)
@@ -297,7 +307,7 @@ lock_order(EsCall *call, OrderedStream *one)
 	return order;
 }
 
-/* Whether an event satisfies a check; one that fails with an error rejects the event too. */
+/* Whether an event satisfies a check. An error of the check rejects the event too, with YE009. */
 static bool
 satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
 {
@@ -308,7 +318,10 @@ satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
 	es_evaluation_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
 			   event->metadata == NULL);
 	es_evaluation_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
-	/* An event that is to occur when it is recorded is checked as of now. */
+	/*
+	 * Without an occurred_at, it will be the time of recording, which is not known yet. The check gets the current
+	 * time.
+	 */
 	es_evaluation_set(run, EVENT_OCCURRED_AT,
 			   TimestampTzGetDatum(asked->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
 	PG_TRY();
@@ -332,7 +345,7 @@ satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
 	return satisfied;
 }
 
-/* Refuses events that do not satisfy what is registered for their type and schema version. */
+/* Refuses events that do not satisfy the check that is registered for their type and schema version. */
 static void
 check_events(EsCall *call)
 {
@@ -376,13 +389,14 @@ check_events(EsCall *call)
 	es_settings_close(settings);
 }
 
+/* Raises YE001 for an element. */
 static void
 wrong_version(const EsCallStream *stream, const EsElement *element)
 {
 	const char *meaning = element->expected == 0 ? " (no stream)" :
 		element->expected == ES_EXISTS ? " (an existing stream)" : "";
 
-	es_early_release_await(&stream->head);	/* whose version is reported */
+	es_early_release_await(&stream->head);	/* the error reports its version, so that must be durable */
 	ereport(ERROR,
 			(errcode(ES_WRONG_VERSION),
 			 errmsg("wrong expected version of stream \"%s\"", text_to_cstring(stream->name)),
@@ -393,11 +407,13 @@ wrong_version(const EsCallStream *stream, const EsElement *element)
 }
 
 /*
- * A head beyond which the call's expectation is hopeless, whatever others in flight do: versions only
- * grow. Not where the request may turn out to be a retry, of any of its elements: then nothing is compared.
+ * The greatest version of a stream with which the call can still succeed. Versions only grow, so when the committed
+ * version is greater, the call will be refused whatever open transactions do. PG_INT64_MAX means that there is no
+ * such limit. That is so as well if any element of the call may turn out to be a retry, because then versions are not
+ * compared.
  */
 static int64
-hopeless_above(const EsCall *call, const EsCallStream *stream)
+greatest_version(const EsCall *call, const EsCallStream *stream)
 {
 	const EsElement *element = &call->elements[stream->first_element];
 
@@ -406,6 +422,7 @@ hopeless_above(const EsCall *call, const EsCallStream *stream)
 	return element->expected;
 }
 
+/* Locks the heads of all streams, and makes those that do not exist. */
 static void
 lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 {
@@ -416,7 +433,7 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 		EsCallStream *stream = order[i].stream;
 
 		switch (es_head_lock(heads, stream->name, stream->category,
-							 hopeless_above(call, stream), &stream->head))
+							 greatest_version(call, stream), &stream->head))
 		{
 			case ES_HEAD_LOCKED:
 				break;
@@ -429,9 +446,10 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 		}
 	}
 	if (made)
-		CommandCounterIncrement();	/* a row can only be updated by a later command */
+		CommandCounterIncrement();	/* only a later command can update a row that was inserted */
 }
 
+/* Compares the expected versions, under the locks. */
 static void
 check_versions(EsCall *call)
 {
@@ -454,8 +472,8 @@ check_versions(EsCall *call)
 }
 
 /*
- * The call's one stamp: the clock, but after every stream's last event and after the published
- * floor. To be read after the positions were drawn (log/mark.c says why).
+ * The recorded_at of all events of the call. It is the current time, but later than the last event of each stream and
+ * later than the published floor. To be called after the positions were allocated; log/mark.c says why.
  */
 static TimestampTz
 stamp_call(EsCall *call)
@@ -471,6 +489,7 @@ stamp_call(EsCall *call)
 	return stamp;
 }
 
+/* Allocates the positions of all events. */
 static void
 allocate_positions(EsCall *call)
 {
@@ -490,7 +509,7 @@ allocate_positions(EsCall *call)
 						   (long long) call->last_position)));
 }
 
-/* Writes the events and brings the heads (in memory) up to date. */
+/* Writes the rows of all events. Changes the heads in memory, but does not write them yet. */
 static void
 write_events(EsCall *call, TimestampTz stamp)
 {
@@ -547,6 +566,7 @@ write_events(EsCall *call, TimestampTz stamp)
 	es_log_writer_end(writer);
 }
 
+/* Stores the idempotency keys of the call. */
 static void
 store_keys(EsCall *call, const uint8 *batch_request, TimestampTz stamp)
 {
@@ -576,8 +596,8 @@ store_keys(EsCall *call, const uint8 *batch_request, TimestampTz stamp)
 }
 
 /*
- * Carries the call out; fills in the results of its elements and of the call. Joins the caller's
- * transaction. Raises YE001, YE002, or what the input deserves; then nothing has been changed.
+ * Carries out a call in the caller's transaction, and fills in the results of its elements and of the call. Raises
+ * YE001, YE002, YE009 and errors about the input before it has written any event.
  */
 void
 es_call_execute(EsCall *call)
@@ -592,7 +612,10 @@ es_call_execute(EsCall *call)
 	PreventCommandDuringRecovery("appending events");
 	PreventCommandIfParallelMode("appending events");
 	(void) es_store_now();
-	/* The versions were read and the heads locked by the call that runs it; a state would never settle. */
+	/*
+	 * Stored text runs within another append or load, which has read versions and locked heads before. If a fold
+	 * appended to the stream that it folds, its state would never be that of the newest version.
+	 */
 	if (es_in_stored_text())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -625,7 +648,7 @@ es_call_execute(EsCall *call)
 		return;
 	}
 	check_versions(call);
-	check_events(call);			/* a retry of what was accepted once is not checked again */
+	check_events(call);			/* after retries were found: what was accepted once is not checked again */
 	if (call->event_count > 0)
 	{
 		allocate_positions(call);
@@ -641,8 +664,12 @@ es_call_execute(EsCall *call)
 	for (int e = 0; e < call->element_count; e++)
 		if (call->elements[e].events == 0)
 		{
-			es_check_only_result(call, &call->elements[e], false);
-			/* Where positions are drawn nobody waits: our own commit will be behind what it rests on. */
+			es_result_without_events(call, &call->elements[e], false);
+
+			/*
+			 * What is reported must be durable. If the call has appended, our own commit will be behind it in the
+			 * WAL, so there is no need to wait, and after positions were allocated nobody should.
+			 */
 			if (call->event_count == 0)
 				es_early_release_await(&call->streams[call->elements[e].stream].head);
 		}

@@ -1,12 +1,12 @@
 /*
  * append/execute.h
- *	  Carrying out an append call.
+ *	  Carrying out an append call, or finding that it is a retry.
  */
 #ifndef ES_APPEND_EXECUTE_H
 #define ES_APPEND_EXECUTE_H
 
 #include "base/base.h"
-#include "append/append.h"
+#include "append/call.h"
 
 extern void es_call_execute(EsCall *call);
 
@@ -14,6 +14,6 @@ extern void es_call_execute(EsCall *call);
 extern void es_hash_requests(EsCall *call, uint8 *batch_request);
 extern bool es_replay_batch(EsCall *call, const uint8 *batch_request);
 extern bool es_replay_streams(EsCall *call);
-extern void es_check_only_result(EsCall *call, EsElement *element, bool replayed);
+extern void es_result_without_events(EsCall *call, EsElement *element, bool replayed);
 
 #endif							/* ES_APPEND_EXECUTE_H */

@@ -18,7 +18,7 @@
 
 #include "base/base.h"
 #include "store/store.h"
-#include "append/append.h"
+#include "append/call.h"
 #include "append/execute.h"
 #include "append/json.h"
 #include "append/key.h"

@@ -33,7 +33,7 @@
 
 #include "base/base.h"
 #include "store/store.h"
-#include "append/append.h"
+#include "append/call.h"
 #include "append/execute.h"
 
 /* A chunk ends when it has this many rows, or this many bytes of data and metadata. */

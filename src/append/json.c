@@ -15,7 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "base/base.h"
-#include "append/append.h"
+#include "append/call.h"
 #include "append/json.h"
 
 /* Where in the JSON value we are reading, for the error context. */

@@ -6,7 +6,7 @@
 #define ES_APPEND_JSON_H
 
 #include "base/base.h"
-#include "append/append.h"
+#include "append/call.h"
 
 extern text *es_json_events(Jsonb *json, Jsonb **list);
 extern void es_json_add_events(EsCall *call, int element, Jsonb *list);

@@ -1,10 +1,13 @@
 /*
  * append/replay.c
- *	  Whether a call is a retry of one that was carried out before.
+ *	  Whether a call is a retry of a call that was carried out before.
  *
- * By idempotency key, or by the ids, types and data of events re-sent with the exact expected version
- * that they first had. Looked up under the locks that serialise calls with the same key, and before
- * the expected version is compared: a retry of an append that succeeded does not fit any more.
+ * A retry is recognized by its idempotency key. Without a key, it is recognized if all its events have ids and an exact
+ * expected version, and the events after that version have the same ids, types and data.
+ *
+ * This is looked up under the locks that make calls with the same key wait for each other. It is looked up before
+ * expected versions are compared, because the expected version of a retry does not fit any more: the first call has
+ * succeeded.
  */
 #include "postgres.h"
 
@@ -14,7 +17,7 @@
 
 #include "base/base.h"
 #include "log/log.h"
-#include "append/append.h"
+#include "append/call.h"
 #include "append/execute.h"
 #include "append/key.h"
 
@@ -27,8 +30,9 @@ hash_event(EsHasher *hasher, const EsEvent *event)
 }
 
 /*
- * What makes two requests the same: types, data and schema versions, and of a batch the streams. Not
- * ids, metadata and times: a retry has new ones.
+ * Computes the request digest of each element with a key, and that of a batch. Two requests are the same when the
+ * types, data and schema versions of their events are, and of a batch the streams too. Ids, metadata and times are
+ * not included, because a retry may have new ones.
  */
 void
 es_hash_requests(EsCall *call, uint8 *batch_request)
@@ -65,10 +69,11 @@ es_hash_requests(EsCall *call, uint8 *batch_request)
 		es_hasher_free(hasher);
 }
 
+/* Raises YE002. */
 static void
 key_reused(const text *key, const char *what)
 {
-	es_early_release_await_all();		/* it is reported that there was one */
+	es_early_release_await_all();	/* the error reports that there was another request, so that must be durable */
 	ereport(ERROR,
 			(errcode(ES_KEY_REUSED),
 			 errmsg("idempotency key \"%s\" was used for another request", text_to_cstring(key)),
@@ -76,7 +81,7 @@ key_reused(const text *key, const char *what)
 			 errhint("A retry repeats the types, data and schema versions of its events; a new request takes a new key.")));
 }
 
-/* Replays a batch whose key is known. */
+/* Whether a call of es_append_batch is a retry, by its key. Fills in the call's result then. */
 bool
 es_replay_batch(EsCall *call, const uint8 *request)
 {
@@ -101,8 +106,8 @@ same_data(Jsonb *a, Jsonb *b)
 }
 
 /*
- * Whether the events after the expected version are the ones asked for, by id, type and data: then
- * the call is a retry of the one that wrote them. Fills in the element's result.
+ * Whether the events after the expected version have the ids, types and data of the element's events. Then the call
+ * is a retry of the one that wrote them. Fills in the element's result.
  */
 static bool
 replay_by_ids(EsCall *call, EsElement *element)
@@ -144,6 +149,7 @@ replay_by_ids(EsCall *call, EsElement *element)
 	return same;
 }
 
+/* Whether the element's key was used before. Fills in the element's result then. */
 static bool
 replay_by_key(EsCall *call, EsElement *element)
 {
@@ -165,9 +171,9 @@ replay_by_key(EsCall *call, EsElement *element)
 	return true;
 }
 
-/* The result of an element without events: where its stream is. */
+/* Fills in the result of an element without events: its stream's version, position and time. */
 void
-es_check_only_result(EsCall *call, EsElement *element, bool replayed)
+es_result_without_events(EsCall *call, EsElement *element, bool replayed)
 {
 	const EsHead *head = &call->streams[element->stream].head;
 
@@ -178,8 +184,8 @@ es_check_only_result(EsCall *call, EsElement *element, bool replayed)
 }
 
 /*
- * Finds out, under the head locks, whether the call is a retry. Either all elements with events are,
- * and nothing is written, or none is.
+ * Whether the call is a retry; called when all heads are locked. If all elements with events are retries, returns
+ * true with the results filled in, and nothing will be written. If none is, returns false. A mixture is refused.
  */
 bool
 es_replay_streams(EsCall *call)
@@ -216,11 +222,11 @@ es_replay_streams(EsCall *call)
 			key_reused(keyed->key, "Other elements of appends have keys that were not used before.");
 		for (int e = 0; e < call->element_count; e++)
 			call->elements[e].replayed = false;
-		return false;			/* the version check will say what is wrong */
+		return false;			/* check_versions() will refuse the elements that do not fit */
 	}
 
 	for (int i = 0; i < call->stream_count; i++)
-		es_early_release_await(&call->streams[i].head);	/* what is reported again */
+		es_early_release_await(&call->streams[i].head); /* its events are reported again, so they must be durable */
 	call->replayed = true;
 	call->replayed_events = call->event_count;
 	for (int e = 0; e < call->element_count; e++)
@@ -228,7 +234,7 @@ es_replay_streams(EsCall *call)
 		EsElement  *element = &call->elements[e];
 
 		if (element->events == 0)
-			es_check_only_result(call, element, true);
+			es_result_without_events(call, element, true);
 		else
 		{
 			call->first_position = call->first_position == 0 ? element->first_position :

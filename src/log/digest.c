@@ -2,22 +2,23 @@
  * log/digest.c
  *	  Digests, salts and event ids.
  *
- * The digest of an event is SHA-256 (PostgreSQL's own) over these bytes, integers big-endian, a
- * string as its length in 8 bytes and its bytes:
+ * The digest of an event is SHA-256 (PostgreSQL's own) over the following. Integers are big-endian, in 8 bytes. A
+ * string is its length, as such an integer, and its bytes.
  *
  *	  1 (format), store id, stream, version, position, event type, schema version, occurred_at,
  *	  recorded_at (microseconds since 2000-01-01 UTC), event id, inner digest,
  *	  digest of the event before it in the stream (32 zero bytes for the first)
  *
- * The inner digest is SHA-256 over salt, 'd', data in canonical form, 'm' and metadata (nothing where one is absent):
- * it can be kept when all three are erased, and without the salt nothing can be guessed from it. One, not two:
- * they are only erased together, as they have one salt, and beginning a digest is most of its cost.
+ * The inner digest is SHA-256 over the salt, 'd', data in canonical form, 'm', and metadata in canonical form
+ * (nothing where one of them is absent). It can be kept when all three are erased: without the salt, nothing can be
+ * guessed from it. There is one inner digest and not one for each of data and metadata. They have one salt, so they
+ * are only erased at the same time, and to begin a digest is most of its cost.
  *
- * Canonical form of a JSON value, independent of how jsonb is stored: z null, t true, f false,
- * n and the number as jsonb prints it, s and a string, [ count and elements, { count and key, value
- * by key; object keys in jsonb's order (by length, then bytewise).
+ * The canonical form of a JSON value does not depend on how jsonb is stored: z for null, t for true, f for false, n
+ * and the number as jsonb prints it, s and a string, [ the count and the elements, { the count and each key with its
+ * value. Keys are in jsonb's order (by length, then bytewise).
  *
- * A seal (proof/seal.c) has a Merkle tree of the events of a range of positions, that of RFC 9162 section 2.1.1:
+ * A seal (proof/seal.c) has a Merkle tree of the events in a range of positions, as RFC 9162 section 2.1.1 defines it:
  *
  *	  leaf: 0, the bytes above up to the inner digest, category, rest (distance to the last position of its call)
  *	  node: 1, the two nodes below
@@ -41,7 +42,7 @@
 #define ES_DIGEST_FORMAT	1
 #define HASH_BUFFER			4096
 
-/* First bytes of what is hashed for seals: no leaf can be taken for a node. */
+/* The first byte of what is hashed for seals. They differ, so that a leaf can never be taken for a node. */
 #define ES_HASH_LEAF		0
 #define ES_HASH_NODE		1
 #define ES_HASH_SEAL		2
@@ -53,7 +54,7 @@ struct EsHasher
 	uint8		buffer[HASH_BUFFER];
 };
 
-/* A context for any number of digests; freed by es_hasher_free() or with the resource owner. */
+/* A hasher for any number of digests, one after the other. Freed by es_hasher_free(), or with the resource owner. */
 EsHasher *
 es_hasher_create(void)
 {
@@ -163,7 +164,7 @@ hash_scalar(EsHasher *hasher, const JsonbValue *v)
 	}
 }
 
-/* Adds the canonical form of a JSON value. */
+/* Adds a JSON value in canonical form. */
 void
 es_hash_json(EsHasher *hasher, Jsonb *json)
 {
@@ -176,7 +177,7 @@ es_hash_json(EsHasher *hasher, Jsonb *json)
 		switch (token)
 		{
 			case WJB_BEGIN_ARRAY:
-				/* A scalar is stored as an array of one; its mark tells them apart. */
+				/* jsonb stores a scalar as an array with one element, and rawScalar tells it from a real array. */
 				if (!v.val.array.rawScalar)
 				{
 					hash_tag(hasher, '[');
@@ -208,7 +209,7 @@ es_hash_end(EsHasher *hasher, uint8 *digest)
 		hash_failed(hasher);
 }
 
-/* The inner digest of an event: of its salt, data and metadata. */
+/* Computes the inner digest of an event: that of its salt, data and metadata. */
 void
 es_event_inner(EsHasher *hasher, const EsEvent *event, uint8 *inner)
 {
@@ -223,7 +224,7 @@ es_event_inner(EsHasher *hasher, const EsEvent *event, uint8 *inner)
 	es_hash_end(hasher, inner);
 }
 
-/* What the digest of an event and its leaf in a seal have in common. */
+/* Adds what the digest of an event and its leaf in a tree have in common. */
 static void
 hash_event(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner)
 {
@@ -241,8 +242,8 @@ hash_event(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, co
 }
 
 /*
- * Replaces chain, the digest of the event before (zeros before the first), by this event's. Salt, data and metadata
- * are not looked at: they are in the inner digest.
+ * Replaces chain, the digest of the event before it in the stream (zeros before the first), by the digest of this
+ * event. Does not look at salt, data and metadata, because the inner digest has them.
  */
 void
 es_event_chain(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner, uint8 *chain)
@@ -253,6 +254,7 @@ es_event_chain(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event
 	es_hash_end(hasher, chain);
 }
 
+/* The same for an event whose inner digest is not known yet. */
 void
 es_event_digest(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, uint8 *chain)
 {
@@ -262,7 +264,7 @@ es_event_digest(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *even
 	es_event_chain(hasher, store_id, event, inner, chain);
 }
 
-/* An event's leaf in the tree of a seal, by what its row alone says. */
+/* Computes the leaf of an event in a tree. It only needs the event's own row, and no event before it. */
 void
 es_event_leaf(EsHasher *hasher, const pg_uuid_t *store_id, const EsEvent *event, const uint8 *inner,
 			  const text *category, uint8 *leaf)
@@ -284,7 +286,7 @@ es_tree_begin(EsTree *tree)
 	tree->depth = 0;
 }
 
-/* The node above two others, in place of the left one. */
+/* Computes the node above two nodes, and replaces the left one by it. */
 static void
 join_nodes(EsHasher *hasher, uint8 *left, const uint8 *right)
 {
@@ -295,7 +297,7 @@ join_nodes(EsHasher *hasher, uint8 *left, const uint8 *right)
 	es_hash_end(hasher, left);
 }
 
-/* Adds a leaf; the stack holds the roots of the full subtrees so far, the largest first. */
+/* Adds a leaf. The stack has the roots of the complete subtrees so far, the largest first. */
 void
 es_tree_add(EsTree *tree, EsHasher *hasher, const uint8 *leaf)
 {
@@ -309,7 +311,7 @@ es_tree_add(EsTree *tree, EsHasher *hasher, const uint8 *leaf)
 	}
 }
 
-/* The root: for no leaves, the digest of nothing. */
+/* Computes the root of a tree. Without leaves it is the digest of nothing. */
 void
 es_tree_root(EsTree *tree, EsHasher *hasher, uint8 *root)
 {
@@ -324,7 +326,7 @@ es_tree_root(EsTree *tree, EsHasher *hasher, uint8 *root)
 	memcpy(root, tree->stack[0], ES_DIGEST_LEN);
 }
 
-/* The digest of a seal: of its range, its events, and by the one before it of all before. */
+/* Computes the root of a seal. It covers the seal's range and events, and by the root before it all events before. */
 void
 es_seal_digest(EsHasher *hasher, const pg_uuid_t *store_id, int64 after, int64 to, int64 events,
 			   const uint8 *tree_root, const uint8 *previous, uint8 *root)
@@ -341,7 +343,7 @@ es_seal_digest(EsHasher *hasher, const pg_uuid_t *store_id, int64 after, int64 t
 	es_hash_end(hasher, root);
 }
 
-/* A digest as a value, in the current memory context. */
+/* A digest as a bytea, in the current memory context. */
 bytea *
 es_digest_bytea(const uint8 *digest)
 {
@@ -352,7 +354,10 @@ es_digest_bytea(const uint8 *digest)
 	return bytes;
 }
 
-/* 16 strong random bytes. Drawn in blocks: the generator's fixed cost is most of a small request. */
+/*
+ * Makes 16 strong random bytes. The generator is asked for 64 times as many at once, because its fixed cost is most
+ * of the cost of a small request.
+ */
 void
 es_random_uuid(pg_uuid_t *uuid)
 {
@@ -369,13 +374,14 @@ es_random_uuid(pg_uuid_t *uuid)
 	}
 	left--;
 	memcpy(uuid->data, pool + left * UUID_LEN, UUID_LEN);
-	/* A salt must not be found in memory after it was erased from the table. */
+	/* Nobody must find a salt in memory after it was erased from the table. */
 	memset(pool + left * UUID_LEN, 0, UUID_LEN);
 }
 
 /*
- * A version 7 UUID (RFC 9562): 48 bits of Unix milliseconds, 12 bits of the fraction (method 3 of
- * its section 6.2), 62 random bits; increasing within a session.
+ * Makes the id of an event: a version 7 UUID (RFC 9562) with 48 bits of Unix milliseconds, 12 bits of the fraction of
+ * a millisecond (method 3 of section 6.2 there), and 62 random bits. Within a session each one is greater than the
+ * one before.
  */
 void
 es_event_id(pg_uuid_t *id, TimestampTz at)

@@ -3,7 +3,7 @@
 --
 -- newest: the newest position that was allocated; read after the snapshot was taken, so that nothing may be above it.
 -- before_first, first_position, last_position: of this node; an event is above the first of them.
--- holes: the ranges of positions that are in no attached partition. What points into one, or would lie in it, is no
+-- gaps: the ranges of positions that are in no attached partition. What points into one, or would lie in it, is no
 -- finding. partitions, partition_from, partition_to: the attached partitions, and the positions from <= p < to of each.
 -- extension_schema, immutable, digest_length: the schema's oid, the tables that refuse changes, bytes of a digest.
 
@@ -67,7 +67,7 @@ FROM event_store.log l
 LEFT JOIN event_store.log e ON e.position = l.position + l.rest
 WHERE l.rest <> 0
     AND (l.rest < 0 OR e.rest IS DISTINCT FROM 0 OR e.recorded_at <> l.recorded_at)
-    AND NOT :holes::int8multirange @> l.position + l.rest;
+    AND NOT :gaps::int8multirange @> l.position + l.rest;
 
 SET LOCAL enable_nestloop = on;
 
@@ -80,16 +80,16 @@ LEFT JOIN event_store.log l ON l.position = k.last_position
 LEFT JOIN event_store.log f ON f.position = k.first_position
 WHERE h.id IS NULL
     OR (l.stream, l.version, l.recorded_at) IS DISTINCT FROM (k.stream, k.version, k.recorded_at)
-        AND NOT :holes::int8multirange @> k.last_position
+        AND NOT :gaps::int8multirange @> k.last_position
     OR (f.stream, f.recorded_at) IS DISTINCT FROM (k.stream, k.recorded_at)
-        AND NOT :holes::int8multirange @> k.first_position;
+        AND NOT :gaps::int8multirange @> k.first_position;
 
 SELECT 'key', NULL, k.last_position,
     format('idempotency key %L does not point at the %s events of a batch', k.key, k.events)
 FROM event_store.batch_keys k
 WHERE NOT EXISTS (
-        SELECT FROM unnest(:holes::int8multirange) hole
-        WHERE k.first_position < upper(hole) AND k.last_position >= lower(hole))
+        SELECT FROM unnest(:gaps::int8multirange) gap
+        WHERE k.first_position < upper(gap) AND k.last_position >= lower(gap))
     AND (
         SELECT (count(*), min(l.position), max(l.position), min(l.recorded_at), max(l.recorded_at))
             IS DISTINCT FROM (k.events, k.first_position, k.last_position, k.recorded_at, k.recorded_at)
@@ -134,7 +134,7 @@ FROM event_store.snapshots s
 LEFT JOIN event_store.heads h ON h.id = s.stream
 LEFT JOIN event_store.log l ON l.position = s.position
 WHERE (l.stream, l.version, l.recorded_at) IS DISTINCT FROM (s.stream, s.version, s.recorded_at)
-    AND NOT :holes::int8multirange @> s.position;
+    AND NOT :gaps::int8multirange @> s.position;
 
 -- ---------------------------------------------------------------- projections
 
@@ -187,7 +187,7 @@ LEFT JOIN event_store.heads h ON h.id = q.stream
 LEFT JOIN event_store.checkpoints c ON c.projection = q.projection AND c.rebuild = q.rebuild
 LEFT JOIN event_store.log l ON l.position = q.position
 WHERE c.projection IS NULL OR h.id IS NULL OR q.position > c.position OR q.events < 1
-    OR l.stream IS DISTINCT FROM q.stream AND NOT :holes::int8multirange @> q.position
+    OR l.stream IS DISTINCT FROM q.stream AND NOT :gaps::int8multirange @> q.position
     OR NOT EXISTS (
         SELECT FROM event_store.quarantine e
         WHERE e.projection = q.projection AND e.rebuild = q.rebuild AND e.together = q.together
@@ -219,7 +219,7 @@ LEFT JOIN event_store.subscription_consumers c
     ON c.subscription = s.subscription AND c.consumer = s.consumer AND NOT c.lost
 LEFT JOIN event_store.log l ON l.position = s.position
 WHERE b.id IS NULL OR h.id IS NULL OR s.position > b.position OR s.consumer IS NOT NULL AND c.consumer IS NULL
-    OR (l.stream, l.version) IS DISTINCT FROM (s.stream, s.version) AND NOT :holes::int8multirange @> s.position;
+    OR (l.stream, l.version) IS DISTINCT FROM (s.stream, s.version) AND NOT :gaps::int8multirange @> s.position;
 
 SELECT 'subscription', NULL, greatest(c.returned, c.covered),
     CASE WHEN b.id IS NULL THEN format('consumer %L is of no subscription: id %s', c.consumer, c.subscription)
@@ -252,8 +252,8 @@ asked AS (
         h.id IS NULL AND e.before_version IS NULL AS no_head,
         e.version < coalesce(e.before_version + 1, 1) AS version_again,
         e.version > coalesce(e.before_version + 1, 1) AND NOT EXISTS (
-            SELECT FROM unnest(:holes::int8multirange) hole
-            WHERE lower(hole) <= e.position AND upper(hole) > coalesce(e.before_position, 0)) AS version_missing,
+            SELECT FROM unnest(:gaps::int8multirange) gap
+            WHERE lower(gap) <= e.position AND upper(gap) > coalesce(e.before_position, 0)) AS version_missing,
         e.position <= e.before_position AS position_back,
         e.stream IS NOT NULL AND (p.relid IS NULL OR e.position < p.from_position OR e.position >= p.to_position)
             AS partition_wrong,
@@ -266,8 +266,8 @@ asked AS (
         coalesce(e.is_last, true) AND octet_length(h.digest) <> :digest_length AS head_digest_wrong,
         e.is_last AND e.version > h.version AS head_version_less,
         coalesce(e.is_last, true) AND coalesce(e.version, 0) < h.version AND NOT EXISTS (
-            SELECT FROM unnest(:holes::int8multirange) hole
-            WHERE lower(hole) <= h.last_position AND upper(hole) > coalesce(e.position + 1, h.first_position))
+            SELECT FROM unnest(:gaps::int8multirange) gap
+            WHERE lower(gap) <= h.last_position AND upper(gap) > coalesce(e.position + 1, h.first_position))
             AS head_version_more,
         e.stream IS NULL AND h.version <= 0 AND (h.first_position <> 0 OR h.last_position <> 0) AS head_positions,
         e.is_last AND e.version = h.version AND e.position <> h.last_position AS head_last_other,

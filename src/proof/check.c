@@ -1,17 +1,17 @@
 /*
  * proof/check.c
- *	  es_check: every invariant of the store that can be seen from what is stored; one row a finding.
+ *	  es_check: checks every invariant that the stored rows can show. Each finding is a row.
  *
- * All of it is looked at in one snapshot, the statement's. A transaction that appends is in it as a whole or not at
- * all, and so is whatever moves a cursor; so what others do meanwhile is never a finding. Two things are not of the
- * snapshot: the newest position, which is read after the snapshot was taken, so that nothing in the snapshot may be
- * above it; and the list of partitions, where one that was made since is empty.
+ * Everything is read with one snapshot, that of the statement. It shows all of a transaction that appends or moves a
+ * checkpoint, or nothing of it. So what others do meanwhile is never a finding. Two things are not read with the
+ * snapshot. The newest position is read after the snapshot was taken, so nothing in the snapshot may be above it. And
+ * a partition that was made since is in the list of partitions, but empty.
  *
- * Most findings are what the queries of sql/proof/check.sql return; only partitions and snapshots are looked at from
- * here. Memory is constant: queries are read by cursors, and sorts and joins spill by work_mem.
+ * Most findings are the rows that the queries in sql/proof/check.sql return. Only partitions and stored states are
+ * checked here. Memory is constant: queries are read by cursors, and sorts and joins spill to disk beyond work_mem.
  *
- * A range of positions that is in no attached partition (a *hole*) is one finding. What points into it, or would lie
- * in it, is none.
+ * A range of positions that is in no attached partition (a *gap*) is one finding. What is missing only because of a
+ * gap, and what points into it, is not reported again.
  */
 #include "postgres.h"
 
@@ -43,18 +43,18 @@ PG_FUNCTION_INFO_V1(es_check);
 #define CHECK_COLUMNS	4		/* kind, stream, position, detail */
 #define FETCH_COUNT		1000
 
-/* Snapshots that are replayed when they are not all to be. */
+/* How many stored states are checked with "sample". */
 #define SAMPLE			100
 
 typedef struct Check
 {
 	ReturnSetInfo *rsinfo;
-	MemoryContext scratch;		/* of one row, or of one fetch */
+	MemoryContext scratch;		/* reset for each row */
 	int64		newest;			/* position allocated; read after the snapshot was taken */
-	EsPartition	   *partitions;
+	EsPartition *partitions;
 	int			partition_count;
-	EsPartitionGap  *holes;
-	int			hole_count;
+	EsPartitionGap *gaps;
+	int			gap_count;
 } Check;
 
 /* ---------------------------------------------------------------- findings */
@@ -74,7 +74,7 @@ add_finding(Check *check, const char *kind, const char *stream, int64 position, 
 	tuplestore_putvalues(check->rsinfo->setResult, check->rsinfo->setDesc, values, nulls);
 }
 
-/* position 0: none. */
+/* Reports a finding. stream may be NULL; position is 0 where there is none. */
 static void finding(Check *check, const char *kind, const char *stream, int64 position, const char *fmt,...)
 			pg_attribute_printf(5, 6);
 
@@ -93,7 +93,7 @@ finding(Check *check, const char *kind, const char *stream, int64 position, cons
 
 /* ---------------------------------------------------------------- cursors */
 
-/* A query that is read row by row, in the snapshot. */
+/* A query that is read row by row, with the snapshot. */
 typedef struct Cursor
 {
 	Portal		portal;
@@ -109,7 +109,7 @@ cursor_open(Cursor *cursor, const char *query)
 	cursor->portal = SPI_cursor_open_with_args(NULL, query, 0, NULL, NULL, NULL, true, 0);
 }
 
-/* The next row; NULL after the last one. It is good until the one after it is asked for. */
+/* The next row; NULL after the last one. A row is good until the next call. */
 static HeapTuple
 cursor_next(Cursor *cursor)
 {
@@ -136,7 +136,7 @@ cursor_close(Cursor *cursor)
 	SPI_cursor_close(cursor->portal);
 }
 
-/* A column of a cursor's row that is not NULL by the table's definition. */
+/* A column of a cursor's row that is never NULL. */
 static Datum
 column(Cursor *cursor, HeapTuple row, int number)
 {
@@ -153,28 +153,22 @@ int_column(Cursor *cursor, HeapTuple row, int number)
 
 /* ---------------------------------------------------------------- partitions */
 
-/* Whether a part of the positions first..last is in no partition. */
-static bool
-in_hole(const Check *check, int64 first, int64 last)
-{
-	return es_in_partition_gap(check->holes, check->hole_count, first, last);
-}
-
 static void
-report_hole(Check *check, const EsPartitionGap *hole)
+report_gap(Check *check, const EsPartitionGap *gap)
 {
-	char	   *table = psprintf("log_%lld", (long long) hole->from);
+	char	   *table = psprintf("log_%lld", (long long) gap->from);
 	bool		exists = OidIsValid(get_relname_relid(table, get_namespace_oid(ES_SCHEMA, false)));
 
-	finding(check, "partition", NULL, hole->from, "positions %lld to %lld are in no partition of event_store.log%s%s%s",
-			(long long) hole->from, (long long) hole->to,
+	finding(check, "partition", NULL, gap->from, "positions %lld to %lld are in no partition of event_store.log%s%s%s",
+			(long long) gap->from, (long long) gap->to,
 			exists ? "; table event_store." : "", exists ? table : "", exists ? " is not attached" : "");
 }
 
+/* Raises an error when a partition is not as it was made. */
 static void
 check_partition(void *arg)
 {
-	EsPartition	   *partition = arg;
+	EsPartition *partition = arg;
 	Relation	rel = try_relation_open(partition->relid, AccessShareLock);
 
 	if (rel == NULL)
@@ -186,8 +180,9 @@ check_partition(void *arg)
 }
 
 /*
- * The partitions must follow each other from the node's first position to the last event's, and be tables as they were
- * made. Positions that were drawn in vain may be beyond the newest one.
+ * The partitions must follow each other from the node's first position to that of the last event, and must be as they
+ * were made. Positions after the last event were allocated by transactions that were rolled back, and need no
+ * partition.
  */
 static void
 check_partitions(Check *check)
@@ -199,12 +194,12 @@ check_partitions(Check *check)
 	SPI_execute("SELECT greatest(max(last_position), 0) FROM event_store.heads", true, 1);
 	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	check->partition_count = es_partitions_copy(&check->partitions, NULL);
-	check->hole_count = es_partition_gaps(check->partitions, check->partition_count, last, &check->holes);
-	for (int i = 0; i < check->hole_count; i++)
-		report_hole(check, &check->holes[i]);
+	check->gap_count = es_partition_gaps(check->partitions, check->partition_count, last, &check->gaps);
+	for (int i = 0; i < check->gap_count; i++)
+		report_gap(check, &check->gaps[i]);
 	for (int i = 0; i < check->partition_count; i++)
 	{
-		EsPartition	   *partition = &check->partitions[i];
+		EsPartition *partition = &check->partitions[i];
 		ErrorData  *error;
 
 		if (partition->from < end)
@@ -224,17 +219,17 @@ check_partitions(Check *check)
 
 /* ---------------------------------------------------------------- queries */
 
-/* The holes as a literal of type int8multirange. */
+/* The gaps as a literal of type int8multirange. */
 static char *
-holes_literal(const Check *check)
+gaps_literal(const Check *check)
 {
 	StringInfoData buf;
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
-	for (int i = 0; i < check->hole_count; i++)
+	for (int i = 0; i < check->gap_count; i++)
 		appendStringInfo(&buf, "%s[%lld,%lld]", i == 0 ? "" : ",",
-						 (long long) check->holes[i].from, (long long) check->holes[i].to);
+						 (long long) check->gaps[i].from, (long long) check->gaps[i].to);
 	appendStringInfoChar(&buf, '}');
 	return buf.data;
 }
@@ -246,7 +241,7 @@ typedef enum PartitionPart
 	PARTITION_TO,
 } PartitionPart;
 
-/* A part of what the partitions are as a literal of an array, in their order. */
+/* The tables, or the bounds, of the partitions in their order, as a literal of an array. */
 static char *
 partitions_literal(const Check *check, PartitionPart part)
 {
@@ -266,7 +261,7 @@ partitions_literal(const Check *check, PartitionPart part)
 	return buf.data;
 }
 
-/* The tables that refuse changes, as a literal of an array. */
+/* The names of the tables that refuse changes, as a literal of an array. */
 static char *
 immutable_literal(void)
 {
@@ -281,7 +276,7 @@ immutable_literal(void)
 																			   TYPALIGN_INT)));
 }
 
-/* Adds what a query finds: rows of kind, stream, position, detail. */
+/* Runs a query that returns findings (kind, stream, position, detail), and reports them. */
 static void
 run_query(Check *check, const char *query)
 {
@@ -303,7 +298,7 @@ run_query(Check *check, const char *query)
 	cursor_close(&cursor);
 }
 
-/* Runs the script proof/check. It has queries, and settings for how they are planned. */
+/* Runs the script proof/check.sql. It has queries, and SET statements for how they are planned. */
 static void
 run_queries(Check *check)
 {
@@ -314,7 +309,7 @@ run_queries(Check *check)
 		es_script_integer("before_first", ES_NODE_START(node)),
 		es_script_integer("first_position", ES_NODE_START(node) + 1),
 		es_script_integer("last_position", ES_NODE_END(node) - 1),
-		es_script_literal("holes", holes_literal(check)),
+		es_script_literal("gaps", gaps_literal(check)),
 		es_script_literal("partitions", partitions_literal(check, PARTITION_TABLE)),
 		es_script_literal("partition_from", partitions_literal(check, PARTITION_FROM)),
 		es_script_literal("partition_to", partitions_literal(check, PARTITION_TO)),
@@ -338,22 +333,23 @@ run_queries(Check *check)
 
 /* ---------------------------------------------------------------- snapshots */
 
-/* A snapshot that is compared with a replay of its stream. */
+/* A stored state that is compared with a replay of its stream. */
 typedef struct Replay
 {
 	int64		stream;
 	int64		version;
 	const bytea *fingerprint;
 	Jsonb	   *state;
-	MemoryContext context;		/* where the base is kept */
-	bool		skipped;		/* no fold that is registered now has made it, or its stream is not there */
+	MemoryContext context;		/* where the state of `base` is allocated */
+	bool		skipped;		/* it was not made by the current fold of its category, or there is no such stream */
 	bool		equal;
 
-	/* what the last replay came to: the next one of the same stream goes on there */
+	/* Where the last replay has ended. The next one of the same stream goes on from there. */
 	int64		base_stream;
 	EsFoldBase	base;
 } Replay;
 
+/* Replays the stream up to the state's version, and compares. */
 static void
 replay(void *arg)
 {
@@ -378,8 +374,8 @@ replay(void *arg)
 }
 
 /*
- * A stored state must be what a replay gives. What was made by an earlier definition is never used, and those of
- * applications cannot be replayed: of these only the hash is looked at.
+ * A stored state must be what a replay of its stream gives. States that earlier definitions have made are never used,
+ * and states that applications have stored cannot be replayed: of both only the hash is checked.
  */
 static void
 check_snapshots(Check *check, bool all)
@@ -409,11 +405,12 @@ check_snapshots(Check *check, bool all)
 							   DatumGetByteaPP(column(&cursor, row, 7))))
 			finding(check, "snapshot", name, position, "the snapshot of version %lld is damaged: its hash is not right",
 					(long long) r.version);
-		else if (es_snapshot_is_of(r.fingerprint, NULL) && !in_hole(check, 0, position))
+		else if (es_snapshot_is_of(r.fingerprint, NULL) &&
+				 !es_in_partition_gap(check->gaps, check->gap_count, 0, position))
 		{
 			error = es_catch(replay, &r);
 			if (error != NULL && error->sqlerrcode == ES_UNKNOWN)
-				FreeErrorData(error);	/* the category has no fold any more: nobody uses it */
+				FreeErrorData(error);	/* the category has no fold any more, so nobody uses the state */
 			else if (error != NULL)
 			{
 				finding(check, "snapshot", name, position, "the snapshot of version %lld cannot be replayed: %s",
@@ -460,7 +457,7 @@ es_check(PG_FUNCTION_ARGS)
 	if (strcmp(snapshots, "none") != 0)
 		check_snapshots(&check, strcmp(snapshots, "all") == 0);
 	es_sql_end(&sql);
-	/* What was read is not reported before it is durable. */
+	/* What is reported must be durable. */
 	es_early_release_await_all();
 	return (Datum) 0;
 }

@@ -82,7 +82,7 @@ for my $file (sort keys %text)
 	my $number = 0;
 	my @lines = split /\n/, $code{$file};
 
-	complain("src/$file: has more than $longest lines") if ($text{$file} =~ tr/\n//) > $longest;
+	complain("src/$file: has more than $longest lines") if ($text{$file} =~ tr/\n//) > $longest && $file ne 'base/script_texts.c';    # made by make
 	for my $line (split /\n/, $text{$file})
 	{
 		$number++;

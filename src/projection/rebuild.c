@@ -523,10 +523,10 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 
 /*
  * Runs one step of a rebuild, in a worker and in a transaction of its own. True: there is more to do at once. Else
- * *due is when to run the next step, if that is known and earlier.
+ * *wake_at is when to run the next step, if that is known and earlier.
  */
 bool
-es_rebuild_step(const char *name, TimestampTz *due)
+es_rebuild_step(const char *name, TimestampTz *wake_at)
 {
 	EsCheckpoint checkpoint;
 	EsTask		task;
@@ -542,7 +542,7 @@ es_rebuild_step(const char *name, TimestampTz *due)
 	if (es_checkpoint_lock(name, true, false, &checkpoint) && read_rebuild(name, &rebuild) && rebuild.running)
 	{
 		if (checkpoint.retry_at > GetCurrentTimestamp())
-			*due = *due == 0 ? checkpoint.retry_at : Min(*due, checkpoint.retry_at);
+			*wake_at = *wake_at == 0 ? checkpoint.retry_at : Min(*wake_at, checkpoint.retry_at);
 		else
 		{
 			more = step(&rebuild, &task, &ended);
@@ -550,7 +550,7 @@ es_rebuild_step(const char *name, TimestampTz *due)
 			{
 				TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 10);
 
-				*due = *due == 0 ? soon : Min(*due, soon);
+				*wake_at = *wake_at == 0 ? soon : Min(*wake_at, soon);
 			}
 		}
 	}

@@ -10,7 +10,7 @@
 #include "utils/palloc.h"
 
 extern List *es_rebuilds(MemoryContext context);
-extern bool es_rebuild_step(const char *name, TimestampTz *due);
+extern bool es_rebuild_step(const char *name, TimestampTz *wake_at);
 extern int64 es_rebuild_run(const char *name, int64 max_batches);
 extern void es_rebuild_forget(const char *name);
 

@@ -103,11 +103,11 @@ adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz
 
 /*
  * Runs one batch of one projection, in a transaction of its own, up to a mark that was found before. True: there is
- * more to do at once. Sets *due, where the projection has to be looked at again by then even if nobody wakes the
+ * more to do at once. Sets *wake_at, where the projection has to be looked at again by then even if nobody wakes the
  * worker.
  */
 static bool
-run_one(const char *name, int64 mark, TimestampTz *due)
+run_one(const char *name, int64 mark, TimestampTz *wake_at)
 {
 	EsCheckpoint checkpoint;
 	EsTask		task;
@@ -118,7 +118,7 @@ run_one(const char *name, int64 mark, TimestampTz *due)
 
 	if (!es_process_begin(psprintf("projection %s", name)))
 	{
-		*due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DROPPED_INTERVAL);
+		*wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DROPPED_INTERVAL);
 		return false;
 	}
 	start = GetCurrentTimestamp();
@@ -130,7 +130,7 @@ run_one(const char *name, int64 mark, TimestampTz *due)
 		(projection = es_projection_find(name)) != NULL && projection->running && !projection->is_inline)
 	{
 		if (checkpoint.retry_at > start)
-			*due = checkpoint.retry_at;
+			*wake_at = checkpoint.retry_at;
 		else
 		{
 			/* It is taken after the mark was found, so it shows all events up to the mark. */
@@ -151,10 +151,10 @@ run_one(const char *name, int64 mark, TimestampTz *due)
 				if (result == ES_APPLIED)
 					projection->idle_since = start;
 				else if (result == ES_NOTHING && mark > checkpoint.cursor.position)
-					*due = TimestampTzPlusMilliseconds(projection->idle_since, IDLE_INTERVAL);
+					*wake_at = TimestampTzPlusMilliseconds(projection->idle_since, IDLE_INTERVAL);
 			}
 			if (result == ES_LATER)
-				*due = checkpoint.retry_at;
+				*wake_at = checkpoint.retry_at;
 		}
 	}
 	es_process_end();
@@ -189,9 +189,9 @@ find_candidates(int64 *mark, List **names, List **rebuilds)
 }
 
 static long
-milliseconds_until(TimestampTz due)
+milliseconds_until(TimestampTz wake_at)
 {
-	return Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due), 1);
+	return Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at), 1);
 }
 
 /*
@@ -221,7 +221,7 @@ run_projections(long *wait)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store run", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TimestampTz start = GetCurrentTimestamp();
-	TimestampTz due = 0;
+	TimestampTz wake_at = 0;
 	List	   *names;
 	List	   *rebuilds;
 	ListCell   *lc;
@@ -258,16 +258,16 @@ run_projections(long *wait)
 		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), RUN_TIME));
 		more |= again;
 		if (look_again != 0)
-			due = due == 0 ? look_again : Min(due, look_again);
+			wake_at = wake_at == 0 ? look_again : Min(wake_at, look_again);
 	}
 	foreach(lc, rebuilds)
 	{
 		MemoryContextSwitchTo(context);
 		CHECK_FOR_INTERRUPTS();
-		more |= es_rebuild_step(lfirst(lc), &due);
+		more |= es_rebuild_step(lfirst(lc), &wake_at);
 	}
 	MemoryContextSwitchTo(old);
-	*wait = due == 0 ? -1 : milliseconds_until(due);
+	*wait = wake_at == 0 ? -1 : milliseconds_until(wake_at);
 	if (names != NIL && !more)
 		rest(start);
 	MemoryContextDelete(context);

@@ -1,11 +1,14 @@
 /*
  * state/as_of.c
- *	  Whether what was recorded by a time is final: asked twice, an as-of load answers the same, or it
- *	  is refused (YE004).
+ *	  Whether a time is final: whether no event can be recorded any more at that time or before it.
  *
- * T is final for every stream when it is at or below stable_until (log/mark.c). It is final for one
- * stream when no append to it is under way, the clock is past T and the published floor is at least T,
- * all of it before the snapshot that reads: an append that begins later is stamped after both.
+ * A load as of a final time always gives the same state. A load as of a time that does not become final is refused
+ * (YE004).
+ *
+ * A time T is final for all streams when it is at or before stable_until (log/mark.c). It is final for one stream
+ * when no open transaction is appending to it, the clock is past T, and the published floor is T or later, all of
+ * this before the snapshot is taken: an append that begins after that is stamped later than the clock and later than
+ * the floor.
  */
 #include "postgres.h"
 
@@ -21,15 +24,18 @@
 #include "log/log.h"
 #include "state/as_of.h"
 
-/* Sets *ask when the published times are older than as_of, so that it helps to ask the coordinator to publish newer ones. */
+/*
+ * Whether a time is final, for a stream or (NULL) for all. Sets *publish_helps when the published times are older
+ * than as_of, so that it may become final when the coordinator publishes newer ones.
+ */
 static bool
-is_final(TimestampTz as_of, const text *stream, bool *ask)
+is_final(TimestampTz as_of, const text *stream, bool *publish_helps)
 {
 	TimestampTz stable_until;
 	TimestampTz floor;
 
 	es_mark_times(&stable_until, &floor);
-	*ask = as_of > floor && as_of < GetCurrentTimestamp();
+	*publish_helps = as_of > floor && as_of < GetCurrentTimestamp();
 	if (as_of <= stable_until)
 		return true;
 	return stream != NULL && !IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
@@ -37,17 +43,17 @@ is_final(TimestampTz as_of, const text *stream, bool *ask)
 }
 
 /*
- * A registered snapshot that shows all that was recorded by a time, on one stream or (NULL) on all.
- * Waits up to event_store.as_of_wait for that to be final, then raises YE004; raises 22023 for a time
- * further ahead.
+ * Returns a registered snapshot that shows all events recorded at or before a time, of one stream or (NULL) of all.
+ * Waits up to event_store.as_of_wait until the time is final, and then raises YE004. If the time is so far in the
+ * future that it cannot be final by then, raises 22023.
  */
 Snapshot
 es_asof_snapshot(TimestampTz as_of, const text *stream)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	long		nap = 200;
+	long		delay = 200;
 	bool		waiting = false;
-	bool		ask;
+	bool		publish_helps;
 
 	if (!TIMESTAMP_IS_NOBEGIN(as_of) &&
 		(TIMESTAMP_IS_NOEND(as_of) || as_of > start + (int64) es_as_of_wait * 1000))
@@ -56,7 +62,7 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 				 errmsg("time \"%s\" is in the future", timestamptz_to_str(as_of)),
 				 errdetail("What will have been recorded by then is not known."),
 				 errhint("For the current state use es_load.")));
-	while (!TIMESTAMP_IS_NOBEGIN(as_of) && !is_final(as_of, stream, &ask))
+	while (!TIMESTAMP_IS_NOBEGIN(as_of) && !is_final(as_of, stream, &publish_helps))
 	{
 		if (IsolationUsesXactSnapshot() ||
 			TimestampDifferenceExceeds(start, GetCurrentTimestamp(), es_as_of_wait))
@@ -68,22 +74,22 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 		CHECK_FOR_INTERRUPTS();
 
 		/*
-		 * A coordinator publishes the times on request, and goes on until stable_until is there. The end
-		 * of an append to the one stream is no news, so the sleep is short.
+		 * A coordinator publishes the times when it is asked to, and goes on until stable_until has passed that
+		 * moment; we are woken then. The end of an append to the one stream does not wake us, so we never sleep long.
 		 */
 		if (es_shared_coordinator_running())
 		{
 			if (!waiting)
 				es_shared_wait_begin(ES_NEWS_PROGRESS);
 			waiting = true;
-			if (ask)
+			if (publish_helps)
 				es_publish_soon();
 			(void) es_shared_wait(ES_NEWS_PROGRESS, 10, "EventStoreAsOf");
 		}
 		else
 		{
-			pg_usleep(nap);
-			nap = Min(nap * 2, 10000);
+			pg_usleep(delay);
+			delay = Min(delay * 2, 10000);
 		}
 	}
 	if (waiting)

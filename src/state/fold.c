@@ -2,9 +2,9 @@
  * state/fold.c
  *	  Folding events into a state: (state, event) -> state, by a SQL expression or by rules.
  *
- * Only the columns that the fold mentions are looked at. The state of a SQL fold moves between two
- * memory contexts: each new state is made in the one that does not hold the old state, so a fold over millions of events
- * needs the memory of two states.
+ * Only the columns that the fold mentions are looked at. The state of a SQL fold moves between two memory contexts:
+ * each new state is made in the one that does not hold the old state, so a fold over millions of events needs the
+ * memory of two states.
  */
 #include "postgres.h"
 
@@ -58,8 +58,9 @@ es_fold_begin(EsFold *fold, const text *stream, Jsonb *state, int64 version, int
 }
 
 /*
- * Makes a scan for the events to be folded; the caller says which. All scans of a fold share its upcasters. They are begun
- * with the first scan, because a load from a snapshot may need none, and not again for each stream of a category.
+ * Makes a scan for the events to be folded; the caller says which. All scans of a fold share its upcasters. They are
+ * begun with the first scan, because a load from a snapshot may need none, and not again for each stream of a
+ * category.
  */
 EsScan *
 es_fold_scan(EsFold *fold, EsDefinitions *defs, Snapshot snapshot)

@@ -92,8 +92,8 @@ open_settings(const EsFold *fold, const EsScan *scan)
 }
 
 /*
- * Folds the events of a scan. An event that an upcaster drops counts in the version all the same, because the version that a
- * load returns is the one that es_append expects next.
+ * Folds the events of a scan. An event that an upcaster drops counts in the version all the same, because the version
+ * that a load returns is the one that es_append expects next.
  */
 static void
 fold_scan(EsFold *fold, EsScan *scan)
@@ -127,8 +127,8 @@ fold_scan(EsFold *fold, EsScan *scan)
 }
 
 /*
- * Brings a fold to the state of a stream as a database snapshot shows it: at the highest version that is not above a given
- * one, and that was recorded by a given time.
+ * Brings a fold to the state of a stream as a database snapshot shows it: at the highest version that is not above a
+ * given one, and that was recorded by a given time.
  */
 static void
 load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, int64 max_version,
@@ -298,7 +298,9 @@ fold_valid(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *
 	if (!in_order)
 		qsort(events, count, sizeof(ValidEvent), compare_valid);
 
-	/* Neighbouring versions that follow each other here are read with one scan; there may be as many scans as events. */
+	/*
+	 * Neighbouring versions that follow each other here are read with one scan; there may be as many scans as events.
+	 */
 	per_run = AllocSetContextCreate(CurrentMemoryContext, "event_store run", ALLOCSET_DEFAULT_SIZES);
 	for (int64 i = 0; i < count;)
 	{
@@ -501,9 +503,9 @@ es_take_snapshot(const text *stream)
 }
 
 /*
- * Computes the state of a stream at a version without using stored snapshots. The fold begins with *base, and its result
- * replaces *base, in the current memory context. False when the stream has no such version, or when the fingerprint of a
- * snapshot is not that of the stream's fold.
+ * Computes the state of a stream at a version without using stored snapshots. The fold begins with *base, and its
+ * result replaces *base, in the current memory context. False when the stream has no such version, or when the
+ * fingerprint of a snapshot is not that of the stream's fold.
  */
 bool
 es_load_replay(int64 stream, const bytea *fingerprint, int64 version, Snapshot snapshot, EsFoldBase *base)

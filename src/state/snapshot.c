@@ -29,7 +29,10 @@
 #define ES_KEEP_NEWEST	4
 #define ES_SPARSE		16
 
-/* The first byte of a stored fingerprint says whose fold made the state: one that is registered, or the application's. */
+/*
+ * The first byte of a stored fingerprint says whose fold made the state: one that is registered, or the
+ * application's.
+ */
 #define FINGERPRINT_FOLD		'F'
 #define FINGERPRINT_APPLICATION	'A'
 
@@ -200,8 +203,8 @@ store(int64 stream, bytea *fingerprint, int64 version, int64 position, Timestamp
 }
 
 /*
- * Drops snapshots of this stream that are closer together than they need be, and those that were made under an earlier
- * definition of the fold, which no load uses any more.
+ * Drops snapshots of a stream that are closer to each other than needed, and those of an earlier definition of the
+ * fold, which no load uses any more.
  */
 static void
 thin_out(int64 stream, bytea *fingerprint, int every)

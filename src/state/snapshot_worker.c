@@ -1,11 +1,11 @@
 /*
  * state/snapshot_worker.c
- *	  Snapshots that are due: an event whose version is a multiple of its aggregate's snapshot_every.
+ *	  Takes a snapshot where the version of an event is a multiple of its aggregate's snapshot_every.
  *
- * The coordinator looks through the log, up to the mark, for such events, which is cheap. When it finds one, a
- * process of its own, the snapshot worker, takes the snapshots from there to the mark: folding may be slow, and runs
- * text of users. How far either has come is in shared memory only; after a restart it begins at the mark, and what
- * was due is asked for by loads (state/snapshot_request.c).
+ * The coordinator reads new events, up to the mark, and looks for such versions, which is cheap. When it finds one,
+ * it starts a process, the snapshot worker, which takes the snapshots from there up to the mark: folding may be slow,
+ * and runs stored text. How far both have come is noted in shared memory only. After a restart the coordinator begins
+ * at the mark. Loads request the snapshots that were missed (state/snapshot_request.c).
  */
 #include "postgres.h"
 
@@ -33,7 +33,7 @@ PGDLLEXPORT void es_snapshot_worker_main(Datum arg);
 
 #define SNAPSHOT_INTERVAL	1000	/* milliseconds, of the coordinator's looks */
 
-/* Streams that a worker remembers, to take one snapshot where several versions were due. */
+/* How many streams a worker remembers, so that a stream with several such versions gets only one snapshot. */
 #define REMEMBERED		10000
 
 /* What is registered, for the length of a look. */
@@ -74,9 +74,9 @@ read_aggregates(Every **result)
 }
 
 /*
- * The first event after a position, up to another and not much further than LOOK_POSITIONS, at which a snapshot is
- * due. Returns its position, and the stream's name, in a context; else the position that was looked up to, and
- * *stream is NULL.
+ * Finds the first event at which a snapshot should be taken, among those after one position and up to another, but
+ * not much more than LOOK_POSITIONS of them. Returns its position, and in *stream its stream's name, in a memory
+ * context. If there is none, *stream is NULL, and the position up to which it has looked is returned.
  */
 static int64
 next_wanted(MemoryContext context, int64 after, int64 upto, text **stream, int64 *id, int64 *version)
@@ -122,7 +122,7 @@ next_wanted(MemoryContext context, int64 after, int64 upto, text **stream, int64
 static bool snapshots_wanted(void);
 static bool look_for_snapshots(void);
 
-/* Its word is up to where snapshots that were due have been taken; 0: not known. */
+/* The word of this duty in shared memory is the position up to where snapshots have been taken; 0: not known. */
 static EsDuty looking = {.name = "look for snapshots that are due",.run = look_for_snapshots,
 .wanted = snapshots_wanted,.interval = SNAPSHOT_INTERVAL};
 
@@ -149,7 +149,7 @@ snapshots_wanted(void)
 	return !es_child_running(&snapshot_worker) && position < published->mark;
 }
 
-/* Looks whether a snapshot is due, and has it taken by a snapshot worker. */
+/* The duty: looks whether a snapshot should be taken, and starts a snapshot worker for that. */
 static bool
 look_for_snapshots(void)
 {
@@ -162,12 +162,12 @@ look_for_snapshots(void)
 
 	if (!es_process_begin("looking for snapshots that are due"))
 		return false;
-	/* After an error go on behind what led to it. */
+	/* If there is an error, go on after the events that have caused it. */
 	pg_atomic_write_u64(word, Max(mark, 1));
 	position = next_wanted(CurrentMemoryContext, position, mark, &stream, &id, &version);
 	es_process_end();
 
-	/* The worker is to find that event again: it begins right before it. */
+	/* The worker begins before that event, so that it finds it again. */
 	if (stream != NULL)
 		position--;
 	pg_atomic_write_u64(word, position);
@@ -226,7 +226,7 @@ take(text *stream, int64 id, HTAB *taken)
 	}
 }
 
-/* Entry of the worker: takes what is due from a position on, until it has come to the mark. */
+/* Entry point of the worker: takes snapshots from a position on, until it has reached the mark. */
 void
 es_snapshot_worker_main(Datum arg)
 {

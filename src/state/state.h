@@ -194,7 +194,9 @@ extern const EsExpr *es_find_check(EsDefinitions *defs, const char *type, int le
 
 extern void es_state_init(void);
 
-/* Called in the transaction that registers or drops an upcaster of a type, which leads to another (perhaps the same). */
+/*
+ * Called in the transaction that registers or drops an upcaster of a type, which leads to another (perhaps the same).
+ */
 extern void es_on_upcaster_change(void (*callback) (text *type, text *to_type));
 
 /* ---------------------------------------------------------------- fold */
@@ -276,10 +278,7 @@ extern void es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state);
 
 /* ---------------------------------------------------------------- snapshot worker */
 
-/*
- * Snapshots that are due.
- */
-
+/* Registers the duty that takes snapshots every so many events; called once, when the library is loaded. */
 extern void es_snapshot_worker_init(void);
 
 /* ---------------------------------------------------------------- upcast */

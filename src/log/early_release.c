@@ -106,9 +106,21 @@ standby_lacks(XLogRecPtr lsn, int mode)
 }
 
 /*
- * Waits until WAL that others have written, up to a point, is on disk and at the synchronous standby. Does not use
- * the queue in which commits wait for the standby, because that is only for one's own commits: each point of the WAL
- * is in it once.
+ * Waits until WAL that others have written, up to a point, is on disk and at the synchronous standby. The server's
+ * SyncRepWaitForLSN() is not used for the standby, because it is made for a session that waits for its own commit:
+ *
+ * - It has a queue in which each point of the WAL is once; a server with assertions checks that. Here the point is that
+ *   of somebody else's commit. That session may be in the queue, and so may others that report the same stream.
+ *
+ * - It answers a cancel with a warning and returns, because the commit cannot be undone. We would go on and report an
+ *   event that a failover can still lose. Here a cancel must be an error, and it can be: nothing is committed yet.
+ *
+ * - It resets our latch. A caller that waits for news may have been woken by the latch already, and would miss the news.
+ *
+ * So this function polls, and also finds out by itself whether there is a synchronous standby. The setting
+ * synchronous_standby_names cannot answer that: a session reads it anew only between statements, but an administrator
+ * who empties it must end the wait for a standby that is gone. The server goes by a byte in shared memory, and so do we
+ * (base/compat.h).
  */
 static void
 await_lsn(XLogRecPtr lsn)

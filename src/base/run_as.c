@@ -113,9 +113,9 @@ es_settings_close(int level)
 }
 
 /*
- * Set while stored text runs, and while it must not append. Bits of the security context, beside core's three, because core saves
- * and restores that as a whole with every subtransaction, and keeps unknown bits when functions change
- * the user.
+ * Set while stored text runs, and while it must not append. These are bits of the security context, in addition to
+ * PostgreSQL's own three. PostgreSQL saves and restores the context as a whole with every subtransaction, and keeps
+ * bits that it does not know when functions change the user.
  */
 #define ES_RUNNING_STORED_TEXT	0x20000000
 #define ES_MAY_NOT_APPEND		0x40000000

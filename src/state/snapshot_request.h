@@ -1,6 +1,6 @@
 /*
  * state/snapshot_request.h
- *	  Loads that replayed far ask for a snapshot.
+ *	  Loads that had to replay many events request a snapshot.
  */
 #ifndef ES_STATE_SNAPSHOT_REQUEST_H
 #define ES_STATE_SNAPSHOT_REQUEST_H

@@ -109,15 +109,15 @@ read_epochs(EsEpoch **epochs)
 			*epochs = repalloc(*epochs, sizeof(EsEpoch) * (room *= 2));
 		slot_getallattrs(slot);
 		/* After a restore the table may have the rows in any order, so insert each at its place. */
-		for (i = count++; i > 0 && (*epochs)[i - 1].epoch > DatumGetInt64(slot->tts_values[0]); i--)
+		for (i = count++; i > 0 && (*epochs)[i - 1].epoch > DatumGetInt64(slot->tts_values[Anum_epoch_epoch - 1]); i--)
 			(*epochs)[i] = (*epochs)[i - 1];
 		row = &(*epochs)[i];
-		row->epoch = DatumGetInt64(slot->tts_values[0]);
-		row->mark = DatumGetInt64(slot->tts_values[2]);
-		row->start = DatumGetInt64(slot->tts_values[4]);
-		row->system = DatumGetInt64(slot->tts_values[5]);
-		row->timeline = DatumGetInt64(slot->tts_values[6]);
-		row->database = DatumGetInt64(slot->tts_values[7]);
+		row->epoch = DatumGetInt64(slot->tts_values[Anum_epoch_epoch - 1]);
+		row->mark = DatumGetInt64(slot->tts_values[Anum_epoch_mark - 1]);
+		row->start = DatumGetInt64(slot->tts_values[Anum_epoch_start_position - 1]);
+		row->system = DatumGetInt64(slot->tts_values[Anum_epoch_system_identifier - 1]);
+		row->timeline = DatumGetInt64(slot->tts_values[Anum_epoch_timeline - 1]);
+		row->database = DatumGetInt64(slot->tts_values[Anum_epoch_database - 1]);
 		row->ours = TransactionIdIsCurrentTransactionId(
 			DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)));
 	}

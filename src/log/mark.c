@@ -198,9 +198,9 @@ read_row(Snapshot snapshot, EsMarkRow *row)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the event store is incomplete: \"%s.mark\" has no row", ES_SCHEMA),
 				 errhint("Was only the schema restored? Restore the data too.")));
-	row->mark = DatumGetInt64(es_row_column(rows.slot, 1));
-	row->stable_until = DatumGetTimestampTz(es_row_column(rows.slot, 2));
-	row->floor = DatumGetTimestampTz(es_row_column(rows.slot, 3));
+	row->mark = DatumGetInt64(es_row_column(rows.slot, Anum_mark_mark));
+	row->stable_until = DatumGetTimestampTz(es_row_column(rows.slot, Anum_mark_stable_until));
+	row->floor = DatumGetTimestampTz(es_row_column(rows.slot, Anum_mark_floor));
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 

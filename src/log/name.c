@@ -153,8 +153,8 @@ look_up(EsNameKind kind, bool by_name, Datum key, int32 *id)
 		bool		isnull;
 		Datum		xmin = slot_getsysattr(rows.slot, MinTransactionIdAttributeNumber, &isnull);
 
-		*id = DatumGetInt32(es_row_column(rows.slot, 1));
-		name = DatumGetTextPCopy(es_row_column(rows.slot, 2));
+		*id = DatumGetInt32(es_row_column(rows.slot, Anum_name_id));
+		name = DatumGetTextPCopy(es_row_column(rows.slot, Anum_name_name));
 		if (!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
 			add_to_cache(name_cache(kind, name_table(kind)), *id, name);
 	}

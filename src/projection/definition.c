@@ -95,23 +95,24 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	char	   *state;
 
 	slot_getallattrs(slot);
-	projection->name = text_column(slot, 1);
-	projection->handler_text = text_column(slot, 2);
-	es_filter_read(&projection->filter, slot->tts_values[2], slot->tts_isnull[2], slot->tts_values[3],
-				   slot->tts_isnull[3]);
-	if (!slot->tts_isnull[4])
-		foreach(lc, es_name_list(slot->tts_values[4]))
+	projection->name = text_column(slot, Anum_projection_name);
+	projection->handler_text = text_column(slot, Anum_projection_handler);
+	es_filter_read(&projection->filter,
+				   slot->tts_values[Anum_projection_categories - 1], slot->tts_isnull[Anum_projection_categories - 1],
+				   slot->tts_values[Anum_projection_event_types - 1], slot->tts_isnull[Anum_projection_event_types - 1]);
+	if (!slot->tts_isnull[Anum_projection_tables - 1])
+		foreach(lc, es_name_list(slot->tts_values[Anum_projection_tables - 1]))
 			projection->tables = lappend(projection->tables, text_to_cstring(lfirst(lc)));
-	projection->is_inline = strcmp(text_column(slot, 6), "inline") == 0;
-	projection->batch_size = DatumGetInt32(slot->tts_values[6]);
-	projection->from_position = DatumGetInt64(slot->tts_values[7]);
-	projection->side_effects = DatumGetBool(slot->tts_values[8]);
-	projection->role = text_column(slot, 10);
-	projection->search_path = text_column(slot, 11);
-	state = text_column(slot, 12);
+	projection->is_inline = strcmp(text_column(slot, Anum_projection_mode), "inline") == 0;
+	projection->batch_size = DatumGetInt32(slot->tts_values[Anum_projection_batch_size - 1]);
+	projection->from_position = DatumGetInt64(slot->tts_values[Anum_projection_from_position - 1]);
+	projection->side_effects = DatumGetBool(slot->tts_values[Anum_projection_side_effects - 1]);
+	projection->role = text_column(slot, Anum_projection_role);
+	projection->search_path = text_column(slot, Anum_projection_search_path);
+	state = text_column(slot, Anum_projection_state);
 	projection->running = strcmp(state, "running") == 0;
 	projection->failed = strcmp(state, "failed") == 0;
-	projection->stale = DatumGetBool(slot->tts_values[12]);
+	projection->stale = DatumGetBool(slot->tts_values[Anum_projection_stale - 1]);
 }
 
 static int

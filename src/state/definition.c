@@ -137,6 +137,19 @@ get_string(HeapTuple tuple, TupleDesc desc, int column)
 	return SPI_getvalue(tuple, desc, column);
 }
 
+/* The same of a column that is NOT NULL, unless the table's owner has altered it. */
+static char *
+get_some_string(HeapTuple tuple, TupleDesc desc, int column)
+{
+	char	   *value = SPI_getvalue(tuple, desc, column);
+
+	if (value == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a definition in schema \"%s\" has no \"%s\"", ES_SCHEMA, SPI_fname(desc, column))));
+	return value;
+}
+
 static Jsonb *
 get_json(HeapTuple tuple, TupleDesc desc, int column)
 {
@@ -157,11 +170,11 @@ get_int(HeapTuple tuple, TupleDesc desc, int column)
 static void
 read_row(DefinitionRow *row, HeapTuple tuple, TupleDesc desc)
 {
-	row->name = get_string(tuple, desc, 1);
+	row->name = get_some_string(tuple, desc, 1);
 	row->version = get_int(tuple, desc, 2);
 	row->text = get_string(tuple, desc, 3);
-	row->role = get_string(tuple, desc, 4);
-	row->search_path = get_string(tuple, desc, 5);
+	row->role = get_some_string(tuple, desc, 4);
+	row->search_path = get_some_string(tuple, desc, 5);
 }
 
 /* Reads the tables. SPI results live in SPI's context, so everything is copied by get_*(). */
@@ -173,7 +186,8 @@ read_definitions(EsDefinitions *defs)
 
 	es_sql_begin(&sql, es_store()->owner);
 
-	count = es_sql_run("SELECT category, 0, fold, role, search_path, rules, initial_state, snapshot_every"
+	count = es_sql_run("SELECT category, 0, fold, role, search_path, rules::jsonb,"
+					   " coalesce(initial_state::jsonb, '{}'), snapshot_every::integer"
 					   " FROM event_store.aggregates");
 	MemoryContextSwitchTo(defs->context);
 	defs->aggregates = palloc0(sizeof(AggregateRow) * (count + 1));
@@ -189,7 +203,7 @@ read_definitions(EsDefinitions *defs)
 		row->snapshot_every = get_int(tuple, desc, 8);
 	}
 
-	count = es_sql_run("SELECT event_type, from_version, transform, role, search_path, to_type"
+	count = es_sql_run("SELECT event_type, from_version::integer, transform, role, search_path, to_type"
 					   " FROM event_store.upcasters ORDER BY 1, 2");
 	MemoryContextSwitchTo(defs->context);
 	defs->upcaster_rows = palloc0(sizeof(DefinitionRow) * (count + 1));
@@ -205,10 +219,10 @@ read_definitions(EsDefinitions *defs)
 		upcaster->row = row;
 		upcaster->event_type = row->name;
 		upcaster->from_version = row->version;
-		upcaster->to_type = cstring_to_text(get_string(tuple, desc, 6));
+		upcaster->to_type = cstring_to_text(get_some_string(tuple, desc, 6));
 	}
 
-	count = es_sql_run("SELECT event_type, schema_version, check_expr, role, search_path"
+	count = es_sql_run("SELECT event_type, schema_version::integer, check_expr, role, search_path"
 					   " FROM event_store.event_checks WHERE check_expr IS NOT NULL");
 	MemoryContextSwitchTo(defs->context);
 	defs->checks = palloc0(sizeof(DefinitionRow) * (count + 1));

@@ -120,7 +120,7 @@ es_snapshot_of_other_fold(int64 stream, Snapshot snapshot)
 	es_lookup_begin(&rows, snapshot, false, 1, &key);
 	while (!found && es_lookup_next(&rows))
 	{
-		bytea	   *fingerprint = DatumGetByteaPP(es_row_column(rows.slot, 2));
+		bytea	   *fingerprint = DatumGetByteaPP(es_row_column(rows.slot, Anum_snapshot_fingerprint));
 
 		found = VARSIZE_ANY_EXHDR(fingerprint) > 0 && VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD;
 	}
@@ -149,21 +149,22 @@ find(int64 stream, bytea *fingerprint, int64 max_version, const TimestampTz *as_
 		Jsonb	   *state;
 
 		slot_getallattrs(slot);
-		if (as_of != NULL && DatumGetTimestampTz(slot->tts_values[4]) > *as_of)
+		if (as_of != NULL && DatumGetTimestampTz(slot->tts_values[Anum_snapshot_recorded_at - 1]) > *as_of)
 			continue;
-		state = DatumGetJsonbPCopy(slot->tts_values[5]);
-		sound = es_snapshot_sound(stream, fingerprint, DatumGetInt64(slot->tts_values[2]),
-								  DatumGetInt64(slot->tts_values[3]), DatumGetTimestampTz(slot->tts_values[4]),
-								  state, DatumGetByteaPP(slot->tts_values[6]));
+		state = DatumGetJsonbPCopy(slot->tts_values[Anum_snapshot_state - 1]);
+		sound = es_snapshot_sound(stream, fingerprint, DatumGetInt64(slot->tts_values[Anum_snapshot_version - 1]),
+								  DatumGetInt64(slot->tts_values[Anum_snapshot_position - 1]),
+								  DatumGetTimestampTz(slot->tts_values[Anum_snapshot_recorded_at - 1]),
+								  state, DatumGetByteaPP(slot->tts_values[Anum_snapshot_hash - 1]));
 		if (!sound)
 		{
-			damaged(stream, DatumGetInt64(slot->tts_values[2]));
+			damaged(stream, DatumGetInt64(slot->tts_values[Anum_snapshot_version - 1]));
 			continue;
 		}
 		found->state = state;
-		found->version = DatumGetInt64(slot->tts_values[2]);
-		found->position = DatumGetInt64(slot->tts_values[3]);
-		found->recorded_at = DatumGetTimestampTz(slot->tts_values[4]);
+		found->version = DatumGetInt64(slot->tts_values[Anum_snapshot_version - 1]);
+		found->position = DatumGetInt64(slot->tts_values[Anum_snapshot_position - 1]);
+		found->recorded_at = DatumGetTimestampTz(slot->tts_values[Anum_snapshot_recorded_at - 1]);
 	}
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 	return sound;

@@ -34,18 +34,111 @@ static bool store_valid = false;
 static bool store_reading = false;	/* an invalidation meanwhile means: read again */
 static uint64 store_generation = 0;
 
+/* A column of a table that is read or written below SQL. */
+typedef struct EsColumnDef
+{
+	const char *name;
+	Oid			type;
+	bool		nullable;
+} EsColumnDef;
+
+#define COLUMN(table, name, type)	{#name, type, false},
+#define NULLABLE(table, name, type) {#name, type, true},
+#define COLUMN_DEFS(table, COLUMNS) static const EsColumnDef table##_columns[] = {COLUMNS(COLUMN, NULLABLE)}
+
+COLUMN_DEFS(store, ES_STORE_COLUMNS);
+COLUMN_DEFS(mark, ES_MARK_COLUMNS);
+COLUMN_DEFS(epoch, ES_EPOCH_COLUMNS);
+COLUMN_DEFS(name, ES_NAME_COLUMNS);
+COLUMN_DEFS(head, ES_HEAD_COLUMNS);
+COLUMN_DEFS(log, ES_LOG_COLUMNS);
+COLUMN_DEFS(append_key, ES_APPEND_KEY_COLUMNS);
+COLUMN_DEFS(batch_key, ES_BATCH_KEY_COLUMNS);
+COLUMN_DEFS(projection, ES_PROJECTION_COLUMNS);
+COLUMN_DEFS(snapshot, ES_SNAPSHOT_COLUMNS);
+COLUMN_DEFS(substream, ES_SUBSTREAM_COLUMNS);
+COLUMN_DEFS(seal, ES_SEAL_COLUMNS);
+COLUMN_DEFS(erased, ES_ERASED_COLUMNS);
+
+#define MAX_KEY		3
+
+/*
+ * The relations whose OIDs are kept, in the order in which they are looked for. Tables that are read below SQL must have
+ * the columns that they were made with: they belong to the store's owner, who can alter them, and reading a changed one
+ * could crash the server or worse. Indexes that are read below SQL must be unique, and on the columns that are given.
+ */
+typedef struct StoreRelation
+{
+	const char *name;
+	size_t		field;			/* in EsStore */
+	char		kind;			/* as in pg_class.relkind */
+	const EsColumnDef *columns;
+	int			column_count;	/* 0: they are named in SQL only */
+	bool		no_triggers;	/* written below SQL, and not by us alone: triggers are refused */
+	size_t		table;			/* of an index */
+	int			key[MAX_KEY];	/* its columns; 0 after the last one */
+} StoreRelation;
+
+#define FIELD(field)	offsetof(EsStore, field)
+#define TABLE(name, field, table) \
+	{name, FIELD(field), RELKIND_RELATION, table##_columns, lengthof(table##_columns)}
+#define WRITTEN(name, field, kind, table) \
+	{name, FIELD(field), kind, table##_columns, lengthof(table##_columns), true}
+#define BY_SQL(name, field, kind)	{name, FIELD(field), kind}
+#define INDEX(name, field, table, ...) \
+	{name, FIELD(field), RELKIND_INDEX, NULL, 0, false, FIELD(table), {__VA_ARGS__}}
+
+static const StoreRelation relations[] = {
+	TABLE("store", store, store),
+	WRITTEN("log", log, RELKIND_PARTITIONED_TABLE, log),
+	WRITTEN("heads", heads, RELKIND_RELATION, head),
+	INDEX("heads_pkey", heads_pkey, heads, Anum_head_id),
+	INDEX("heads_name_key", heads_name, heads, Anum_head_name),
+	TABLE("categories", categories, name),
+	INDEX("categories_pkey", categories_pkey, categories, Anum_name_id),
+	INDEX("categories_name_key", categories_name, categories, Anum_name_name),
+	TABLE("event_types", event_types, name),
+	INDEX("event_types_pkey", event_types_pkey, event_types, Anum_name_id),
+	INDEX("event_types_name_key", event_types_name, event_types, Anum_name_name),
+	WRITTEN("append_keys", keys, RELKIND_RELATION, append_key),
+	INDEX("append_keys_pkey", keys_pkey, keys, Anum_append_key_stream, Anum_append_key_key),
+	WRITTEN("batch_keys", batch_keys, RELKIND_RELATION, batch_key),
+	INDEX("batch_keys_pkey", batch_keys_pkey, batch_keys, Anum_batch_key_key),
+	BY_SQL("grants", grants, RELKIND_RELATION),
+	TABLE("mark", mark, mark),
+	TABLE("epochs", epochs, epoch),
+	BY_SQL("aggregates", aggregates, RELKIND_RELATION),
+	BY_SQL("upcasters", upcasters, RELKIND_RELATION),
+	BY_SQL("event_checks", event_checks, RELKIND_RELATION),
+	TABLE("projections", projections, projection),
+	TABLE("snapshots", snapshots, snapshot),
+	INDEX("snapshots_pkey", snapshots_pkey, snapshots, Anum_snapshot_stream, Anum_snapshot_fingerprint,
+		  Anum_snapshot_version),
+	TABLE("subscription_streams", subscription_streams, substream),
+	INDEX("subscription_streams_pkey", subscription_streams_pkey, subscription_streams, Anum_substream_subscription,
+		  Anum_substream_stream),
+	TABLE("seals", seals, seal),
+	INDEX("seals_pkey", seals_pkey, seals, Anum_seal_to_position),
+	TABLE("erased", erased, erased),
+	INDEX("erased_pkey", erased_pkey, erased, Anum_erased_position),
+	BY_SQL("position_seq", position_seq, RELKIND_SEQUENCE),
+	BY_SQL("stream_seq", stream_seq, RELKIND_SEQUENCE),
+};
+
+/* Where the OID of one of the relations is kept. */
+static Oid *
+relation_field(EsStore *in, const StoreRelation *relation)
+{
+	return (Oid *) ((char *) in + relation->field);
+}
+
 static bool
 is_ours(Oid relid)
 {
-	return relid == store.log || relid == store.heads || relid == store.heads_pkey ||
-		relid == store.heads_name || relid == store.categories || relid == store.event_types ||
-		relid == store.keys || relid == store.keys_pkey || relid == store.batch_keys ||
-		relid == store.mark || relid == store.epochs || relid == store.grants || relid == store.aggregates ||
-		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.snapshots ||
-		relid == store.snapshots_pkey || relid == store.subscription_streams ||
-		relid == store.subscription_streams_pkey || relid == store.seals || relid == store.seals_pkey ||
-		relid == store.erased || relid == store.erased_pkey || relid == store.position_seq || relid == store.stream_seq ||
-		relid == store.row_type;
+	for (int i = 0; i < lengthof(relations); i++)
+		if (*relation_field(&store, &relations[i]) == relid)
+			return true;
+	return relid == store.row_type;
 }
 
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
@@ -76,66 +169,6 @@ es_store_forget(void)
 	store_valid = false;
 }
 
-/*
- * What the C code relies on. The tables belong to the store's owner, who can alter them; reading a
- * changed one by these columns could crash the server or worse, so it is refused instead.
- */
-typedef struct EsColumnDef
-{
-	const char *name;
-	Oid			type;
-	bool		nullable;
-} EsColumnDef;
-
-#define MAX_COLUMNS		13
-
-static const struct TableDef
-{
-	const char *name;
-	int			columns;
-	EsColumnDef	column[MAX_COLUMNS];
-}			table_defs[] =
-{
-	{"store", 5, {{"layout", INT4OID}, {"node", INT4OID}, {"id", UUIDOID}, {"created_at", TIMESTAMPTZOID},
-	{"one", BOOLOID}}},
-	{"mark", 4, {{"mark", INT8OID}, {"stable_until", TIMESTAMPTZOID}, {"floor", TIMESTAMPTZOID}, {"one", BOOLOID}}},
-	{"epochs", 8, {{"epoch", INT8OID}, {"began_at", TIMESTAMPTZOID}, {"mark", INT8OID}, {"last_position", INT8OID},
-	{"start_position", INT8OID}, {"system_identifier", INT8OID}, {"timeline", INT8OID}, {"database", INT8OID}}},
-	{"categories", 2, {{"id", INT4OID}, {"name", TEXTOID}}},
-	{"event_types", 2, {{"id", INT4OID}, {"name", TEXTOID}}},
-	{"heads", Natts_head, {{"id", INT8OID}, {"first_position", INT8OID}, {"created_at", TIMESTAMPTZOID},
-	{"category", INT4OID}, {"version", INT8OID}, {"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID},
-	{"digest", BYTEAOID}, {"name", TEXTOID}}},
-	{"log", Natts_log, {{"position", INT8OID}, {"stream", INT8OID}, {"version", INT8OID},
-	{"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID}, {"category", INT4OID},
-	{"event_type", INT4OID}, {"schema_version", INT4OID}, {"rest", INT4OID}, {"event_id", UUIDOID},
-	{"salt", UUIDOID, true}, {"data", JSONBOID, true}, {"metadata", JSONBOID, true}}},
-	{"append_keys", 7, {{"stream", INT8OID}, {"key", TEXTOID}, {"request", BYTEAOID}, {"version", INT8OID},
-	{"first_position", INT8OID}, {"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID}}},
-	{"batch_keys", 6, {{"key", TEXTOID}, {"request", BYTEAOID}, {"events", INT8OID}, {"first_position", INT8OID},
-	{"last_position", INT8OID}, {"recorded_at", TIMESTAMPTZOID}}},
-	{"grants", 2, {{"role", TEXTOID}, {"right", TEXTOID}}},
-	{"aggregates", 7, {{"category", TEXTOID}, {"fold", TEXTOID, true}, {"rules", JSONBOID, true},
-	{"initial_state", JSONBOID}, {"snapshot_every", INT4OID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
-	{"upcasters", 6, {{"event_type", TEXTOID}, {"from_version", INT4OID}, {"transform", TEXTOID},
-	{"to_type", TEXTOID}, {"role", TEXTOID}, {"search_path", TEXTOID}}},
-	{"event_checks", 5, {{"event_type", TEXTOID}, {"schema_version", INT4OID}, {"check_expr", TEXTOID, true},
-	{"role", TEXTOID}, {"search_path", TEXTOID}}},
-	{"projections", 13, {{"name", TEXTOID}, {"handler", TEXTOID}, {"categories", TEXTARRAYOID, true},
-	{"event_types", TEXTARRAYOID, true}, {"tables", TEXTARRAYOID, true}, {"mode", TEXTOID}, {"batch_size", INT4OID},
-	{"from_position", INT8OID}, {"side_effects", BOOLOID}, {"role", TEXTOID}, {"search_path", TEXTOID},
-	{"state", TEXTOID}, {"stale", BOOLOID}}},
-	{"counters", 2, {{"name", TEXTOID}, {"value", INT8OID}}},
-	{"snapshots", 7, {{"stream", INT8OID}, {"fingerprint", BYTEAOID}, {"version", INT8OID}, {"position", INT8OID},
-	{"recorded_at", TIMESTAMPTZOID}, {"state", JSONBOID}, {"hash", BYTEAOID}}},
-	{"subscription_streams", Natts_substream, {{"subscription", INT4OID}, {"stream", INT8OID}, {"version", INT8OID},
-	{"position", INT8OID}, {"attempts", INT4OID}, {"consumer", TEXTOID, true}, {"since", TIMESTAMPTZOID, true},
-	{"reason", TEXTOID, true}}},
-	{"seals", Natts_seal, {{"after_position", INT8OID}, {"to_position", INT8OID}, {"events", INT8OID},
-	{"tree", BYTEAOID}, {"root", BYTEAOID}, {"sealed_at", TIMESTAMPTZOID}, {"manifest", BYTEAOID}}},
-	{"erased", Natts_erased, {{"position", INT8OID}, {"digest", BYTEAOID}}},
-};
-
 static void
 changed(const char *what, const char *name, const char *detail)
 {
@@ -146,19 +179,19 @@ changed(const char *what, const char *name, const char *detail)
 			 errhint("Undo the change; the library reads these tables below SQL.")));
 }
 
-/* Raises an error unless an open table has the columns of one of the definitions. */
+/* Raises an error unless an open table has these columns. */
 static void
-check_columns(Relation rel, const struct TableDef *def)
+check_columns(Relation rel, const EsColumnDef *columns, int count)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 
-	if (desc->natts != def->columns)
+	if (desc->natts != count)
 		changed("table", RelationGetRelationName(rel),
-				psprintf("It has %d columns, counting dropped ones, instead of %d.", desc->natts, def->columns));
-	for (int i = 0; i < def->columns; i++)
+				psprintf("It has %d columns, counting dropped ones, instead of %d.", desc->natts, count));
+	for (int i = 0; i < count; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
-		const EsColumnDef *column = &def->column[i];
+		const EsColumnDef *column = &columns[i];
 
 		if (att->attisdropped || att->atttypid != column->type || att->attgenerated != '\0' ||
 			strcmp(NameStr(att->attname), column->name) != 0 ||
@@ -188,13 +221,11 @@ check_triggers(Relation rel)
 	}
 }
 
-/* The same for a leaf of the log; the caller has opened it. */
+/* The same for a partition of the log; the caller has opened it. */
 void
 es_store_check_partition(Relation partition)
 {
-	for (int i = 0; i < lengthof(table_defs); i++)
-		if (strcmp(table_defs[i].name, "log") == 0)
-			check_columns(partition, &table_defs[i]);
+	check_columns(partition, log_columns, lengthof(log_columns));
 	check_triggers(partition);
 }
 
@@ -244,56 +275,53 @@ find_relation(Oid nsp, const char *name, char kind)
 	return relid;
 }
 
-static Oid
-find_table(Oid nsp, const char *name)
-{
-	for (int i = 0; i < lengthof(table_defs); i++)
-	{
-		Oid			relid;
-		Relation	rel;
-
-		if (strcmp(table_defs[i].name, name) != 0)
-			continue;
-		relid = find_relation(nsp, name, strcmp(name, "log") == 0 ? RELKIND_PARTITIONED_TABLE : RELKIND_RELATION);
-		rel = relation_open(relid, AccessShareLock);
-		check_columns(rel, &table_defs[i]);
-		if (strcmp(name, "log") == 0 || strcmp(name, "heads") == 0 ||
-			strcmp(name, "append_keys") == 0 || strcmp(name, "batch_keys") == 0)
-			check_triggers(rel);
-		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
-		relation_close(rel, AccessShareLock);
-		return relid;
-	}
-	elog(ERROR, "no definition of table \"%s\"", name);
-}
-
 /* A unique btree index on exactly these columns; strings compared bytewise. */
-static Oid
-find_index(Oid nsp, const char *name, Oid table, int first, int second)
+static void
+check_index(Relation index, Oid table, const int *key)
 {
-	Oid			relid = find_relation(nsp, name, RELKIND_INDEX);
-	Relation	index = relation_open(relid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
-	int			natts = second == 0 ? 1 : 2;
+	const char *name = RelationGetRelationName(index);
+	int			natts = 0;
+	bool		same = true;
 
-	if (form->indrelid != table || index->rd_rel->relam != BTREE_AM_OID || !form->indisunique ||
-		!form->indisvalid || !form->indimmediate || form->indnatts != natts ||
-		form->indkey.values[0] != first || (second != 0 && form->indkey.values[1] != second) ||
-		RelationGetIndexPredicate(index) != NIL)
+	for (; natts < MAX_KEY && key[natts] != 0; natts++)
+		same = same && natts < form->indnatts && form->indkey.values[natts] == key[natts];
+	if (!same || form->indnatts != natts || form->indrelid != table || index->rd_rel->relam != BTREE_AM_OID ||
+		!form->indisunique || !form->indisvalid || !form->indimmediate || RelationGetIndexPredicate(index) != NIL)
 		changed("index", name, "It is not the unique index that it was made as.");
 	for (int i = 0; i < natts; i++)
 		if (TupleDescAttr(RelationGetDescr(index), i)->atttypid == TEXTOID &&
 			index->rd_indcollation[i] != C_COLLATION_OID)
 			changed("index", name, "It does not compare bytewise.");
-	relation_close(index, AccessShareLock);
-	return relid;
+}
+
+/* Finds one of the relations, and puts its OID into its field. */
+static void
+find(Oid nsp, const StoreRelation *relation, EsStore *into)
+{
+	Oid			relid = find_relation(nsp, relation->name, relation->kind);
+
+	*relation_field(into, relation) = relid;
+	if (relation->column_count > 0 || relation->kind == RELKIND_INDEX)
+	{
+		Relation	rel = relation_open(relid, AccessShareLock);
+
+		if (relation->kind == RELKIND_INDEX)
+			check_index(rel, *(const Oid *) ((const char *) into + relation->table), relation->key);
+		else
+			check_columns(rel, relation->columns, relation->column_count);
+		if (relation->no_triggers)
+			check_triggers(rel);
+		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
+		relation_close(rel, AccessShareLock);
+	}
 }
 
 /* Reads the one row of event_store.store: layout, node, id. */
 static void
-read_store_row(Oid relid, EsStore *into)
+read_store_row(EsStore *into)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
+	Relation	rel = relation_open(into->store, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
@@ -306,7 +334,7 @@ read_store_row(Oid relid, EsStore *into)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the event store is incomplete: \"%s.store\" has no row", ES_SCHEMA),
 				 errhint("Was only the schema restored? Restore the data too.")));
-	layout = DatumGetInt32(heap_getattr(tuple, 1, desc, &isnull));
+	layout = DatumGetInt32(heap_getattr(tuple, Anum_store_layout, desc, &isnull));
 	if (layout != ES_LAYOUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -314,8 +342,8 @@ read_store_row(Oid relid, EsStore *into)
 				 layout < ES_LAYOUT ?
 				 errhint("Run SELECT es_upgrade_store().") :
 				 errhint("Install the version of the extension that made this store, or a later one.")));
-	into->node = DatumGetInt32(heap_getattr(tuple, 2, desc, &isnull));
-	into->id = *DatumGetUUIDP(heap_getattr(tuple, 3, desc, &isnull));
+	into->node = DatumGetInt32(heap_getattr(tuple, Anum_store_node, desc, &isnull));
+	into->id = *DatumGetUUIDP(heap_getattr(tuple, Anum_store_id, desc, &isnull));
 
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
@@ -360,41 +388,14 @@ es_store(void)
 		store_reading = true;
 		memset(&found, 0, sizeof(found));
 		nsp = get_namespace_oid(ES_SCHEMA, false);
-		read_store_row(find_table(nsp, "store"), &found);
 		found.owner = schema_owner(nsp);
-		found.log = find_table(nsp, "log");
-		found.heads = find_table(nsp, "heads");
-		found.heads_pkey = find_index(nsp, "heads_pkey", found.heads, Anum_head_id, 0);
-		found.heads_name = find_index(nsp, "heads_name_key", found.heads, Anum_head_name, 0);
-		found.categories = find_table(nsp, "categories");
-		found.categories_pkey = find_index(nsp, "categories_pkey", found.categories, 1, 0);
-		found.categories_name = find_index(nsp, "categories_name_key", found.categories, 2, 0);
-		found.event_types = find_table(nsp, "event_types");
-		found.event_types_pkey = find_index(nsp, "event_types_pkey", found.event_types, 1, 0);
-		found.event_types_name = find_index(nsp, "event_types_name_key", found.event_types, 2, 0);
-		found.keys = find_table(nsp, "append_keys");
-		found.keys_pkey = find_index(nsp, "append_keys_pkey", found.keys, 1, 2);
-		found.batch_keys = find_table(nsp, "batch_keys");
-		found.batch_keys_pkey = find_index(nsp, "batch_keys_pkey", found.batch_keys, 1, 0);
-		found.grants = find_table(nsp, "grants");
-		found.mark = find_table(nsp, "mark");
-		found.epochs = find_table(nsp, "epochs");
-		found.aggregates = find_table(nsp, "aggregates");
-		found.upcasters = find_table(nsp, "upcasters");
-		found.event_checks = find_table(nsp, "event_checks");
-		found.projections = find_table(nsp, "projections");
-		found.snapshots = find_table(nsp, "snapshots");
-		(void) find_table(nsp, "counters");
-		found.snapshots_pkey = find_relation(nsp, "snapshots_pkey", RELKIND_INDEX);
-		found.subscription_streams = find_table(nsp, "subscription_streams");
-		found.subscription_streams_pkey = find_index(nsp, "subscription_streams_pkey", found.subscription_streams,
-													 Anum_substream_subscription, Anum_substream_stream);
-		found.seals = find_table(nsp, "seals");
-		found.seals_pkey = find_index(nsp, "seals_pkey", found.seals, Anum_seal_to_position, 0);
-		found.erased = find_table(nsp, "erased");
-		found.erased_pkey = find_index(nsp, "erased_pkey", found.erased, Anum_erased_position, 0);
-		found.position_seq = find_relation(nsp, "position_seq", RELKIND_SEQUENCE);
-		found.stream_seq = find_relation(nsp, "stream_seq", RELKIND_SEQUENCE);
+		for (int i = 0; i < lengthof(relations); i++)
+		{
+			find(nsp, &relations[i], &found);
+			/* What another layout has is not looked at. */
+			if (i == 0)
+				read_store_row(&found);
+		}
 		found.row_type = get_relname_relid("es_recorded_event", es_extension_schema());
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */
 

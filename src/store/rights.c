@@ -260,7 +260,7 @@ es_grants_restore(void)
 
 	es_sql_begin(&sql, es_store()->owner);
 	count = es_sql_run("SELECT g.role, g.\"right\" FROM event_store.grants g"
-					   " JOIN pg_roles r ON r.rolname = g.role ORDER BY 1, 2");
+					   " JOIN pg_roles r ON r.rolname = g.role WHERE g.\"right\" IS NOT NULL ORDER BY 1, 2");
 	grants = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
 	{

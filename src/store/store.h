@@ -62,80 +62,168 @@ extern List *es_immutable_tables(void);
 #define ES_NODE_START(node)	((int64) (node) << ES_NODE_SHIFT)
 #define ES_NODE_END(node)	(ES_NODE_START(node) | INT64CONST(0xFFFFFFFFFFFF))	/* not itself a position */
 
-/* Columns of event_store.log, the events. */
-enum EsLogColumn
-{
-	Anum_log_position = 1,
-	Anum_log_stream,
-	Anum_log_version,
-	Anum_log_occurred_at,
-	Anum_log_recorded_at,
-	Anum_log_category,
-	Anum_log_event_type,
-	Anum_log_schema_version,
-	Anum_log_rest,				/* distance to the last position of the same call */
-	Anum_log_event_id,
-	Anum_log_salt,				/* of the inner digest; erased together with data */
-	Anum_log_data,
-	Anum_log_metadata,
-	Natts_log = Anum_log_metadata
-};
+/*
+ * The columns of the tables that are read or written below SQL, in their order: COLUMN(table, name, type) where it is
+ * NOT NULL, NULLABLE(table, name, type) where it is not. The tables themselves are made by sql/store/tables.sql; whether
+ * they are as these lists say is checked whenever the store is looked up. Columns of other tables are named in SQL only.
+ */
 
-/* Columns of event_store.heads, one row a stream: its lock and its truth. */
-enum EsHeadColumn
-{
-	Anum_head_id = 1,
-	Anum_head_first_position,	/* 0: no event yet */
-	Anum_head_created_at,
-	Anum_head_category,
-	Anum_head_version,
-	Anum_head_last_position,
-	Anum_head_recorded_at,
-	Anum_head_digest,			/* of the last event, chained */
-	Anum_head_name,
-	Natts_head = Anum_head_name
-};
+/* event_store.store: the one row: what this store is. */
+#define ES_STORE_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(store, layout, INT4OID) \
+	COLUMN(store, node, INT4OID) \
+	COLUMN(store, id, UUIDOID) \
+	COLUMN(store, created_at, TIMESTAMPTZOID) \
+	COLUMN(store, one, BOOLOID)
 
-/* Columns of event_store.subscription_streams, one row for each stream in flight or quarantined. */
-enum EsSubscriptionStreamColumn
-{
-	Anum_substream_subscription = 1,
-	Anum_substream_stream,
-	Anum_substream_version,
-	Anum_substream_position,
-	Anum_substream_attempts,
-	Anum_substream_consumer,
-	Anum_substream_since,
-	Anum_substream_reason,
-	Natts_substream = Anum_substream_reason
-};
+/* event_store.mark: the one row: the published mark. */
+#define ES_MARK_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(mark, mark, INT8OID) \
+	COLUMN(mark, stable_until, TIMESTAMPTZOID) \
+	COLUMN(mark, floor, TIMESTAMPTZOID) \
+	COLUMN(mark, one, BOOLOID)
 
-/* Columns of event_store.seals, one row for each range of the log that was closed. */
-enum EsSealColumn
-{
-	Anum_seal_after_position = 1,
-	Anum_seal_to_position,
-	Anum_seal_events,
-	Anum_seal_tree,
-	Anum_seal_root,				/* chained */
-	Anum_seal_sealed_at,
-	Anum_seal_manifest,
-	Natts_seal = Anum_seal_manifest
-};
+/* event_store.epochs: one row for each history that positions are of. */
+#define ES_EPOCH_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(epoch, epoch, INT8OID) \
+	COLUMN(epoch, began_at, TIMESTAMPTZOID) \
+	COLUMN(epoch, mark, INT8OID) \
+	COLUMN(epoch, last_position, INT8OID) \
+	COLUMN(epoch, start_position, INT8OID) \
+	COLUMN(epoch, system_identifier, INT8OID) \
+	COLUMN(epoch, timeline, INT8OID) \
+	COLUMN(epoch, database, INT8OID)
 
-/* Columns of event_store.erased, one row for each event whose data and salt were erased. */
-enum EsErasedColumn
-{
-	Anum_erased_position = 1,
-	Anum_erased_digest,
-	Natts_erased = Anum_erased_digest
-};
+/* event_store.categories and event_store.event_types: names by their small ids. */
+#define ES_NAME_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(name, id, INT4OID) \
+	COLUMN(name, name, TEXTOID)
+
+/* event_store.heads: one row a stream: its lock and its truth. */
+#define ES_HEAD_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(head, id, INT8OID) \
+	COLUMN(head, first_position, INT8OID)	/* 0: no event yet */ \
+	COLUMN(head, created_at, TIMESTAMPTZOID) \
+	COLUMN(head, category, INT4OID) \
+	COLUMN(head, version, INT8OID) \
+	COLUMN(head, last_position, INT8OID) \
+	COLUMN(head, recorded_at, TIMESTAMPTZOID) \
+	COLUMN(head, digest, BYTEAOID)	/* of the last event, chained */ \
+	COLUMN(head, name, TEXTOID)
+
+/* event_store.log, and its partitions: the events. */
+#define ES_LOG_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(log, position, INT8OID) \
+	COLUMN(log, stream, INT8OID) \
+	COLUMN(log, version, INT8OID) \
+	COLUMN(log, occurred_at, TIMESTAMPTZOID) \
+	COLUMN(log, recorded_at, TIMESTAMPTZOID) \
+	COLUMN(log, category, INT4OID) \
+	COLUMN(log, event_type, INT4OID) \
+	COLUMN(log, schema_version, INT4OID) \
+	COLUMN(log, rest, INT4OID)	/* distance to the last position of the same call */ \
+	COLUMN(log, event_id, UUIDOID) \
+	NULLABLE(log, salt, UUIDOID)	/* of the inner digest; erased together with data */ \
+	NULLABLE(log, data, JSONBOID) \
+	NULLABLE(log, metadata, JSONBOID)
+
+/* event_store.append_keys: idempotency keys of streams. */
+#define ES_APPEND_KEY_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(append_key, stream, INT8OID) \
+	COLUMN(append_key, key, TEXTOID) \
+	COLUMN(append_key, request, BYTEAOID) \
+	COLUMN(append_key, version, INT8OID) \
+	COLUMN(append_key, first_position, INT8OID) \
+	COLUMN(append_key, last_position, INT8OID) \
+	COLUMN(append_key, recorded_at, TIMESTAMPTZOID)
+
+/* event_store.batch_keys: idempotency keys of batches. */
+#define ES_BATCH_KEY_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(batch_key, key, TEXTOID) \
+	COLUMN(batch_key, request, BYTEAOID) \
+	COLUMN(batch_key, events, INT8OID) \
+	COLUMN(batch_key, first_position, INT8OID) \
+	COLUMN(batch_key, last_position, INT8OID) \
+	COLUMN(batch_key, recorded_at, TIMESTAMPTZOID)
+
+/* event_store.projections: how tables are kept up to date from events. */
+#define ES_PROJECTION_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(projection, name, TEXTOID) \
+	COLUMN(projection, handler, TEXTOID) \
+	NULLABLE(projection, categories, TEXTARRAYOID) \
+	NULLABLE(projection, event_types, TEXTARRAYOID) \
+	NULLABLE(projection, tables, TEXTARRAYOID) \
+	COLUMN(projection, mode, TEXTOID) \
+	COLUMN(projection, batch_size, INT4OID) \
+	COLUMN(projection, from_position, INT8OID) \
+	COLUMN(projection, side_effects, BOOLOID) \
+	COLUMN(projection, role, TEXTOID) \
+	COLUMN(projection, search_path, TEXTOID) \
+	COLUMN(projection, state, TEXTOID) \
+	COLUMN(projection, stale, BOOLOID)
+
+/* event_store.snapshots: states at a version. */
+#define ES_SNAPSHOT_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(snapshot, stream, INT8OID) \
+	COLUMN(snapshot, fingerprint, BYTEAOID) \
+	COLUMN(snapshot, version, INT8OID) \
+	COLUMN(snapshot, position, INT8OID) \
+	COLUMN(snapshot, recorded_at, TIMESTAMPTZOID) \
+	COLUMN(snapshot, state, JSONBOID) \
+	COLUMN(snapshot, hash, BYTEAOID)
+
+/* event_store.subscription_streams: one row for each stream in flight or quarantined. */
+#define ES_SUBSTREAM_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(substream, subscription, INT4OID) \
+	COLUMN(substream, stream, INT8OID) \
+	COLUMN(substream, version, INT8OID) \
+	COLUMN(substream, position, INT8OID) \
+	COLUMN(substream, attempts, INT4OID) \
+	NULLABLE(substream, consumer, TEXTOID) \
+	NULLABLE(substream, since, TIMESTAMPTZOID) \
+	NULLABLE(substream, reason, TEXTOID)
+
+/* event_store.seals: one row for each range of the log that was closed. */
+#define ES_SEAL_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(seal, after_position, INT8OID) \
+	COLUMN(seal, to_position, INT8OID) \
+	COLUMN(seal, events, INT8OID) \
+	COLUMN(seal, tree, BYTEAOID) \
+	COLUMN(seal, root, BYTEAOID)	/* chained */ \
+	COLUMN(seal, sealed_at, TIMESTAMPTZOID) \
+	COLUMN(seal, manifest, BYTEAOID)
+
+/* event_store.erased: one row for each event whose data and salt were erased. */
+#define ES_ERASED_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(erased, position, INT8OID) \
+	COLUMN(erased, digest, BYTEAOID)
+
+/* Anum_<table>_<column> of each, and Natts_<table>. */
+#define ES_COLUMN_NUMBER(table, name, type) Anum_##table##_##name,
+#define ES_COLUMN_NUMBERS(table, COLUMNS) \
+	enum { Anum_##table##_none, COLUMNS(ES_COLUMN_NUMBER, ES_COLUMN_NUMBER) Natts_##table##_end, \
+		   Natts_##table = Natts_##table##_end - 1 }
+
+ES_COLUMN_NUMBERS(store, ES_STORE_COLUMNS);
+ES_COLUMN_NUMBERS(mark, ES_MARK_COLUMNS);
+ES_COLUMN_NUMBERS(epoch, ES_EPOCH_COLUMNS);
+ES_COLUMN_NUMBERS(name, ES_NAME_COLUMNS);
+ES_COLUMN_NUMBERS(head, ES_HEAD_COLUMNS);
+ES_COLUMN_NUMBERS(log, ES_LOG_COLUMNS);
+ES_COLUMN_NUMBERS(append_key, ES_APPEND_KEY_COLUMNS);
+ES_COLUMN_NUMBERS(batch_key, ES_BATCH_KEY_COLUMNS);
+ES_COLUMN_NUMBERS(projection, ES_PROJECTION_COLUMNS);
+ES_COLUMN_NUMBERS(snapshot, ES_SNAPSHOT_COLUMNS);
+ES_COLUMN_NUMBERS(substream, ES_SUBSTREAM_COLUMNS);
+ES_COLUMN_NUMBERS(seal, ES_SEAL_COLUMNS);
+ES_COLUMN_NUMBERS(erased, ES_ERASED_COLUMNS);
 
 typedef struct EsStore
 {
 	Oid			owner;			/* role that SQL on the store runs as */
 	pg_uuid_t	id;				/* made up once; part of every digest */
 	int			node;
+	Oid			store;			/* one row: what this store is */
 	Oid			log;			/* partitioned parent */
 	Oid			heads;
 	Oid			heads_pkey;		/* (id) */

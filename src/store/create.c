@@ -16,6 +16,7 @@
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -217,15 +218,33 @@ es_create_store(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * Layout 1 is the first, so there is no step yet: this checks that the store is whole and of a
- * layout that the library knows.
- */
+/* Brings a store from a layout to the next one, by the script store/upgrade_<layout>, as its owner. */
+static void
+upgrade(int layout, Oid owner)
+{
+	EsSql		sql;
+
+	es_sql_begin(&sql, owner);
+	es_script_run(psprintf("store/upgrade_%d", layout), NULL, 0);
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+	es_store_forget();
+}
+
+/* Layout 1 is the first, so there is no step yet: the store must be whole, and of a layout that the library knows. */
 Datum
 es_upgrade_store(PG_FUNCTION_ARGS)
 {
+	Oid			owner;
+
 	if (!es_store_exists())
 		(void) es_store();		/* says so, with the hint */
+	for (int layout = es_store_layout(&owner); layout < ES_LAYOUT; layout++)
+	{
+		if (!has_privs_of_role(GetUserId(), owner))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_SCHEMA, ES_SCHEMA);
+		upgrade(layout, owner);
+	}
 	es_check_whole();
 	(void) es_store();
 	PG_RETURN_INT32(ES_LAYOUT);

@@ -317,8 +317,8 @@ find(Oid nsp, const StoreRelation *relation, EsStore *into)
 	}
 }
 
-/* Reads the one row of event_store.store: layout, node, id. */
-static void
+/* Reads the one row of event_store.store: node and id; returns the layout. */
+static int
 read_store_row(EsStore *into)
 {
 	Relation	rel = relation_open(into->store, AccessShareLock);
@@ -335,6 +335,18 @@ read_store_row(EsStore *into)
 				 errmsg("the event store is incomplete: \"%s.store\" has no row", ES_SCHEMA),
 				 errhint("Was only the schema restored? Restore the data too.")));
 	layout = DatumGetInt32(heap_getattr(tuple, Anum_store_layout, desc, &isnull));
+	into->node = DatumGetInt32(heap_getattr(tuple, Anum_store_node, desc, &isnull));
+	into->id = *DatumGetUUIDP(heap_getattr(tuple, Anum_store_id, desc, &isnull));
+
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	relation_close(rel, AccessShareLock);
+	return layout;
+}
+
+static void
+check_layout(int layout)
+{
 	if (layout != ES_LAYOUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -342,12 +354,18 @@ read_store_row(EsStore *into)
 				 layout < ES_LAYOUT ?
 				 errhint("Run SELECT es_upgrade_store().") :
 				 errhint("Install the version of the extension that made this store, or a later one.")));
-	into->node = DatumGetInt32(heap_getattr(tuple, Anum_store_node, desc, &isnull));
-	into->id = *DatumGetUUIDP(heap_getattr(tuple, Anum_store_id, desc, &isnull));
+}
 
-	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	relation_close(rel, AccessShareLock);
+/* The layout of the store of this database, which there is, and who owns it; also where the layout is not ours. */
+int
+es_store_layout(Oid *owner)
+{
+	EsStore		found = {0};
+	Oid			nsp = get_namespace_oid(ES_SCHEMA, false);
+
+	find(nsp, &relations[0], &found);
+	*owner = schema_owner(nsp);
+	return read_store_row(&found);
 }
 
 /* Whether this database has a store (of any layout, whole or not). */
@@ -394,7 +412,7 @@ es_store(void)
 			find(nsp, &relations[i], &found);
 			/* What another layout has is not looked at. */
 			if (i == 0)
-				read_store_row(&found);
+				check_layout(read_store_row(&found));
 		}
 		found.row_type = get_relname_relid("es_recorded_event", es_extension_schema());
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */

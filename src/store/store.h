@@ -262,6 +262,7 @@ typedef struct EsStore
 extern const EsStore *es_store(void);
 extern const EsStore *es_store_now(void);
 extern bool es_store_exists(void);
+extern int	es_store_layout(Oid *owner);
 extern void es_store_init(void);
 extern void es_store_forget(void);
 extern void es_store_check_partition(Relation partition);

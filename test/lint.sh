@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Static analysis: clang-tidy over src/ (checks in .clang-tidy), shellcheck over the scripts, whether each of our SQLSTATEs is
-# in docs/reference.md and shown by a test, whether the known bugs for mutation tests apply, and whether the links between the
-# documents lead somewhere. About 3 minutes.
+# in docs/reference.md and shown by a test, whether the known bugs for mutation tests apply, whether the SQL scripts fit the C
+# code, and whether the links between the documents lead somewhere. About 3 minutes.
 # Installs what is missing on Debian.
 set -euo pipefail
 # shellcheck source=test/lib.sh
@@ -162,5 +162,6 @@ es_step 'mutants' check_mutants
 es_step 'documents' check_docs
 es_step 'map of the source' check_map
 es_step 'order of wings' perl "$ES_TOP/test/wings.pl" "$ES_TOP"
+es_step 'SQL scripts' perl "$ES_TOP/test/scripts.pl" "$ES_TOP"
 es_step 'clang-tidy' tidy
 echo 'clean'

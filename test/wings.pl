@@ -46,6 +46,7 @@ sub code
 my (%text, %code);
 for my $path (sort glob "$top/src/*.[ch] $top/src/*/*.[ch]")
 {
+	next if $path =~ /\/script_texts\.c\z/;		# made by make
 	open my $in, '<', $path or die "$path: $!\n";
 	local $/;
 	my $name = $path =~ s{\A\Q$top\E/src/}{}r;

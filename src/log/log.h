@@ -220,12 +220,12 @@ typedef struct EsHeads
 	EsLookup	rows;			/* by name */
 	EState	   *estate;			/* for writing index entries; made when it is first needed */
 	ResultRelInfo *rri;
+	const text *category;		/* the category whose heads are being read */
 	union
 	{
 		bytea		header;
 		char		space[VARHDRSZ + ES_DIGEST_LEN];
-	}			digest;			/* the digest that the slot points to */
-	const text *category;		/* the category whose heads are being read */
+	}			digest;			/* the digest that the slot points to; last, as its size seems to vary */
 } EsHeads;
 
 typedef enum EsHeadLock

@@ -5,8 +5,9 @@ EXTVERSION = 0.1.0
 MODULE_big = event_store
 PGFILEDESC = "event_store - an event store inside PostgreSQL"
 
-# SQL that the library runs, and the C file that it is made into: docs/internals/schema.md.
-SCRIPTS = $(sort $(wildcard sql/*/*.sql))
+# SQL that the library runs, and the C file that it is made into: docs/internals/schema.md. (PGXS would install what SCRIPTS
+# names.)
+SQL_SCRIPTS = $(sort $(wildcard sql/*/*.sql))
 SCRIPT_TEXTS = src/base/script_texts.c
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c) $(SCRIPT_TEXTS)))
@@ -64,9 +65,9 @@ sql/event_store--$(EXTVERSION).sql: sql/event_store.sql
 	cp $< $@
 
 # Each line of a script is a string of C. Under another name first: a build that is cut short leaves no half of it.
-$(SCRIPT_TEXTS): $(SCRIPTS) Makefile
+$(SCRIPT_TEXTS): $(SQL_SCRIPTS) Makefile
 	{ printf '%s\n' '/* Made from sql/ by make. */' '#include "postgres.h"' '#include "base/base.h"' 'const EsScriptText es_script_texts[] = {'; \
-	for f in $(patsubst sql/%.sql,%,$(SCRIPTS)); do \
+	for f in $(patsubst sql/%.sql,%,$(SQL_SCRIPTS)); do \
 		echo "{\"$$f\","; sed 's/[\\"]/\\&/g; s/.*/"&\\n"/' "sql/$$f.sql" || exit 1; echo '},'; \
 	done; echo '{NULL, NULL}};'; } >$@.tmp
 	mv $@.tmp $@

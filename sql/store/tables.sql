@@ -1,6 +1,6 @@
 -- The store's tables, in order of creation.
 --
--- The C code reads some of them below SQL, by the numbers of their columns: src/store/columns.h says which. There a column
+-- The C code reads some of them below SQL, by the numbers of their columns: src/store/store.h says which. There a column
 -- that is added, moved or altered must be changed too, and the number of the layout with it.
 
 CREATE TABLE event_store.store (

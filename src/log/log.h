@@ -437,6 +437,7 @@ extern void es_mark_state(EsMarkState *state);
 
 /* The coordinator publishes the mark. */
 extern const EsMarkState *es_published_mark(void);
+extern int64 es_first_published_mark(void);
 extern void es_publish_soon(void);
 
 /* ---------------------------------------------------------------- early release */

@@ -32,6 +32,7 @@
 static EsMarkState state;		/* the published mark and the newest position, when the coordinator looked last */
 static TimestampTz goal;		/* publish until stable_until has passed this time */
 static int64 notified;			/* the mark of the last notification; 0: the coordinator has not looked yet */
+static int64 first_mark = 0;	/* as of the first look */
 static bool listens = false;	/* the coordinator listens to the channel */
 
 /* When to look, and to publish, the next time. */
@@ -60,7 +61,7 @@ look(void)
 		return false;
 	es_mark_state(&state);
 	if (notified == 0)
-		notified = state.mark;
+		notified = first_mark = state.mark;
 	es_process_end();
 	return !reached_goal();
 }
@@ -193,6 +194,13 @@ const EsMarkState *
 es_published_mark(void)
 {
 	return &state;
+}
+
+/* The published mark when this coordinator looked first, before it published a newer one; 0: it has not looked yet. */
+int64
+es_first_published_mark(void)
+{
+	return first_mark;
 }
 
 /* Has the coordinator, if there is one, publish soon, until stable_until has passed the current time. */

@@ -453,7 +453,7 @@ make_one(EsSeal *last, bool *made)
 		return false;
 	if (*made && last->events >= es_seal_size)
 		return true;
-	pg_atomic_write_u64(es_duty_word(&sealing), mark);
+	es_duty_tell(&sealing, mark);
 	return false;
 }
 

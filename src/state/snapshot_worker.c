@@ -58,8 +58,9 @@ read_aggregates(Every **result)
 	int			count;
 
 	es_sql_begin(&sql, es_store()->owner);
-	count = es_sql_run("SELECT c.id, a.snapshot_every FROM event_store.aggregates a"
-					   " JOIN event_store.categories c ON c.name = a.category");
+	/* The table is read by SQL alone, and its owner can alter it: the code behind this divides by the number. */
+	count = es_sql_run("SELECT c.id, a.snapshot_every::integer FROM event_store.aggregates a"
+					   " JOIN event_store.categories c ON c.name = a.category WHERE a.snapshot_every > 0");
 	*result = MemoryContextAlloc(context, sizeof(Every) * Max(count, 1));
 	for (int i = 0; i < count; i++)
 	{
@@ -141,9 +142,12 @@ snapshots_wanted(void)
 		return false;			/* the coordinator has not looked at the mark yet */
 	if (!checked)
 	{
-		/* Not known yet, or of a store that was dropped. */
+		/*
+		 * Not known yet, or of a store that was dropped. What came while there was no coordinator is looked at, so it
+		 * begins with the mark as it was before this coordinator published.
+		 */
 		if (position == 0 || position > Max(published->last, 1))
-			pg_atomic_write_u64(word, position = Max(published->mark, 1));
+			pg_atomic_write_u64(word, position = Max(es_first_published_mark(), 1));
 		checked = true;
 	}
 	return !es_child_running(&snapshot_worker) && position < published->mark;
@@ -265,7 +269,7 @@ es_snapshot_worker_main(Datum arg)
 			hash_destroy(taken);
 			taken = hash_create("event_store snapshots taken", 256, &ctl, HASH_ELEM | HASH_BLOBS);
 		}
-		pg_atomic_write_u64(es_duty_word(&looking), position);
+		es_duty_tell(&looking, position);
 		if (stream == NULL && position >= state.mark)
 			break;
 	}

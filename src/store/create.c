@@ -239,6 +239,12 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 
 	if (!es_store_exists())
 		(void) es_store();		/* says so, with the hint */
+	if (es_store_layout(&owner) < ES_LAYOUT)
+	{
+		/* One at a time: when we have the lock, another one may have done it. */
+		es_rights_lock();
+		AcceptInvalidationMessages();
+	}
 	for (int layout = es_store_layout(&owner); layout < ES_LAYOUT; layout++)
 	{
 		if (!has_privs_of_role(GetUserId(), owner))

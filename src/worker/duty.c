@@ -46,6 +46,19 @@ es_duty_word(const EsDuty *duty)
 }
 
 /*
+ * Writes to a duty's word from a process that the duty has started. That process does not keep the database's place in
+ * shared memory: once the coordinator has ended, it may be another's, and there may be none left.
+ */
+void
+es_duty_tell(const EsDuty *duty, uint64 word)
+{
+	pg_atomic_uint64 *to = es_duty_word(duty);
+
+	if (to != NULL)
+		pg_atomic_write_u64(to, word);
+}
+
+/*
  * Does a duty, not before it is time for it; when it has no more to do, it is time again after its interval. Returns what
  * the duty does. An error is logged when it is the first in a row.
  */

@@ -124,6 +124,7 @@ typedef struct EsDuty
 extern void es_duty_register(EsDuty *duty);
 extern bool es_duty_perform(EsDuty *duty);
 extern pg_atomic_uint64 *es_duty_word(const EsDuty *duty);
+extern void es_duty_tell(const EsDuty *duty, uint64 word);
 extern void es_coordinator_arm(void);
 
 /* ---------------------------------------------------------------- pool */

@@ -79,7 +79,7 @@ my ($passed, $said) = stress('ordinary', undef, '-t', $seconds);
 ok($passed, 'readers miss nothing of what writers do in every way there is') or diag($said);
 
 # No two calls deadlock, in whatever order they name their streams.
-($passed, $said) = stress('single', undef, '-1', '-t', $ENV{ES_LONG} ? $seconds / 3 : 3);
+($passed, $said) = stress('single', undef, '-1', '-t', $ENV{ES_LONG} ? $seconds / 3 : 6);
 ok($passed, 'the same with one call a transaction, and no deadlock') or diag($said);
 
 # The patches in test/mutants, and what the stress test must say of each.

@@ -362,8 +362,12 @@ my $client = q[backend_type = 'client backend' AND application_name ~ '^(writer|
 sub kill_one
 {
 	my ($what, $where) = @_;
-	my $pid = pid_of($where) || return;
+	my $end = now() + 5;
+	my $pid;
 
+	# Clients that have just been terminated come back soon; where this comes once only, it must not miss them.
+	usleep(10_000) while !($pid = pid_of($where)) && now() < $end;
+	return if !$pid;
 	if (kill 'KILL', $pid)
 	{
 		$done{$what}++;

@@ -129,7 +129,8 @@ sub append
 }
 
 # Each: points; prepare, run before; run, in which it fails; decided: an append, of which it is known what must be there
-# afterwards ('none', 'all' or 'either'); config, settings of the server; db, another database.
+# afterwards ('none', 'all' or 'either'); config, settings of the server; restart, settings that need a restart; db, another
+# database.
 my @operations = (
 	{ points => [qw(after_lock after_allocation after_insert before_commit)], run => \&append, append => 'none' },
 	{ points => ['after_commit'], run => \&append, append => 'all' },
@@ -146,7 +147,9 @@ my @operations = (
 	# Who holds the log makes the partition himself.
 	{ points => ['partition'], db => 'small', run => sub { "BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE;
 			SELECT count(*) FROM es_append_batch(array_fill('batch-$_[0]'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => 'partition $_[0]'); COMMIT" } },
-	{ points => ['before_flush'], run => \&append, append => 'either', config => 'event_store.early_lock_release = on' },
+	# The library is preloaded, which this needs; and there is no slot for a background process, so none changes anything.
+	{ points => ['before_flush'], run => \&append, append => 'either', config => 'event_store.early_lock_release = on',
+		restart => "shared_preload_libraries = 'event_store'\nmax_worker_processes = 0" },
 );
 
 sub configure { return set_faults($node, @_) }
@@ -235,6 +238,13 @@ for my $operation (@operations)
 		$db = $operation->{db} // 'postgres';
 		look_again();
 	}
+	if ($operation->{restart})
+	{
+		$node->append_conf('postgresql.conf', $operation->{restart});
+		$monitor->quit;
+		$node->restart;
+		$monitor = session('monitor');
+	}
 	if ($operation->{config})
 	{
 		configure($operation->{config});
@@ -257,7 +267,7 @@ is(($monitor->query("SET event_store.fault = '$_';"))[1], '22023', "it is refuse
 # ---- background processes
 
 $node->append_conf('postgresql.conf', q[
-shared_preload_libraries = 'event_store'
+max_worker_processes = 8
 event_store.seal_interval = 1s
 event_store.poll_interval = 100ms
 event_store.max_workers = 1

@@ -21,6 +21,8 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 my $shim = "$dir/slowsync.so";
 my $delay_file = "$dir/delay";
 my $rounds = $ENV{ES_LONG} ? 60 : 5;
+# Long enough that two programs start meanwhile, on a busy machine too.
+my $while_asked = 2_000_000;
 
 system('gcc', '-shared', '-fPIC', '-O2', '-o', $shim, "$source/test/shim/slowsync.c", '-ldl') == 0
   or BAIL_OUT('the shim does not build');
@@ -125,7 +127,7 @@ for my $what (sort keys %question)
 	delay(0);
 	$node->safe_psql($db, "SELECT es_append('other-1', NULL, 'X', '{}')");
 	my $upto = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn()");
-	delay(400_000);
+	delay($while_asked);
 	my $before = visible();
 	$session{c}->query_until(qr/sent/, "\\echo sent\nSELECT es_append('one-1', NULL, 'More', '{}');\n");
 	$node->poll_query_until($db, "SELECT version > $before FROM event_store.streams WHERE stream = 'one-1'") or die;
@@ -186,7 +188,7 @@ $node->safe_psql($db, 'SELECT pg_reload_conf()');
 $node->poll_query_until($db, "SELECT current_setting('event_store.early_lock_release') = 'off'") or die;
 $node->safe_psql($db, "SELECT es_append('other-1', NULL, 'X', '{}')");
 my $flushed = $node->safe_psql($db, 'SELECT pg_current_wal_flush_lsn()');
-delay(400_000);
+delay($while_asked);
 $session{b}->query_safe('SELECT pg_advisory_unlock(1)');
 $node->poll_query_until($db, "SELECT count(*) = 1 FROM event_store.streams WHERE stream = 'late-1'") or die;
 is($node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() > '$flushed'"), 'f', 'it releases its locks early');

@@ -1,7 +1,7 @@
 # event_store: an event store inside PostgreSQL. PGXS; PostgreSQL 15 to 19.
 
 EXTENSION = event_store
-EXTVERSION = 0.1.0
+EXTVERSION = 0.2.0
 MODULE_big = event_store
 PGFILEDESC = "event_store - an event store inside PostgreSQL"
 
@@ -13,7 +13,8 @@ SCRIPT_TEXTS = src/base/script_texts.c
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c) $(SCRIPT_TEXTS)))
 
 DATA_built = sql/event_store--$(EXTVERSION).sql
-DATA = $(wildcard sql/event_store--*--*.sql)
+# What 0.1 had, and the step from there: ALTER EXTENSION UPDATE.
+DATA = $(filter-out $(DATA_built),$(wildcard sql/event_store--*.sql))
 
 # Includes are written from src/ on: "log/scan.h".
 PG_CPPFLAGS = -I$(srcdir)/src

@@ -32,7 +32,7 @@ report() {
     cat <<END
 # Loading a state from Node
 
-event_store 0.1.0 ($(measured_commit)), Message DB ${MESSAGE_DB##*@}, Emmett ${EMMETT##*@}, Node $(node --version), PostgreSQL $(sql -d postgres -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
+event_store 0.2.0 ($(measured_commit)), Message DB ${MESSAGE_DB##*@}, Emmett ${EMMETT##*@}, Node $(node --version), PostgreSQL $(sql -d postgres -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
 $(machine); $(uname -sr). Load average $LOAD_BEFORE before, $(load_average) after.
 
 What a call takes, seen by the client, without a snapshot anywhere; all compute the same state. Medians of $ROUNDS rounds with all ways in random

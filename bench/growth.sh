@@ -71,7 +71,7 @@ report() {
     cat <<END
 # A large log
 
-event_store 0.1.0 ($(measured_commit)), PostgreSQL $(sql -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
+event_store 0.2.0 ($(measured_commit)), PostgreSQL $(sql -c 'SHOW server_version'); $(date -u +%Y-%m-%d).
 $(machine), shared by clients and server; memory $(free -g | awk '/^Mem/ {print $2}') GB, shared_buffers 2 GB;
 $(uname -sr). Load average $LOAD_BEFORE before, $(load_average) after. fsync, synchronous_commit and full_page_writes on.
 

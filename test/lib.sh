@@ -278,7 +278,7 @@ es_copy_tree() {
             done | tar -C "$ES_TOP" --null --no-recursion -T - -cf - | tar -C "$1" --no-same-owner -xf -
     else
         tar -C "$ES_TOP" --exclude-vcs --exclude='*.o' --exclude='*.so' --exclude='*.bc' --exclude=node_modules \
-            --exclude=tmp_check --exclude=results --exclude='./sql/event_store--[0-9.]*[0-9].sql' -cf - . |
+            --exclude=tmp_check --exclude=results --exclude='./sql/event_store--0.2.0.sql' -cf - . |
             tar -C "$1" --no-same-owner -xf -
     fi
 }

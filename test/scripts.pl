@@ -23,7 +23,7 @@ for my $file (glob "$top/src/*/*.c")
 	my $text = slurp($file);
 	$text =~ s{/\*.*?\*/}{}gs;
 	# Names in arrays are followed by nothing but a comma or a brace.
-	while ($text =~ /"([a-z]+\/[a-z_]+)"/g)
+	while ($text =~ /"([a-z]+\/[a-z_0-9]+)"/g)
 	{
 		my $script = $1;
 		$used{$script} = 1;

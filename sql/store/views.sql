@@ -5,7 +5,7 @@
 --
 -- process_lock: the fourth field of the advisory locks that background processes hold (base/lock.h).
 
-CREATE VIEW event_store.events AS
+CREATE OR REPLACE VIEW event_store.events AS
 SELECT l.position, h.name AS stream, c.name AS category, l.version, t.name AS event_type, l.schema_version,
     l.event_id, l.data, l.metadata, l.occurred_at, l.recorded_at
 FROM event_store.log l
@@ -14,12 +14,12 @@ JOIN event_store.categories c ON c.id = l.category
 JOIN event_store.event_types t ON t.id = l.event_type;
 COMMENT ON VIEW event_store.events IS 'every committed event, as stored';
 
-CREATE VIEW event_store.feed AS
+CREATE OR REPLACE VIEW event_store.feed AS
 SELECT e.* FROM event_store.events e WHERE e.position <= (SELECT m.mark FROM event_store.mark m);
 COMMENT ON VIEW event_store.feed IS
 'the events up to the published high-water mark: a cursor on position never skips one';
 
-CREATE VIEW event_store.streams AS
+CREATE OR REPLACE VIEW event_store.streams AS
 SELECT h.name AS stream, c.name AS category, h.version, h.first_position, h.last_position, h.created_at, h.recorded_at
 FROM event_store.heads h
 JOIN event_store.categories c ON c.id = h.category
@@ -27,7 +27,7 @@ WHERE h.version > 0;
 COMMENT ON VIEW event_store.streams IS
 'one row a stream: version, first and last position, when its first and last event were recorded';
 
-CREATE VIEW event_store.partitions AS
+CREATE OR REPLACE VIEW event_store.partitions AS
 SELECT p.name, p.bounds[1]::bigint AS from_position, p.bounds[2]::bigint AS to_position, p.estimated_events, p.bytes
 FROM (
     SELECT c.relname::text AS name,
@@ -45,7 +45,7 @@ COMMENT ON VIEW event_store.partitions IS
 -- The planner must be told that there is one mark (LIMIT 1): it would take the query for a costly one, and compile it.
 -- Lag in time is the age of the first event that was not delivered: one probe of an index.
 -- Where a projection was not active for minutes its rate is 0: exp() would underflow.
-CREATE VIEW event_store.projection_status AS
+CREATE OR REPLACE VIEW event_store.projection_status AS
 SELECT p.name,
     CASE WHEN p.state <> 'running' THEN p.state
         WHEN b.state = 'running' THEN 'rebuilding'
@@ -83,7 +83,7 @@ LEFT JOIN LATERAL (
 COMMENT ON VIEW event_store.projection_status IS
 'one row a projection: what it does, how far it is behind, why it failed';
 
-CREATE VIEW event_store.projection_quarantine AS
+CREATE OR REPLACE VIEW event_store.projection_quarantine AS
 SELECT q.projection AS name, h.name AS stream, q.position, q.events, q.error, q.error_code, q.error_position,
     q.attempts, q.since, q.together, q.rebuild
 FROM event_store.quarantine q
@@ -91,7 +91,7 @@ JOIN event_store.heads h ON h.id = q.stream;
 COMMENT ON VIEW event_store.projection_quarantine IS
 'streams whose events a projection has parked, from a position on; the error is that of the call that failed, NULL for a stream that only came behind one';
 
-CREATE VIEW event_store.rebuild_progress AS
+CREATE OR REPLACE VIEW event_store.rebuild_progress AS
 SELECT b.projection AS name, b.state, b.started_at, c.position, m.mark AS of_position, c.events,
     round((c.events / extract(epoch FROM nullif(c.last_active - b.started_at, '0')))::numeric, 0) AS events_per_second,
     round((100.0 * d.done / greatest(d.all_of_them, 1))::numeric, 1) AS percent,
@@ -118,7 +118,7 @@ COMMENT ON VIEW event_store.rebuild_progress IS
 -- ---------------------------------------------------------------- the store
 
 -- The transaction that holds the mark back is the one that has held the sequence's lock longest.
-CREATE VIEW event_store.status AS
+CREATE OR REPLACE VIEW event_store.status AS
 SELECT m.mark, m.stable_until,
     CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS newest_position,
     h.pid AS holder_pid, h.gid AS holder_gid, h.since AS holder_since, h.query AS holder_query,
@@ -153,7 +153,7 @@ COMMENT ON VIEW event_store.status IS
 
 -- ---------------------------------------------------------------- subscriptions
 
-CREATE VIEW event_store.subscription_status AS
+CREATE OR REPLACE VIEW event_store.subscription_status AS
 SELECT b.name, b.categories, b.event_types, b.position, m.mark,
     greatest((CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END) - b.position - (
         SELECT coalesce(sum(greatest(least(x.start_position, (CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END))
@@ -182,7 +182,7 @@ CROSS JOIN LATERAL (
 COMMENT ON VIEW event_store.subscription_status IS
 'one row for each subscription: how far it has come, what is in flight, who consumes';
 
-CREATE VIEW event_store.subscription_quarantine AS
+CREATE OR REPLACE VIEW event_store.subscription_quarantine AS
 SELECT b.name AS subscription, h.name AS stream, s.position, s.version, s.reason, s.attempts, s.since
 FROM event_store.subscription_streams s
 JOIN event_store.subscriptions b ON b.id = s.subscription

@@ -38,7 +38,13 @@ es_store_set_hooks(const EsStoreHooks *its)
 }
 
 /* What must be there for a store to be whole: the tables, sequences and views that these scripts make. */
-static const char *const whole[] = {"store/tables", "store/sequences", "store/views"};
+enum
+{
+	TABLES, SEQUENCES, VIEWS
+};
+static const char *const whole[] = {
+	[TABLES] = "store/tables",[SEQUENCES] = "store/sequences",[VIEWS] = "store/views"
+};
 
 /* What they are told of the store. */
 static List *
@@ -218,29 +224,66 @@ es_create_store(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Brings a store from a layout to the next one, by the script store/upgrade_<layout>, as its owner. */
+/*
+ * The views of a new layout call functions of the extension's new version. The caller has to update it: only its owner may,
+ * and nothing here runs with rights that the caller has not.
+ */
+static void
+check_extension_version(void)
+{
+	EsSql		sql;
+
+	es_sql_begin(&sql, InvalidOid);
+	if (es_script_run("store/old_extension", NULL, 0) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the extension \"event_store\" has to be updated before its store"),
+				 errdetail("Its version is %s.", SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+				 errhint("Run ALTER EXTENSION event_store UPDATE.")));
+	es_sql_end(&sql);
+}
+
+/* What brings a store from a layout to the next one. */
+static const char *const steps[ES_LAYOUT] = {[1] = "store/upgrade_1"};
+
+/* Brings a store from a layout to the next one, as its owner. */
 static void
 upgrade(int layout, Oid owner)
 {
 	EsSql		sql;
 
 	es_sql_begin(&sql, owner);
-	es_script_run(psprintf("store/upgrade_%d", layout), NULL, 0);
+	es_script_run(steps[layout], NULL, 0);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 	es_store_forget();
 }
 
-/* Layout 1 is the first, so there is no step yet: the store must be whole, and of a layout that the library knows. */
+/* What every step leaves to its end: the views, which are written once, and what es_create_store() puts back. */
+static void
+finish_upgrade(void)
+{
+	EsSql		sql;
+
+	es_sql_begin(&sql, es_store()->owner);
+	es_script_run_parsed(parse_whole(VIEWS, es_store()->node));
+	make_dependents(false, false);
+	es_sql_end(&sql);
+	es_grants_restore();
+	hooks->visited();
+}
+
 Datum
 es_upgrade_store(PG_FUNCTION_ARGS)
 {
 	Oid			owner;
+	bool		upgraded = false;
 
 	if (!es_store_exists())
 		(void) es_store();		/* says so, with the hint */
 	if (es_store_layout(&owner) < ES_LAYOUT)
 	{
+		check_extension_version();
 		/* One at a time: when we have the lock, another one may have done it. */
 		es_rights_lock();
 		AcceptInvalidationMessages();
@@ -250,7 +293,10 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 		if (!has_privs_of_role(GetUserId(), owner))
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_SCHEMA, ES_SCHEMA);
 		upgrade(layout, owner);
+		upgraded = true;
 	}
+	if (upgraded)
+		finish_upgrade();
 	es_check_whole();
 	(void) es_store();
 	PG_RETURN_INT32(ES_LAYOUT);

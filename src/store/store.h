@@ -54,7 +54,7 @@ extern List *es_immutable_tables(void);
  * Where the store of this database is: the OIDs of its tables, cached per session.
  */
 
-#define ES_LAYOUT			1		/* layout version that this library works with */
+#define ES_LAYOUT			2		/* layout version that this library works with */
 
 /* A position is the node number in the high 15 bits and a count in the low 48. */
 #define ES_NODE_SHIFT		48

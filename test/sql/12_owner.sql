@@ -30,7 +30,7 @@ SELECT try('SELECT es_create_store()');
 SET ROLE es_test_mallory;
 CREATE FUNCTION event_store.evil() RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'evil ran as %', current_user; RETURN 'x'; END$$;
 CREATE TABLE event_store.store (layout int NOT NULL, node int NOT NULL, id uuid NOT NULL, created_at timestamptz NOT NULL, one boolean NOT NULL);
-INSERT INTO event_store.store VALUES (1, 0, gen_random_uuid(), now(), true);
+INSERT INTO event_store.store VALUES (2, 0, gen_random_uuid(), now(), true);
 CREATE VIEW event_store.grants AS SELECT event_store.evil() AS role, 'read' AS "right";
 CREATE VIEW event_store.heads AS SELECT event_store.evil() AS id;
 DO $$ DECLARE t text; BEGIN FOREACH t IN ARRAY '{mark,categories,event_types,log,append_keys,batch_keys,events,feed,streams,partitions}'::text[] LOOP EXECUTE format('CREATE VIEW event_store.%I AS SELECT event_store.evil() AS id', t); END LOOP; END $$;

@@ -232,11 +232,11 @@ SKIP:
 {
 	my ($share) = run_command([ 'pg_config', '--sharedir' ]);
 	chomp $share;
-	my $script = "$share/extension/event_store--0.1.0--0.1.1-test.sql";
+	my $script = "$share/extension/event_store--0.2.0--0.2.1-test.sql";
 	skip 'the installation cannot be written to', 2 unless -w "$share/extension";
 	append_to_file($script, "COMMENT ON EXTENSION event_store IS 'updated';\n");
 	$pid = coordinator('two');
-	$node->safe_psql('two', q[ALTER EXTENSION event_store UPDATE TO '0.1.1-test']);
+	$node->safe_psql('two', q[ALTER EXTENSION event_store UPDATE TO '0.2.1-test']);
 	unlink $script;
 	ok($node->poll_query_until('postgres', qq[SELECT count(*) = 1 FROM pg_stat_activity
 		WHERE backend_type = 'event_store coordinator' AND datname = 'two' AND pid <> $pid]), 'after ALTER EXTENSION UPDATE a new one takes over');

@@ -199,7 +199,8 @@ Datum es_next(PG_FUNCTION_ARGS) { PG_RETURN_INT32(42); }
 ok(make('-s', '-C', $build, 'PG_CONFIG=' . find_pg_config(), 'with_llvm=no', '-j2',
 		$ENV{ES_COVERAGE} ? 'SHLIB_LINK=--coverage' : (), 'event_store.so'), 'the next version is built');
 chomp(my $sharedir = `pg_config --sharedir`);
-my @steps = map { "$sharedir/extension/event_store--0.1.0--0.1.0$_.sql" } qw(early next);
+my ($version) = slurp_file("$source/event_store.control") =~ /default_version = '(.*)'/;
+my @steps = map { "$sharedir/extension/event_store--$version--$version$_.sql" } qw(early next);
 END { unlink @steps }
 SKIP:
 {
@@ -212,9 +213,9 @@ SKIP:
 	# The SQL before the library: refused as a whole, and everything goes on.
 	my $updated = make_database();
 	run_ok('pg_restore', 'pg_restore', @to, '-d', $updated, "$dir/custom");
-	(undef, undef, $error) = $node->psql($updated, q[ALTER EXTENSION event_store UPDATE TO '0.1.0early']);
+	(undef, undef, $error) = $node->psql($updated, qq[ALTER EXTENSION event_store UPDATE TO '${version}early']);
 	like($error, qr/could not find function "es_next"/, 'an update before the new library is there is refused');
-	is($node->safe_psql($updated, q[SELECT extversion FROM pg_extension WHERE extname = 'event_store']), '0.1.0', '... as a whole');
+	is($node->safe_psql($updated, q[SELECT extversion FROM pg_extension WHERE extname = 'event_store']), $version, '... as a whole');
 
 	# The library first, beside a session that has the old one; then the SQL.
 	my $session = $node->background_psql($updated);
@@ -228,9 +229,9 @@ SKIP:
 			SELECT count(*) FROM es_read_all(0, NULL) WHERE stream = 'thing-new']), 0, '... and waits for appends by the old one');
 	$session->query_safe('COMMIT');
 	$session->quit;
-	$node->safe_psql($updated, q[ALTER EXTENSION event_store UPDATE TO '0.1.0next']);
+	$node->safe_psql($updated, qq[ALTER EXTENSION event_store UPDATE TO '${version}next']);
 	is(last_line($node, $updated, 'SELECT es_next()'), 42, 'the extension is updated');
-	is(last_line($node, $updated, 'SELECT es_upgrade_store()'), 1, 'es_upgrade_store() has nothing to do');
+	is(last_line($node, $updated, 'SELECT es_upgrade_store()'), 2, 'es_upgrade_store() has nothing to do');
 	goes_on($node, $updated, 'updated');
 }
 

@@ -22,8 +22,14 @@ PostgreSQL::Test::Utils::system_or_bail('sh', '-c', "gzip -dc '$source/test/data
 $node->command_ok([ 'psql', '-X', '-q', '-o', '/dev/null', '-v', 'ON_ERROR_STOP=1', '-h', $node->host, '-p', $node->port, '-f', $dump, $db ],
 	'the dump is restored');
 
+for my $call (q[SELECT es_create_store()], q[SELECT es_append('account-1', 39, 'Paid', '{"amount": 8}')])
+{
+	my (undef, undef, $error) = $node->psql($db, $call);
+	like($error, qr/has layout 1, but the library works with layout 2\nHINT:  Run SELECT es_upgrade_store\(\)/, "before the upgrade it is refused: $call");
+}
+is($node->safe_psql($db, 'SELECT es_upgrade_store()'), 2, 'es_upgrade_store()');
+is($node->safe_psql($db, 'SELECT es_upgrade_store()'), 2, '... has nothing to do once more');
 $node->safe_psql($db, 'SELECT es_create_store()');
-is($node->safe_psql($db, 'SELECT es_upgrade_store()'), 1, 'es_upgrade_store() has nothing to do yet');
 is($node->safe_psql($db, q[SELECT es_create_store(node => 3)]), '', 'it has the node number that it had');
 is($node->safe_psql($db, q[SELECT * FROM es_check('all')]), '', 'es_check() finds nothing');
 is($node->safe_psql($db, 'SELECT * FROM es_verify_log()'), '', '... and es_verify_log() neither');
@@ -40,10 +46,33 @@ $node->safe_psql($db, 'SELECT es_publish_mark(); SELECT es_seal_log()');
 is($node->safe_psql($db, 'SELECT * FROM es_verify_log()'), '', 'the log is sealed, and verifies');
 is($node->safe_psql($db, q[SELECT * FROM es_check('all')]), '', 'es_check() finds nothing at the end');
 
+# The extension of 0.1.0, updated, has what a new one has. Rights are compared without who gave them.
+my $members = q[SELECT pg_describe_object(d.classid, d.objid, 0), obj_description(d.objid, d.classid::regclass::name), p.prosrc, p.provolatile, p.proparallel,
+		p.proisstrict, p.procost, p.prorows, p.prosecdef, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.proacl IS NULL, t.attributes
+	FROM pg_depend d LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+	LEFT JOIN LATERAL (SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) AS attributes FROM pg_type y
+		JOIN pg_attribute a ON a.attrelid = y.typrelid WHERE d.classid = 'pg_type'::regclass AND y.oid = d.objid AND y.typrelid <> 0) t ON true
+	WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' ORDER BY 1];
+$node->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for qw(old updated new);
+$node->safe_psql('new', 'CREATE EXTENSION event_store');
+$node->safe_psql('updated', q[CREATE EXTENSION event_store VERSION '0.1.0'; ALTER EXTENSION event_store UPDATE]);
+my %listing = map { $_ => $node->safe_psql($_, $members) } qw(new updated);
+is($listing{updated}, $listing{new}, 'an updated extension has what a new one has');
+
+# The store waits for the extension.
+(my $with_old = slurp_file($dump)) =~ s/^(CREATE EXTENSION .*event_store .*);$/$1 VERSION '0.1.0';/m;
+append_to_file("$dump.old", $with_old);
+$node->command_ok([ 'psql', '-X', '-q', '-o', '/dev/null', '-v', 'ON_ERROR_STOP=1', '-h', $node->host, '-p', $node->port, '-f', "$dump.old", 'old' ],
+	'the dump is restored with the extension of 0.1.0');
+is($node->safe_psql('old', q[SELECT extversion FROM pg_extension WHERE extname = 'event_store']), '0.1.0', 'it is of that version');
+my (undef, undef, $error) = $node->psql('old', 'SELECT es_upgrade_store()');
+like($error, qr/the extension "event_store" has to be updated before its store.*Its version is 0\.1\.0.*ALTER EXTENSION event_store UPDATE/s, 'the extension comes first');
+is(last_line($node, 'old', 'ALTER EXTENSION event_store UPDATE; SELECT es_upgrade_store()'), 2, 'then the store');
+is($node->safe_psql('old', q[SELECT * FROM es_check('all')]), '', 'es_check() finds nothing');
+
 # A store that is made now is the same as one that was made then.
 my @dumps;
-$node->safe_psql('postgres', 'CREATE DATABASE new TEMPLATE template0');
-$node->safe_psql('new', 'CREATE EXTENSION event_store; SELECT es_create_store(node => 3, by_category => true)');
+$node->safe_psql('new', 'SELECT es_create_store(node => 3, by_category => true)');
 for my $name ($db, 'new')
 {
 	my ($out, $err) = run_command([ 'pg_dump', '--no-sync', '--no-privileges', '-s', '-n', 'event_store', '-T', 'event_store.log_*',

@@ -25,21 +25,24 @@
 #include "state/as_of.h"
 
 /*
- * Whether a time is final, for a stream or (NULL) for all. Sets *publish_helps when the published times are older
- * than as_of, so that it may become final when the coordinator publishes newer ones.
+ * Whether a time is final, for a stream or (NULL) for all. Sets *publish_helps when it may become final because newer
+ * times are published. For one stream that is a newer floor; for all streams, above READ COMMITTED and on a standby, a
+ * newer stable_until. On an idle server the two stay apart for as long as nobody asks.
  */
 static bool
 is_final(TimestampTz as_of, const text *stream, bool *publish_helps)
 {
+	bool		by_stream = stream != NULL && !IsolationUsesXactSnapshot() && !RecoveryInProgress();
 	TimestampTz stable_until;
 	TimestampTz floor;
+	TimestampTz now;
 
 	es_mark_times(&stable_until, &floor);
-	*publish_helps = as_of > floor && as_of < GetCurrentTimestamp();
+	now = GetCurrentTimestamp();
+	*publish_helps = as_of > (by_stream ? floor : stable_until) && as_of < now;
 	if (as_of <= stable_until)
 		return true;
-	return stream != NULL && !IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
-		as_of <= floor && as_of < GetCurrentTimestamp() && !es_stream_has_open_append(stream);
+	return by_stream && as_of <= floor && as_of < now && !es_stream_has_open_append(stream);
 }
 
 /*
@@ -64,13 +67,18 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 				 errhint("For the current state use es_load.")));
 	while (!TIMESTAMP_IS_NOBEGIN(as_of) && !is_final(as_of, stream, &publish_helps))
 	{
+		/* Asked each time: a coordinator may have ended meanwhile, and one that begins knows of no question. */
+		if (publish_helps)
+			es_publish_soon();
+
+		/* The snapshot of a higher level does not change. But when the caller tries again, it is to be final. */
 		if (IsolationUsesXactSnapshot() ||
 			TimestampDifferenceExceeds(start, GetCurrentTimestamp(), es_as_of_wait))
 			ereport(ERROR,
 					(errcode(ES_NOT_FINAL),
 					 errmsg("the state as of \"%s\" is not final yet", timestamptz_to_str(as_of)),
 					 errdetail("An append that is under way may still be recorded at or before that time, or the published mark is older."),
-					 errhint("Try again later; es_publish_mark() moves the published mark where no worker does.")));
+					 errhint("Try again later; where no worker does it, es_publish_mark() moves the published mark, and called a second time stable_until with it.")));
 		CHECK_FOR_INTERRUPTS();
 
 		/*
@@ -82,8 +90,6 @@ es_asof_snapshot(TimestampTz as_of, const text *stream)
 			if (!waiting)
 				es_shared_wait_begin(ES_NEWS_PROGRESS);
 			waiting = true;
-			if (publish_helps)
-				es_publish_soon();
 			(void) es_shared_wait(ES_NEWS_PROGRESS, 10, "EventStoreAsOf");
 		}
 		else

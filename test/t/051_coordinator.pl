@@ -112,6 +112,28 @@ for my $load (q[es_load_at('state-1', now)], q[es_load_category('state', now)])
 	is(ask(qq[SET event_store.as_of_wait = '30s'; DO \$\$ DECLARE now timestamptz; BEGIN now := clock_timestamp(); PERFORM state FROM $load; END \$\$; SELECT 1]), 1,
 		"$load is final on an idle server");
 }
+# On an idle server stable_until stays behind the floor. A load of all streams as of a time between the two has the
+# coordinator publish, as one as of a later time has.
+for my $load (q[es_load_at('state-1', now)], q[es_load_category('state', now)])
+{
+	ask(q[SET event_store.as_of_wait = '30s'; DO $$ BEGIN PERFORM es_load_category('state', clock_timestamp()); END $$]);
+	ok(poll(q[SELECT floor > stable_until FROM event_store.mark]), 'the floor is ahead');
+	rested();
+	is(ask(qq[SET event_store.as_of_wait = '30s'; DO \$\$ DECLARE now timestamptz; BEGIN SELECT floor INTO now FROM event_store.mark;
+		PERFORM state FROM $load; END \$\$; SELECT 1]), 1, "$load is final as of the floor");
+}
+# Above READ COMMITTED the snapshot cannot change. There a load is refused at once, and has the coordinator publish for the next try.
+for my $load (q[es_load_at('state-1', now)], q[es_load_category('state', now)])
+{
+	rested();
+	my $now = ask(q[SELECT clock_timestamp()]);
+	(my $as_of = $load) =~ s/now/'$now'/;
+	my $try = sub { my ($rc, $out) = $node->psql($db, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM $as_of; COMMIT"); return $rc == 0 };
+	my $final = 0;
+	my $until = time + 60;
+	select(undef, undef, undef, 0.05) until ($final = $try->()) || time > $until;
+	ok($final, "$load becomes final for REPEATABLE READ");
+}
 my $took = ask(q[SET event_store.as_of_wait = '30s'; DO $$ DECLARE t timestamptz; n timestamptz; worst interval := '0'; BEGIN
 		FOR i IN 1 .. 20 LOOP
 			t := clock_timestamp(); PERFORM pg_sleep(0.03); n := clock_timestamp();

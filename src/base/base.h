@@ -141,6 +141,7 @@ typedef struct EsRunAs
 	Oid			saved_user;
 	int			saved_context;
 	int			guc_level;
+	const char *saved_write;	/* the table of the store that a statement of ours was changing */
 } EsRunAs;
 
 extern char *es_registered_path(void);
@@ -322,6 +323,15 @@ extern uint64 es_sql_run_args(const char *statement, int nargs, Oid *types, Datu
 							  const char *nulls);
 extern uint64 es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types,
 							  Datum *values, const char *nulls);
+extern uint64 es_sql_write_args(const char *table, const char *statement, int nargs, Oid *types, Datum *values,
+								const char *nulls);
+extern uint64 es_sql_write_kept(const char *table, SPIPlanPtr *plan, const char *statement, int nargs, Oid *types,
+								Datum *values, const char *nulls);
+extern uint64 es_sql_write_plan(const char *table, SPIPlanPtr plan, const char *statement, Datum *values,
+								const char *nulls);
+extern bool es_sql_is_writing(const char *table);
+extern const char *es_sql_write_off(void);
+extern void es_sql_write_on(const char *table);
 extern Oid	es_extension_schema(void);
 
 #endif							/* ES_BASE_H */

@@ -156,6 +156,7 @@ es_refuse_in_stored_text(const char *function)
 void
 es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, bool may_append)
 {
+	run_as->saved_write = es_sql_write_off();
 	GetUserIdAndSecContext(&run_as->saved_user, &run_as->saved_context);
 	SetUserIdAndSecContext(role, run_as->saved_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT | (may_append ? 0 : ES_MAY_NOT_APPEND));
@@ -168,4 +169,5 @@ es_run_as_end(EsRunAs *run_as)
 {
 	es_settings_close(run_as->guc_level);
 	SetUserIdAndSecContext(run_as->saved_user, run_as->saved_context);
+	es_sql_write_on(run_as->saved_write);
 }

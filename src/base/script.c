@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "nodes/parsenodes.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -140,6 +141,20 @@ es_script_parse(const char *name, const EsScriptValue *values, int count)
 	return result;
 }
 
+/* The table of the store that a statement changes; NULL: none. */
+static const char *
+written_table(const Node *tree)
+{
+	const RangeVar *relation =
+		IsA(tree, InsertStmt) ? ((const InsertStmt *) tree)->relation :
+		IsA(tree, UpdateStmt) ? ((const UpdateStmt *) tree)->relation :
+		IsA(tree, DeleteStmt) ? ((const DeleteStmt *) tree)->relation : NULL;
+
+	if (relation == NULL || relation->schemaname == NULL || strcmp(relation->schemaname, ES_SCHEMA) != 0)
+		return NULL;
+	return relation->relname;
+}
+
 /* Runs statements, between es_sql_begin() and es_sql_end(); returns the rows of the last one. */
 uint64
 es_script_run_parsed(List *statements)
@@ -148,7 +163,11 @@ es_script_run_parsed(List *statements)
 	ListCell   *lc;
 
 	foreach(lc, statements)
-		rows = es_sql_run(((EsScriptStatement *) lfirst(lc))->text);
+	{
+		const EsScriptStatement *statement = lfirst(lc);
+
+		rows = es_sql_write_args(written_table(statement->tree), statement->text, 0, NULL, NULL, NULL);
+	}
 	return rows;
 }
 

@@ -6,6 +6,9 @@
  * change what DDL makes are pinned, and the role is the one asked for, in a restricted operation
  * when that is not the caller. Every name in the statements is still written with its schema. An
  * error needs no clean-up here: the transaction's abort restores the role and the settings.
+ *
+ * The store's tables have triggers that refuse changes (store/guard.c). A statement of ours that changes one of
+ * them says so, with es_sql_write_args() and its like: while it runs, the triggers of that table let it pass.
  */
 #include "postgres.h"
 
@@ -54,23 +57,95 @@ es_sql_end(EsSql *sql)
 	SetUserIdAndSecContext(sql->saved_user, sql->saved_context);
 }
 
-/* Runs one statement that may write; returns the number of rows. */
-uint64
-es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+/* The table of the store that the running statement of ours changes; NULL: none. */
+static const char *written = NULL;
+
+/* Whether a statement of ours is changing a table of the store, by its name. */
+bool
+es_sql_is_writing(const char *table)
 {
-	int			rc = SPI_execute_with_args(statement, nargs, types, values, nulls, false, 0);
+	return written != NULL && strcmp(written, table) == 0;
+}
+
+/*
+ * Has the triggers of no table of the store let changes pass, while code of users runs. What it returns is for
+ * es_sql_write_on(). After an error whoever runs the statement sets it right, not the code of users.
+ */
+const char *
+es_sql_write_off(void)
+{
+	const char *table = written;
+
+	written = NULL;
+	return table;
+}
+
+void
+es_sql_write_on(const char *table)
+{
+	written = table;
+}
+
+/* Runs a statement, without a plan or with one, that changes a table of the store; NULL: none of them. */
+static int
+execute(const char *table, const char *statement, int nargs, Oid *types, SPIPlanPtr plan, Datum *values,
+		const char *nulls)
+{
+	const char *before = written;
+	int			rc;
+
+	/* The common case needs no place to come back to. */
+	if (table == NULL && before == NULL)
+		return plan != NULL ? SPI_execute_plan(plan, values, nulls, false, 0) :
+			SPI_execute_with_args(statement, nargs, types, values, nulls, false, 0);
+	written = table;
+	PG_TRY();
+	{
+		rc = plan != NULL ? SPI_execute_plan(plan, values, nulls, false, 0) :
+			SPI_execute_with_args(statement, nargs, types, values, nulls, false, 0);
+	}
+	PG_FINALLY();
+	{
+		written = before;
+	}
+	PG_END_TRY();
+	return rc;
+}
+
+/* Runs one statement that changes this table of the store; returns the number of rows. */
+uint64
+es_sql_write_args(const char *table, const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	int			rc = execute(table, statement, nargs, types, NULL, values, nulls);
 
 	if (rc < 0)
 		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
 	return SPI_processed;
 }
 
-/* The same with a plan that is kept for the session, in *plan. */
+/* The same with a prepared plan; statement is its text. */
 uint64
-es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+es_sql_write_plan(const char *table, SPIPlanPtr plan, const char *statement, Datum *values, const char *nulls)
 {
-	int			rc;
+	int			rc = execute(table, statement, 0, NULL, plan, values, nulls);
 
+	if (rc < 0)
+		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
+	return SPI_processed;
+}
+
+/* Runs one statement that changes no table of the store; returns the number of rows. */
+uint64
+es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	return es_sql_write_args(NULL, statement, nargs, types, values, nulls);
+}
+
+/* Runs one statement that changes this table of the store, with a plan that is kept for the session, in *plan. */
+uint64
+es_sql_write_kept(const char *table, SPIPlanPtr *plan, const char *statement, int nargs, Oid *types, Datum *values,
+				  const char *nulls)
+{
 	if (*plan == NULL)
 	{
 		SPIPlanPtr	made = SPI_prepare(statement, nargs, types);
@@ -80,10 +155,14 @@ es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types, 
 		SPI_keepplan(made);
 		*plan = made;
 	}
-	rc = SPI_execute_plan(*plan, values, nulls, false, 0);
-	if (rc < 0)
-		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
-	return SPI_processed;
+	return es_sql_write_plan(table, *plan, statement, values, nulls);
+}
+
+/* The same for one that changes none of them. */
+uint64
+es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	return es_sql_write_kept(NULL, plan, statement, nargs, types, values, nulls);
 }
 
 uint64

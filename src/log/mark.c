@@ -382,9 +382,10 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	values[1] = TimestampTzGetDatum(stable_until);
 	values[2] = TimestampTzGetDatum(state->floor);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("UPDATE event_store.mark SET mark = greatest(mark, $1), "
-					"stable_until = greatest(stable_until, $2), floor = greatest(floor, $3) "
-					"RETURNING mark", 3, types, values, NULL);
+	es_sql_write_args("mark",
+					  "UPDATE event_store.mark SET mark = greatest(mark, $1), "
+					  "stable_until = greatest(stable_until, $2), floor = greatest(floor, $3) "
+					  "RETURNING mark", 3, types, values, NULL);
 	if (SPI_tuptable == NULL || SPI_processed != 1)
 		elog(ERROR, "event_store.mark has %llu rows", (unsigned long long) SPI_processed);
 	state->mark = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));

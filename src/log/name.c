@@ -249,7 +249,7 @@ es_name_make(EsNameKind kind, const char *name, int len)
 	do
 	{
 		es_sql_begin(&sql, es_store()->owner);
-		es_sql_run_args(statement, 1, types, values, NULL);
+		es_sql_write_args(name_table_name(kind), statement, 1, types, values, NULL);
 		es_sql_end(&sql);
 		CommandCounterIncrement();
 		id = es_name_find(kind, name, len);

@@ -322,8 +322,9 @@ take_quarantined(Attempt *attempt)
 	values[1] = BoolGetDatum(checkpoint->rebuild);
 	values[2] = Int64GetDatum(attempt->group);
 	es_sql_begin(&sql, es_store()->owner);
-	count = es_sql_run_args("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild = $2"
-							" AND together = $3 RETURNING stream, position, attempts", 3, types, values, NULL);
+	count = es_sql_write_args("quarantine",
+							  "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild = $2"
+							  " AND together = $3 RETURNING stream, position, attempts", 3, types, values, NULL);
 	streams = SPI_palloc(sizeof(int64) * Max(count, 1));
 	positions = SPI_palloc(sizeof(int64) * Max(count, 1));
 	for (uint64 i = 0; i < count; i++)

@@ -125,10 +125,11 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 	values[7] = Int32GetDatum(checkpoint->failures);
 	values[8] = Int32GetDatum(checkpoint->quarantined);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_kept(&save_plan, "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
-					" events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
-					" attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
-					" WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
+	es_sql_write_kept("checkpoints", &save_plan,
+					  "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
+					  " events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
+					  " attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
+					  " WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
 	es_sql_end(&sql);
 	es_transaction_progressed();
 }
@@ -149,7 +150,8 @@ es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 posit
 	values[5] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
 	values[6] = Int64GetDatum(position);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("UPDATE event_store.checkpoints SET attempts = $3, retry_at = $4, error = $5, error_code = $6,"
-					" error_position = $7 WHERE projection = $1 AND rebuild = $2", 7, types, values, NULL);
+	es_sql_write_args("checkpoints",
+					  "UPDATE event_store.checkpoints SET attempts = $3, retry_at = $4, error = $5, error_code = $6,"
+					  " error_position = $7 WHERE projection = $1 AND rebuild = $2", 7, types, values, NULL);
 	es_sql_end(&sql);
 }

@@ -240,9 +240,12 @@ es_projection_changed(void)
 
 /* ---------------------------------------------------------------- changes */
 
-/* Runs a statement about one projection as the store's owner; returns the number of rows. */
+/*
+ * Runs a statement about one projection as the store's owner; returns the number of rows. table: the one of the store
+ * that it changes, NULL for none.
+ */
 uint64
-es_projection_change(const char *statement, const char *name)
+es_projection_change(const char *table, const char *statement, const char *name)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1];
@@ -251,7 +254,7 @@ es_projection_change(const char *statement, const char *name)
 
 	values[0] = CStringGetTextDatum(name);
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args(statement, 1, types, values, NULL);
+	rows = es_sql_write_args(table, statement, 1, types, values, NULL);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 	return rows;
@@ -264,7 +267,8 @@ es_projection_change(const char *statement, const char *name)
 static void
 lock_checkpoints(const char *name)
 {
-	(void) es_projection_change("SELECT FROM event_store.checkpoints WHERE projection = $1"
+	(void) es_projection_change(NULL,
+								"SELECT FROM event_store.checkpoints WHERE projection = $1"
 								" ORDER BY rebuild DESC FOR UPDATE", name);
 	(void) es_store_now();		/* notices what was committed meanwhile */
 }
@@ -280,7 +284,8 @@ es_projection_set_state(const char *name, const char *state)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(state);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("UPDATE event_store.projections SET state = $2 WHERE name = $1", 2, types, values, NULL);
+	es_sql_write_args("projections",
+					  "UPDATE event_store.projections SET state = $2 WHERE name = $1", 2, types, values, NULL);
 	es_sql_end(&sql);
 	es_projection_changed();
 }
@@ -464,9 +469,10 @@ es_create_projection(PG_FUNCTION_ARGS)
 	es_handler_check(handler, role, path, PG_GETARG_BOOL(8));
 
 	es_sql_begin(&sql, es_store()->owner);
-	made = es_sql_run_args("INSERT INTO event_store.projections VALUES"
-						   " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', false)"
-						   " ON CONFLICT (name) DO NOTHING", 11, types, values, nulls) > 0;
+	made = es_sql_write_args("projections",
+							 "INSERT INTO event_store.projections VALUES"
+							 " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', false)"
+							 " ON CONFLICT (name) DO NOTHING", 11, types, values, nulls) > 0;
 	if (!made &&
 		es_sql_run_args("SELECT FROM event_store.projections WHERE name = $1 AND handler = $2"
 						" AND categories IS NOT DISTINCT FROM $3 AND event_types IS NOT DISTINCT FROM $4"
@@ -478,8 +484,9 @@ es_create_projection(PG_FUNCTION_ARGS)
 				 errmsg("there is already another projection \"%s\"", name),
 				 errhint("To give it a new handler or filter, use es_rebuild_projection; else drop it first.")));
 	if (made)
-		es_sql_run_args("INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
-						" VALUES ($1, false, $8, $8 + 1)", 11, types, values, nulls);
+		es_sql_write_args("checkpoints",
+						  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
+						  " VALUES ($1, false, $8, $8 + 1)", 11, types, values, nulls);
 	es_sql_end(&sql);
 	if (made)
 	{
@@ -515,9 +522,10 @@ es_resume_projection(PG_FUNCTION_ARGS)
 	EsProjection *projection = es_projection_begin_change(fcinfo, "es_resume_projection()");
 	char	   *name = pstrdup(projection->name);
 
-	es_projection_change("UPDATE event_store.checkpoints SET attempts = 0, failures = 0, retry_at = NULL, error = NULL,"
+	es_projection_change("checkpoints",
+						 "UPDATE event_store.checkpoints SET attempts = 0, failures = 0, retry_at = NULL, error = NULL,"
 						 " error_code = NULL, error_position = NULL WHERE projection = $1", name);
-	es_projection_change("UPDATE event_store.rebuilds SET state = 'running' WHERE projection = $1", name);
+	es_projection_change("rebuilds", "UPDATE event_store.rebuilds SET state = 'running' WHERE projection = $1", name);
 	es_projection_set_state(name, "running");
 	PG_RETURN_VOID();
 }
@@ -530,9 +538,9 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	char	   *name = pstrdup(projection->name);
 
 	es_rebuild_forget(name);
-	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1", name);
-	es_projection_change("DELETE FROM event_store.checkpoints WHERE projection = $1", name);
-	es_projection_change("DELETE FROM event_store.projections WHERE name = $1", name);
+	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1", name);
+	es_projection_change("checkpoints", "DELETE FROM event_store.checkpoints WHERE projection = $1", name);
+	es_projection_change("projections", "DELETE FROM event_store.projections WHERE name = $1", name);
 	es_projection_changed();
 	PG_RETURN_VOID();
 }
@@ -588,13 +596,15 @@ make_projections_stale(text *type, text *to_type)
 	values[0] = PointerGetDatum(type);
 	values[1] = PointerGetDatum(to_type);
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args(TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
-						   " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
-						   " AND (c.events > 0 OR p.mode = 'inline') AND " HAS_TOUCHED, 2, types, values, NULL);
+	rows = es_sql_write_args("projections",
+							 TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
+							 " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
+							 " AND (c.events > 0 OR p.mode = 'inline') AND " HAS_TOUCHED, 2, types, values, NULL);
 	/* A rebuild that has begun makes its projection stale when it ends. */
-	es_sql_run_args(TOUCHED "UPDATE event_store.rebuilds p SET stale = true FROM event_store.checkpoints c"
-					" WHERE c.projection = p.projection AND c.rebuild AND c.events > 0 AND " HAS_TOUCHED,
-					2, types, values, NULL);
+	es_sql_write_args("rebuilds",
+					  TOUCHED "UPDATE event_store.rebuilds p SET stale = true FROM event_store.checkpoints c"
+					  " WHERE c.projection = p.projection AND c.rebuild AND c.events > 0 AND " HAS_TOUCHED,
+					  2, types, values, NULL);
 	es_sql_end(&sql);
 	if (rows > 0)
 		es_projection_changed();

@@ -169,9 +169,9 @@ es_rebuild_forget(const char *name)
 		es_sql_runf("DROP SCHEMA %s CASCADE", quote_identifier(rebuild.schema));
 		es_sql_end(&sql);
 	}
-	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
-	es_projection_change("DELETE FROM event_store.checkpoints WHERE projection = $1 AND rebuild", name);
-	es_projection_change("DELETE FROM event_store.rebuilds WHERE projection = $1", name);
+	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
+	es_projection_change("checkpoints", "DELETE FROM event_store.checkpoints WHERE projection = $1 AND rebuild", name);
+	es_projection_change("rebuilds", "DELETE FROM event_store.rebuilds WHERE projection = $1", name);
 }
 
 /* The schema of the shadow tables, and behind it the handler's own search_path. */
@@ -252,12 +252,14 @@ store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuil
 	values[7] = CStringGetTextDatum(rebuild->schema);
 	values[8] = Int64GetDatum(projection->from_position);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("INSERT INTO event_store.rebuilds (projection, handler, categories, event_types, fast, role,"
-					" search_path, schema, state, started_at) SELECT $1, $2, coalesce($3, categories),"
-					" coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp()"
-					" FROM event_store.projections WHERE name = $1", 9, types, values, nulls);
-	es_sql_run_args("INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
-					" VALUES ($1, true, $9, $9 + 1)", 9, types, values, nulls);
+	es_sql_write_args("rebuilds",
+					  "INSERT INTO event_store.rebuilds (projection, handler, categories, event_types, fast, role,"
+					  " search_path, schema, state, started_at) SELECT $1, $2, coalesce($3, categories),"
+					  " coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp()"
+					  " FROM event_store.projections WHERE name = $1", 9, types, values, nulls);
+	es_sql_write_args("checkpoints",
+					  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
+					  " VALUES ($1, true, $9, $9 + 1)", 9, types, values, nulls);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 }
@@ -360,7 +362,7 @@ handler_of(const Rebuild *rebuild)
 static void
 stop_rebuild(const char *name, const char *error, bool patient)
 {
-	es_projection_change("UPDATE event_store.rebuilds SET state = 'failed' WHERE projection = $1", name);
+	es_projection_change("rebuilds", "UPDATE event_store.rebuilds SET state = 'failed' WHERE projection = $1", name);
 	es_projection_changed();
 	ereport(patient ? LOG : WARNING,
 			(errmsg("rebuild of projection \"%s\" has failed: %s", name, error),
@@ -383,13 +385,16 @@ replace_definition(const Rebuild *rebuild)
 {
 	const char *name = rebuild->name;
 
-	es_projection_change("UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
+	es_projection_change("projections",
+						 "UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
 						 " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
 						 " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
-	es_projection_change("DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
-	es_projection_change("UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
-	es_projection_change("UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from,"
+	es_projection_change("quarantine",
+						 "DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
+	es_projection_change("quarantine", "UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
+	es_projection_change("checkpoints",
+						 "UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from,"
 						 " failures = r.failures, quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
 						 " error_position = NULL FROM event_store.checkpoints r"
 						 " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);

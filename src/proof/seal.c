@@ -238,8 +238,10 @@ store_seal(const EsSeal *seal, StringInfo manifest)
 	values[4] = PointerGetDatum(es_digest_bytea(seal->root));
 	values[5] = PointerGetDatum(manifest->data);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("INSERT INTO event_store.seals (after_position, to_position, events, tree, root, sealed_at, manifest)"
-					" VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6)", 6, types, values, NULL);
+	es_sql_write_args("seals",
+					  "INSERT INTO event_store.seals"
+					  " (after_position, to_position, events, tree, root, sealed_at, manifest)"
+					  " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6)", 6, types, values, NULL);
 	es_sql_end(&sql);
 }
 

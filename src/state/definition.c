@@ -518,6 +518,7 @@ definitions_changed(void)
 
 typedef struct Change
 {
+	const char *table;			/* that it changes */
 	const char *statement;
 	int			count;
 	Oid			types[10];
@@ -562,7 +563,8 @@ apply_change(Change *change)
 
 	PreventCommandIfReadOnly("changing definitions");
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args(change->statement, change->count, change->types, change->values, change->nulls);
+	rows = es_sql_write_args(change->table, change->statement, change->count, change->types, change->values,
+							 change->nulls);
 	es_sql_end(&sql);
 	definitions_changed();
 	return rows;
@@ -576,6 +578,7 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	Jsonb	   *rules = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
 	char	   *path = es_registered_path();
 	Change		change = {
+		"aggregates",
 		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
 		" rules = EXCLUDED.rules, initial_state = EXCLUDED.initial_state,"
@@ -628,7 +631,7 @@ Datum
 es_unregister_aggregate(PG_FUNCTION_ARGS)
 {
 	text	   *category = name_argument(fcinfo, 0, "category");
-	Change		change = {"DELETE FROM event_store.aggregates WHERE category = $1"};
+	Change		change = {"aggregates", "DELETE FROM event_store.aggregates WHERE category = $1"};
 
 	add(&change, TEXTOID, PointerGetDatum(category), false);
 	if (apply_change(&change) == 0)
@@ -662,6 +665,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	char	   *transform;
 	char	   *path = es_registered_path();
 	Change		change = {
+		"upcasters",
 		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_type, from_version) DO UPDATE SET"
 		" transform = EXCLUDED.transform, to_type = EXCLUDED.to_type, role = EXCLUDED.role,"
@@ -692,7 +696,10 @@ es_unregister_upcaster(PG_FUNCTION_ARGS)
 {
 	text	   *type = name_argument(fcinfo, 0, "event_type");
 	int32		version = version_argument(fcinfo, 1, "from_version");
-	Change		change = {"DELETE FROM event_store.upcasters WHERE event_type = $1 AND from_version = $2"};
+	Change		change = {
+		"upcasters",
+		"DELETE FROM event_store.upcasters WHERE event_type = $1 AND from_version = $2"
+	};
 
 	add(&change, TEXTOID, PointerGetDatum(type), false);
 	add(&change, INT4OID, Int32GetDatum(version), false);
@@ -710,6 +717,7 @@ es_register_event_type(PG_FUNCTION_ARGS)
 	char	   *check = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	char	   *path = es_registered_path();
 	Change		change = {
+		"event_checks",
 		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path)"
 		" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_type, schema_version) DO UPDATE SET"
 		" check_expr = EXCLUDED.check_expr, role = EXCLUDED.role, search_path = EXCLUDED.search_path"
@@ -732,7 +740,10 @@ es_unregister_event_type(PG_FUNCTION_ARGS)
 {
 	text	   *type = name_argument(fcinfo, 0, "event_type");
 	int32		version = version_argument(fcinfo, 1, "schema_version");
-	Change		change = {"DELETE FROM event_store.event_checks WHERE event_type = $1 AND schema_version = $2"};
+	Change		change = {
+		"event_checks",
+		"DELETE FROM event_store.event_checks WHERE event_type = $1 AND schema_version = $2"
+	};
 
 	add(&change, TEXTOID, PointerGetDatum(type), false);
 	add(&change, INT4OID, Int32GetDatum(version), false);

@@ -196,10 +196,11 @@ store(int64 stream, bytea *fingerprint, int64 version, int64 position, Timestamp
 	values[5] = JsonbPGetDatum(state);
 	values[6] = PointerGetDatum(row_hash(stream, fingerprint, version, position, recorded_at, state));
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("INSERT INTO event_store.snapshots VALUES ($1, $2, $3, $4, $5, $6, $7)"
-					" ON CONFLICT (stream, fingerprint, version) DO UPDATE SET position = EXCLUDED.position,"
-					" recorded_at = EXCLUDED.recorded_at, state = EXCLUDED.state, hash = EXCLUDED.hash",
-					7, types, values, NULL);
+	es_sql_write_args("snapshots",
+					  "INSERT INTO event_store.snapshots VALUES ($1, $2, $3, $4, $5, $6, $7)"
+					  " ON CONFLICT (stream, fingerprint, version) DO UPDATE SET position = EXCLUDED.position,"
+					  " recorded_at = EXCLUDED.recorded_at, state = EXCLUDED.state, hash = EXCLUDED.hash",
+					  7, types, values, NULL);
 	es_sql_end(&sql);
 }
 
@@ -218,17 +219,19 @@ thin_out(int64 stream, bytea *fingerprint, int every)
 	values[1] = PointerGetDatum(fingerprint);
 	values[2] = Int64GetDatum((int64) every * ES_SPARSE);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("DELETE FROM event_store.snapshots s USING ("
-					"SELECT version, row_number() OVER (ORDER BY version DESC) AS age,"
-					" row_number() OVER (PARTITION BY version / $3 ORDER BY version) AS place"
-					" FROM event_store.snapshots WHERE stream = $1 AND fingerprint = $2) k"
-					" WHERE s.stream = $1 AND s.fingerprint = $2 AND s.version = k.version"
-					" AND k.age > " CppAsString2(ES_KEEP_NEWEST) " AND k.place > 1",
-					3, types, values, NULL);
+	es_sql_write_args("snapshots",
+					  "DELETE FROM event_store.snapshots s USING ("
+					  "SELECT version, row_number() OVER (ORDER BY version DESC) AS age,"
+					  " row_number() OVER (PARTITION BY version / $3 ORDER BY version) AS place"
+					  " FROM event_store.snapshots WHERE stream = $1 AND fingerprint = $2) k"
+					  " WHERE s.stream = $1 AND s.fingerprint = $2 AND s.version = k.version"
+					  " AND k.age > " CppAsString2(ES_KEEP_NEWEST) " AND k.place > 1",
+					  3, types, values, NULL);
 	/* Those that applications have put stay: an old and a new release of one may be running side by side. */
 	if (VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD)
-		es_sql_run_args("DELETE FROM event_store.snapshots WHERE stream = $1 AND fingerprint <> $2"
-						" AND get_byte(fingerprint, 0) = get_byte($2, 0)", 2, types, values, NULL);
+		es_sql_write_args("snapshots",
+						  "DELETE FROM event_store.snapshots WHERE stream = $1 AND fingerprint <> $2"
+						  " AND get_byte(fingerprint, 0) = get_byte($2, 0)", 2, types, values, NULL);
 	es_sql_end(&sql);
 }
 
@@ -348,8 +351,9 @@ es_drop_snapshots(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_drop_snapshots()");
 	values[0] = PG_GETARG_DATUM(0);
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args("DELETE FROM event_store.snapshots s USING event_store.heads h, event_store.categories c"
-						   " WHERE h.id = s.stream AND c.id = h.category AND c.name = $1", 1, types, values, NULL);
+	rows = es_sql_write_args("snapshots",
+							 "DELETE FROM event_store.snapshots s USING event_store.heads h, event_store.categories c"
+							 " WHERE h.id = s.stream AND c.id = h.category AND c.name = $1", 1, types, values, NULL);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 	PG_RETURN_INT64(rows);

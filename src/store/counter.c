@@ -23,6 +23,7 @@ es_counter_add(const char *name, int64 more)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = Int64GetDatum(more);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("UPDATE event_store.counters SET value = value + $2 WHERE name = $1", 2, types, values, NULL);
+	es_sql_write_args("counters",
+					  "UPDATE event_store.counters SET value = value + $2 WHERE name = $1", 2, types, values, NULL);
 	es_sql_end(&sql);
 }

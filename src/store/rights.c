@@ -105,7 +105,7 @@ on_grants(const char *statement, const char *role, const char *right)
 	values[0] = CStringGetTextDatum(role);
 	values[1] = CStringGetTextDatum(right);
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_run_args(statement, 2, types, values, NULL);
+	rows = es_sql_write_args("grants", statement, 2, types, values, NULL);
 	es_sql_end(&sql);
 	return rows;
 }

@@ -57,6 +57,7 @@ static void
 begin_reply(Reply *reply, MemoryContext context)
 {
 	static EsStatement look = {
+		NULL,
 		"SELECT c.returned, c.covered, c.lost FROM event_store.subscription_consumers c"
 		" WHERE c.subscription = $1 AND c.consumer = $2",
 		2, {INT4OID, TEXTOID}
@@ -168,6 +169,7 @@ static int
 streams_to_advance(const Reply *reply, MemoryContext context, Advance **advances)
 {
 	static EsStatement look = {
+		NULL,
 		"SELECT s.stream, s.version, s.position FROM event_store.subscription_streams s"
 		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL AND s.position <= $3",
 		3, {INT4OID, TEXTOID, INT8OID}
@@ -195,11 +197,13 @@ static void
 store_advances(const Reply *reply, const Advance *advances, int count)
 {
 	static EsStatement move = {
+		"subscription_streams",
 		"UPDATE event_store.subscription_streams s SET version = u.version, position = u.position, attempts = 0"
 		" FROM unnest($2, $3, $4) u (stream, version, position) WHERE s.subscription = $1 AND s.stream = u.stream",
 		4, {INT4OID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
 	};
 	static EsStatement forget = {
+		"subscription_streams",
 		"DELETE FROM event_store.subscription_streams s WHERE s.subscription = $1 AND s.stream = ANY ($2)",
 		2, {INT4OID, INT8ARRAYOID}
 	};
@@ -229,11 +233,13 @@ Datum
 es_ack(PG_FUNCTION_ARGS)
 {
 	static EsStatement forget_all = {
+		"subscription_streams",
 		"DELETE FROM event_store.subscription_streams s"
 		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL",
 		2, {INT4OID, TEXTOID}
 	};
 	static EsStatement note = {
+		"subscription_consumers",
 		"UPDATE event_store.subscription_consumers SET acked_at = clock_timestamp()"
 		" WHERE subscription = $1 AND consumer = $2",
 		2, {INT4OID, TEXTOID}
@@ -279,6 +285,7 @@ Datum
 es_nack(PG_FUNCTION_ARGS)
 {
 	static EsStatement quarantine = {
+		"subscription_streams",
 		"UPDATE event_store.subscription_streams SET consumer = NULL, reason = $4, attempts = attempts + 1,"
 		" since = clock_timestamp()"
 		" WHERE subscription = $1 AND consumer = $2 AND reason IS NULL AND position <= $3",

@@ -98,10 +98,12 @@ void
 es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubscription *sub)
 {
 	static EsStatement look = {
+		NULL,
 		"SELECT b.id, b.position, b.categories, b.event_types FROM event_store.subscriptions b WHERE b.name = $1",
 		1, {TEXTOID}
 	};
 	static EsStatement look_and_lock = {
+		NULL,
 		"SELECT b.id, b.position, b.categories, b.event_types FROM event_store.subscriptions b WHERE b.name = $1"
 		" FOR NO KEY UPDATE",
 		1, {TEXTOID}
@@ -149,10 +151,11 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	values[3] = PG_GETARG_DATUM(3);
 
 	es_sql_begin(&sql, es_store()->owner);
-	if (es_sql_run_args("INSERT INTO event_store.subscriptions"
-						" (name, categories, event_types, from_position, position, created_at)"
-						" VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
-						4, types, values, nulls) == 0 &&
+	if (es_sql_write_args("subscriptions",
+						  "INSERT INTO event_store.subscriptions"
+						  " (name, categories, event_types, from_position, position, created_at)"
+						  " VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
+						  4, types, values, nulls) == 0 &&
 		es_sql_run_args("SELECT FROM event_store.subscriptions b WHERE b.name = $1"
 						" AND b.categories IS NOT DISTINCT FROM $2 AND b.event_types IS NOT DISTINCT FROM $3"
 						" AND b.from_position = $4", 4, types, values, nulls) == 0)
@@ -178,9 +181,11 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	es_subscription_begin(&sql);
 	es_subscription_find(name, true, CurrentMemoryContext, &sub);
 	values[0] = Int32GetDatum(sub.id);
-	es_sql_run_args("DELETE FROM event_store.subscription_streams WHERE subscription = $1", 1, types, values, NULL);
-	es_sql_run_args("DELETE FROM event_store.subscription_consumers WHERE subscription = $1", 1, types, values, NULL);
-	es_sql_run_args("DELETE FROM event_store.subscriptions WHERE id = $1", 1, types, values, NULL);
+	es_sql_write_args("subscription_streams",
+					  "DELETE FROM event_store.subscription_streams WHERE subscription = $1", 1, types, values, NULL);
+	es_sql_write_args("subscription_consumers",
+					  "DELETE FROM event_store.subscription_consumers WHERE subscription = $1", 1, types, values, NULL);
+	es_sql_write_args("subscriptions", "DELETE FROM event_store.subscriptions WHERE id = $1", 1, types, values, NULL);
 	es_sql_end(&sql);
 	PG_RETURN_VOID();
 }
@@ -213,9 +218,10 @@ es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
 	es_subscription_begin(&sql);
 	es_subscription_find(name, true, CurrentMemoryContext, &sub);
 	values[0] = Int32GetDatum(sub.id);
-	count = es_sql_run_args("UPDATE event_store.subscription_streams SET reason = NULL, since = NULL"
-							" WHERE subscription = $1 AND reason IS NOT NULL AND ($2 IS NULL OR stream = $2)",
-							2, types, values, nulls);
+	count = es_sql_write_args("subscription_streams",
+							  "UPDATE event_store.subscription_streams SET reason = NULL, since = NULL"
+							  " WHERE subscription = $1 AND reason IS NOT NULL AND ($2 IS NULL OR stream = $2)",
+							  2, types, values, nulls);
 	es_sql_end(&sql);
 	PG_RETURN_INT64(count);
 }

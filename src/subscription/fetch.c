@@ -206,11 +206,13 @@ static void
 store_fetch(EsFetch *fetch)
 {
 	static EsStatement assign = {
+		"subscription_streams",
 		"INSERT INTO event_store.subscription_streams (subscription, stream, version, position, attempts, consumer)"
 		" SELECT $1, u.stream, u.version, u.position, 0, $2 FROM unnest($3, $4, $5) u (stream, version, position)",
 		5, {INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
 	};
 	static EsStatement renew = {
+		"subscription_consumers",
 		"INSERT INTO event_store.subscription_consumers AS c"
 		" (subscription, consumer, lease_until, returned, covered, lost, fetched_at)"
 		" VALUES ($1, $2, $3, $4, $5, false, $6) ON CONFLICT (subscription, consumer) DO UPDATE SET"
@@ -219,11 +221,13 @@ store_fetch(EsFetch *fetch)
 		6, {INT4OID, TEXTOID, TIMESTAMPTZOID, INT8OID, INT8OID, TIMESTAMPTZOID}
 	};
 	static EsStatement clear = {
+		"subscription_consumers",
 		"UPDATE event_store.subscription_consumers SET lost = false, returned = 0, covered = 0"
 		" WHERE subscription = $1 AND consumer = $2 AND lost",
 		2, {INT4OID, TEXTOID}
 	};
 	static EsStatement move = {
+		"subscriptions",
 		"UPDATE event_store.subscriptions SET position = $2 WHERE id = $1",
 		2, {INT4OID, INT8OID}
 	};

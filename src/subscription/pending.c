@@ -34,11 +34,13 @@ static void
 find_rows(EsFetch *fetch, bool mine, MemoryContext context)
 {
 	static EsStatement held = {
+		NULL,
 		"SELECT s.stream, s.version, s.position FROM event_store.subscription_streams s"
 		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL",
 		2, {INT4OID, TEXTOID}
 	};
 	static EsStatement idle = {
+		NULL,
 		"SELECT s.stream, s.version, s.position FROM event_store.subscription_streams s"
 		" WHERE s.subscription = $1 AND s.consumer IS NULL AND s.reason IS NULL ORDER BY s.position LIMIT $3",
 		3, {INT4OID, TEXTOID, INT4OID}
@@ -73,6 +75,7 @@ static void
 end_leases(EsFetch *fetch, TimestampTz now)
 {
 	static EsStatement look = {
+		NULL,
 		"SELECT c.consumer, c.lost, c.lease_until < $4, EXISTS (SELECT FROM event_store.subscription_streams s"
 		" WHERE s.subscription = c.subscription AND s.consumer = c.consumer AND s.reason IS NULL)"
 		" FROM event_store.subscription_consumers c"
@@ -80,15 +83,18 @@ end_leases(EsFetch *fetch, TimestampTz now)
 		4, {INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	};
 	static EsStatement lose = {
+		"subscription_consumers",
 		"UPDATE event_store.subscription_consumers SET lost = true WHERE subscription = $1 AND consumer = $2",
 		2, {INT4OID, TEXTOID}
 	};
 	static EsStatement release = {
+		"subscription_streams",
 		"UPDATE event_store.subscription_streams SET consumer = NULL"
 		" WHERE subscription = $1 AND consumer = $2 AND reason IS NULL",
 		2, {INT4OID, TEXTOID}
 	};
 	static EsStatement forget = {
+		"subscription_consumers",
 		"DELETE FROM event_store.subscription_consumers WHERE subscription = $1 AND consumer = $2",
 		2, {INT4OID, TEXTOID}
 	};
@@ -287,11 +293,13 @@ void
 es_pending_store(EsFetch *fetch)
 {
 	static EsStatement take = {
+		"subscription_streams",
 		"UPDATE event_store.subscription_streams s SET consumer = $2, version = u.version, position = u.position"
 		" FROM unnest($3, $4, $5) u (stream, version, position) WHERE s.subscription = $1 AND s.stream = u.stream",
 		5, {INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
 	};
 	static EsStatement forget = {
+		"subscription_streams",
 		"DELETE FROM event_store.subscription_streams s WHERE s.subscription = $1 AND s.stream = ANY ($2)",
 		2, {INT4OID, INT8ARRAYOID}
 	};

@@ -31,8 +31,6 @@ es_subscription_begin(EsSql *sql)
 uint64
 es_statement_run(EsStatement *statement, Datum *values, const char *nulls)
 {
-	int			rc;
-
 	if (statement->plan == NULL)
 	{
 		SPIPlanPtr	plan = SPI_prepare_cursor(statement->sql, statement->nargs, statement->types,
@@ -42,10 +40,7 @@ es_statement_run(EsStatement *statement, Datum *values, const char *nulls)
 			elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(SPI_result), statement->sql);
 		statement->plan = plan;
 	}
-	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
-	if (rc < 0)
-		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement->sql);
-	return SPI_processed;
+	return es_sql_write_plan(statement->writes, statement->plan, statement->sql, values, nulls);
 }
 
 /* A value of the last statement's result. */

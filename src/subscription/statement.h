@@ -10,6 +10,7 @@
 /* A statement whose plan the session keeps; a static variable of the function that runs it. */
 typedef struct EsStatement
 {
+	const char *writes;			/* the table of the store that it changes, NULL for none */
 	const char *sql;
 	int			nargs;
 	Oid			types[6];

@@ -32,6 +32,7 @@ static bool
 peek_at_rows(EsFetch *fetch, EsPeek *seen)
 {
 	static EsStatement look = {
+		NULL,
 		"SELECT EXISTS (SELECT FROM event_store.subscription_streams s"
 		" WHERE s.subscription = $1 AND s.consumer = $2 AND s.reason IS NULL)"
 		" OR EXISTS (SELECT FROM event_store.subscription_streams s"

@@ -24,6 +24,7 @@ _PG_init(void)
 {
 	es_fault_init();
 	es_settings_init();
+	es_temporary_init();
 	es_shared_init();
 	es_store_init();
 	es_log_init();

@@ -144,8 +144,22 @@ typedef struct EsRunAs
 	const char *saved_write;	/* the table of the store that a statement of ours was changing */
 } EsRunAs;
 
+/*
+ * Bits of the security context, in addition to PostgreSQL's own three. PostgreSQL saves and restores the context as a whole
+ * with every subtransaction, hands it to parallel workers, and keeps bits that it does not know when functions change the
+ * user. ES_NO_TEMPORARY goes with every change of role of ours; the others with stored text.
+ */
+#define ES_NO_TEMPORARY			0x10000000	/* temporary objects are refused: base/temporary.c */
+#define ES_RUNNING_STORED_TEXT	0x20000000
+#define ES_MAY_NOT_APPEND		0x40000000
+
+/* What a run may do, and does. */
+#define ES_RUN_APPENDS		0x01	/* a handler with side effects */
+#define ES_RUN_PARSES		0x02	/* only parses: the caller calls es_refuse_temporary_types() before a function of users runs */
+
 extern char *es_registered_path(void);
-extern void es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, bool may_append);
+extern void es_switch_role(Oid role, int bits, Oid *saved_user, int *saved_context);
+extern void es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, int flags);
 extern void es_run_as_end(EsRunAs *run_as);
 extern bool es_in_stored_text(void);
 extern void es_refuse_in_stored_text(const char *function);
@@ -298,6 +312,14 @@ extern void es_shared_wait_begin(EsNews news);
 extern bool es_shared_wait(EsNews news, long timeout, const char *what);
 extern void es_shared_wait_end(EsNews news);
 extern void es_shared_end_of_transaction(void);
+
+/* ---------------------------------------------------------------- temporary */
+
+/* Temporary objects, which stored text must not use. */
+
+extern void es_refuse_temporary(Node *node);
+extern void es_refuse_temporary_types(Oid role);
+extern void es_temporary_init(void);
 
 /* ---------------------------------------------------------------- sql */
 

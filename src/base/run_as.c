@@ -4,11 +4,14 @@
  *
  * Folds, upcasters, checks and handlers run as the role that registered them, in a security restricted operation, and
  * only while the store's owner could SET ROLE to that role: otherwise a name written into a table row would be a
- * way to that name's rights. Settings that change what stable functions return are pinned.
+ * way to that name's rights. Settings that change what stable functions return are pinned. Temporary objects of the
+ * session are refused (base/temporary.c).
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
 #include "miscadmin.h"
 #include "parser/parse_expr.h"
 #include "parser/parser.h"
@@ -20,12 +23,47 @@
 #include "utils/datetime.h"
 #include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 #include "utils/xml.h"
 
 #include "base/base.h"
 
 /* ---------------------------------------------------------------- whose rights */
+
+/*
+ * Warns of a schema in which everybody may create. The text is looked up again in each session, so a function there that
+ * fits better than the one meant would be taken, and run with the registrant's rights.
+ */
+static void
+warn_of_open_schema(const char *name)
+{
+	Oid			schema;
+	HeapTuple	tuple;
+	Datum		acl;
+	bool		isnull;
+	bool		open = false;
+
+	if (strcmp(name, "$user") == 0)
+		name = GetUserNameFromId(GetUserId(), false);
+	schema = get_namespace_oid(name, true);
+	tuple = OidIsValid(schema) ? SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema)) : NULL;
+	if (!HeapTupleIsValid(tuple))
+		return;
+	acl = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &isnull);
+	if (!isnull)
+		open = aclmask(DatumGetAclP(acl), ACL_ID_PUBLIC, ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner, ACL_CREATE,
+					   ACLMASK_ANY) != 0;
+	ReleaseSysCache(tuple);
+	if (open)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("every role may create objects in schema \"%s\", which is in the search_path", name),
+				 errdetail("A function or operator that somebody makes there could be taken for one that this text means, and would run with the rights of role \"%s\".",
+						   GetUserNameFromId(GetUserId(), false)),
+				 errhint("REVOKE CREATE ON SCHEMA %s FROM PUBLIC, or set a search_path without it and register again.",
+						 quote_identifier(name))));
+}
 
 /*
  * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named
@@ -41,11 +79,14 @@ es_registered_path(void)
 	if (!SplitIdentifierString(pstrdup(namespace_search_path), ',', &names))
 		elog(ERROR, "invalid search_path");
 	foreach(lc, names)
+	{
 		if (strcmp(lfirst(lc), "pg_temp") == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("search_path must not have pg_temp in it when an expression is registered"),
 					 errdetail("It is %s.", namespace_search_path)));
+		warn_of_open_schema(lfirst(lc));
+	}
 	return names == NIL ? pstrdup("pg_temp") : psprintf("%s, pg_temp", namespace_search_path);
 }
 
@@ -113,12 +154,16 @@ es_settings_close(int level)
 }
 
 /*
- * Set while stored text runs, and while it must not append. These are bits of the security context, in addition to
- * PostgreSQL's own three. PostgreSQL saves and restores the context as a whole with every subtransaction, and keeps
- * bits that it does not know when functions change the user.
+ * Takes on a role, the one way in this library: in a security restricted operation, and without the temporary objects of
+ * the session. The caller puts back what was saved; after an error the abort of the (sub)transaction does.
  */
-#define ES_RUNNING_STORED_TEXT	0x20000000
-#define ES_MAY_NOT_APPEND		0x40000000
+void
+es_switch_role(Oid role, int bits, Oid *saved_user, int *saved_context)
+{
+	GetUserIdAndSecContext(saved_user, saved_context);
+	SetUserIdAndSecContext(role, *saved_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION |
+						   ES_NO_TEMPORARY | bits);
+}
 
 /* Whether we have been called from a fold, an upcaster, a check or a handler that may not append. */
 bool
@@ -150,16 +195,16 @@ es_refuse_in_stored_text(const char *function)
 
 /*
  * Takes on a role and its settings; what happens until es_run_as_end() happens with that role's rights. After an
- * error the abort of the (sub)transaction restores everything. may_append: only the handler of a projection with
- * side effects.
+ * error the abort of the (sub)transaction restores everything. A search_path of NULL: no function of users is called.
  */
 void
-es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, bool may_append)
+es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, int flags)
 {
+	if (search_path != NULL && (flags & ES_RUN_PARSES) == 0)
+		es_refuse_temporary_types(role);
 	run_as->saved_write = es_sql_write_off();
-	GetUserIdAndSecContext(&run_as->saved_user, &run_as->saved_context);
-	SetUserIdAndSecContext(role, run_as->saved_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION | ES_RUNNING_STORED_TEXT | (may_append ? 0 : ES_MAY_NOT_APPEND));
+	es_switch_role(role, ES_RUNNING_STORED_TEXT | ((flags & ES_RUN_APPENDS) != 0 ? 0 : ES_MAY_NOT_APPEND),
+				   &run_as->saved_user, &run_as->saved_context);
 	/* Core's own functions change no settings: without others there is nothing to undo. */
 	run_as->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
 }

@@ -37,10 +37,10 @@ es_pin_setting(const char *name, const char *value)
 void
 es_sql_begin(EsSql *sql, Oid role)
 {
-	GetUserIdAndSecContext(&sql->saved_user, &sql->saved_context);
 	if (OidIsValid(role))
-		SetUserIdAndSecContext(role, sql->saved_context | SECURITY_LOCAL_USERID_CHANGE |
-							   SECURITY_RESTRICTED_OPERATION);
+		es_switch_role(role, 0, &sql->saved_user, &sql->saved_context);
+	else
+		GetUserIdAndSecContext(&sql->saved_user, &sql->saved_context);
 	sql->guc_level = NewGUCNestLevel();
 	es_pin_setting("search_path", "pg_catalog, pg_temp");
 	es_pin_setting("standard_conforming_strings", "on");

@@ -28,7 +28,6 @@
 
 #include "base/base.h"
 #include "projection/difference.h"
-#include "projection/guard.h"
 
 /* What statements about one table are made of. */
 typedef struct Table
@@ -226,24 +225,15 @@ es_difference_apply(Oid role, const char *search_path, const char *schema, List 
 {
 	int			count = list_length(names);
 	Table	   *tables = palloc0(sizeof(Table) * count);
-	EsGuard		guard;
 	EsSql		sql;
 
 	for (int i = 0; i < count; i++)
 		describe(&tables[i], list_nth(names, i), schema);
+	es_refuse_temporary_types(role);	/* triggers may call anything, as a handler does */
 	es_sql_begin(&sql, role);
 	es_pin_setting("search_path", search_path);
 	es_pin_setting("row_security", "off");	/* row security raises an error, instead of hiding rows */
-	guard = es_guard_set((EsGuard) {true, InvalidOid});	/* triggers run with the same guard as the handler */
-	PG_TRY();
-	{
-		apply(tables, count, fast);
-	}
-	PG_FINALLY();
-	{
-		(void) es_guard_set(guard);
-	}
-	PG_END_TRY();
+	apply(tables, count, fast);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 }

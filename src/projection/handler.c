@@ -150,16 +150,16 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 	SPIPlanPtr *plan = &handler->plans[count >= LARGE_BATCH ? 1 : 0];
 	EsRunAs		run_as;
 	SPIExecuteOptions options = {0};
-	EsGuard		guard = {true, handler->only_schema};
-	EsGuard		before;
+	Oid			before;
 	volatile int rc = 0;
 
-	es_run_as_begin(&run_as, es_run_as_role(handler->role), handler->search_path, handler->may_append);
+	es_run_as_begin(&run_as, es_run_as_role(handler->role), handler->search_path,
+					handler->may_append ? ES_RUN_APPENDS : 0);
 	SPI_connect();
 	register_events(rows, desc, count);
 	tuplestore_rescan(rows);
 	options.dest = None_Receiver;	/* rows of a SELECT or RETURNING are thrown away */
-	before = es_guard_set(guard);
+	before = es_guard_set(handler->only_schema);
 	PG_TRY();
 	{
 		if (*plan == NULL)

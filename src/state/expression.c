@@ -255,7 +255,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	Node	   *coerced;
 
 	compiled->role = es_run_as_role(role);
-	es_run_as_begin(&run_as, compiled->role, search_path, false);
+	es_run_as_begin(&run_as, compiled->role, search_path, ES_RUN_PARSES);
 
 	pstate = make_parsestate(NULL);
 	pstate->p_sourcetext = text;
@@ -281,9 +281,14 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	initStringInfo(&definitions);
 	notes.definitions = &definitions;
 	(void) note_functions(coerced, &notes);
+	/* Before the planner, which evaluates functions that are declared immutable. */
+	es_refuse_temporary(coerced);
+	if (notes.user_defined)
+		es_refuse_temporary_types(compiled->role);
 	compiled->planned = expression_planner((Expr *) coerced);
 	/* Once more: SQL functions were inlined, and what they call came to light. */
 	(void) note_functions((Node *) compiled->planned, &notes);
+	es_refuse_temporary((Node *) compiled->planned);
 	if (contain_volatile_functions((Node *) compiled->planned))
 		refuse_volatile(what);
 	if (find_fickle((Node *) compiled->planned, NULL))
@@ -343,7 +348,7 @@ es_evaluation_open(const EsExpr *expr)
 void
 es_evaluation_enter(EsEvaluation *run)
 {
-	es_run_as_begin(&run->run_as, run->expr->role, run->expr->search_path, false);
+	es_run_as_begin(&run->run_as, run->expr->role, run->expr->search_path, 0);
 }
 
 void

@@ -75,7 +75,13 @@ start_server() {
     [[ $(stat -f -c %T "$ES_TMP") != tmpfs ]] || es_fail "$ES_TMP is in memory: set TMPDIR to a directory on a disk"
     es_start_server 'fsync = on' 'synchronous_commit = on' 'full_page_writes = on' "shared_buffers = ${BUFFERS_MB}MB" \
         'min_wal_size = 64GB' 'max_wal_size = 64GB' 'checkpoint_timeout = 1d' 'autovacuum = off' 'jit = off' \
-        'event_store.early_lock_release = on'
+        'event_store.early_lock_release = on' "shared_preload_libraries = 'event_store'"
+}
+
+# Early lock release needs the library to be preloaded. The background processes that this brings are no part of what is
+# compared.
+stop_workers() {
+    sql event_store -c 'SELECT es_stop_worker()' >/dev/null
 }
 
 # The same server, 1 ms slower at each flush: a disk across a network. Its buffers are empty and each page that is changed
@@ -84,6 +90,7 @@ slow_server() {
     as_user "$ES_BIN/pg_ctl" -D "$ES_DATA" -m fast -w stop
     as_user env LD_PRELOAD="$ES_TMP/slowsync.so" SLOWSYNC_US=1000 \
         "$ES_BIN/pg_ctl" -D "$ES_DATA" -l "$ES_SERVER_LOG" -w start
+    stop_workers
     vacuum
     driver -v es-batch -b 1000 -n $((EVENTS / 4)) -S "$STREAMS" -r 501
     driver -v mdb-unnest-scattered -b 1000 -n $((EVENTS / 4)) -S "$STREAMS" -r 501
@@ -112,6 +119,7 @@ install_event_store() {
         -c 'CREATE ROLE importer LOGIN'
     sql event_store -c 'CREATE EXTENSION event_store' -c 'SELECT es_create_store()' -c "SELECT es_grant('app', 'append')" \
         -c "SELECT es_grant('reader', 'read')" -c "SELECT es_grant('importer', 'import')"
+    stop_workers
 }
 
 # Message DB's own installer, which wants psql and createdb in the path; its functions need its search_path.

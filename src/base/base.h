@@ -286,7 +286,7 @@ typedef enum EsNews
 extern void es_shared_init(void);
 extern EsSharedDatabase *es_shared(void);
 extern bool es_shared_available(void);
-extern void es_shared_note_early_release(void);
+extern bool es_shared_note_early_release(void);
 extern bool es_shared_early_release(void);
 extern bool es_shared_launcher_running(void);
 extern bool es_shared_set_launcher(void);

@@ -220,20 +220,23 @@ es_shared(void)
 
 /*
  * Notes that locks are going to be released early. A session may not have heard yet that the setting was changed; the
- * others go by this.
+ * others go by this. False: there is no shared memory to note it in, so locks must not be released early.
  */
-void
+bool
 es_shared_note_early_release(void)
 {
-	if (shared != NULL && pg_atomic_read_u32(&shared->early_release) == 0)
+	if (shared == NULL)
+		return false;
+	if (pg_atomic_read_u32(&shared->early_release) == 0)
 		pg_atomic_write_u32(&shared->early_release, 1);
+	return true;
 }
 
-/* Whether that was noted since the server's start. Without shared memory nobody can tell, so it may have happened. */
+/* Whether that was noted since the server's start. */
 bool
 es_shared_early_release(void)
 {
-	return shared == NULL || pg_atomic_read_u32(&shared->early_release) != 0;
+	return shared != NULL && pg_atomic_read_u32(&shared->early_release) != 0;
 }
 
 /* ---------------------------------------------------------------- waking */

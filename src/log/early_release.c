@@ -57,7 +57,7 @@ static XLogRecPtr built_on = InvalidXLogRecPtr; /* the last commit that wrote a 
 
 /*
  * Whether any session may have released locks early since the server was started. Where the library is not preloaded,
- * there is no shared memory to note this, and the answer is always yes.
+ * there is no shared memory to note this, and no session does.
  */
 static bool
 in_use(void)
@@ -185,9 +185,8 @@ void
 es_early_release_before_commit(void)
 {
 	if (!es_early_lock_release || keep_locks || synchronous_commit <= SYNCHRONOUS_COMMIT_OFF ||
-		synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_APPLY || deletes_files())
+		synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_APPLY || deletes_files() || !es_shared_note_early_release())
 		return;
-	es_shared_note_early_release();
 	chosen = synchronous_commit;
 	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
 	lowered = flush_later = true;

@@ -147,7 +147,7 @@ my @operations = (
 	# Who holds the log makes the partition himself.
 	{ points => ['partition'], db => 'small', run => sub { "BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE;
 			SELECT count(*) FROM es_append_batch(array_fill('batch-$_[0]'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => 'partition $_[0]'); COMMIT" } },
-	# The library is preloaded, as for those who use this; and there is no slot for a background process, so none changes anything.
+	# The library is preloaded, which this needs; and there is no slot for a background process, so none changes anything.
 	{ points => ['before_flush'], run => \&append, append => 'either', config => 'event_store.early_lock_release = on',
 		restart => "shared_preload_libraries = 'event_store'\nmax_worker_processes = 0" },
 );

@@ -139,7 +139,8 @@ report_tap() {
         # What went wrong once more, and how it ended.
         {
             echo "tap/$name:"
-            grep -A 8 '^not ok' "$log" | head -n 20 || true
+            grep -A 8 '^#   Failed test' "$log" | cut -c 1-500 | head -n 30 || true
+            grep -A 8 '^not ok' "$log" | cut -c 1-500 | head -n 20 || true
             tail -n 10 "$log"
         } >>"$ES_TMP/failures"
         while IFS= read -r log; do

@@ -348,11 +348,26 @@ fsync = on
 autovacuum = off
 restart_after_crash = off
 event_store.early_lock_release = on
+dynamic_library_path = '@{[ dirname($library) ]}:\$libdir'
+# For background processes there is no slot: of the library's only those that answer clients are here.
+max_worker_processes = 0
 ]);
 	start($sick);
 	$sick->safe_psql($db, 'CREATE EXTENSION event_store');
 	use_library($sick, $db, $library);
 	$sick->safe_psql($db, 'SELECT es_create_store()');
+	# Without shared memory no lock is released early: while the append waits for its flush, nobody sees its row.
+	my $append = $sick->background_psql($db);
+	delay($while_asked);
+	$append->query_until(qr/sent/, "\\echo sent\nSELECT es_append('plain-1', 0, 'X', '{}');\n");
+	$sick->poll_query_until($db, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event IN ('WALWrite', 'WALSync', 'WalSync') AND query LIKE '%plain-1%' AND pid <> pg_backend_pid()") or die;
+	is($sick->safe_psql($db, "SELECT count(*) FROM event_store.streams WHERE stream = 'plain-1'"), '0', 'not preloaded: a row is not visible before it is durable');
+	delay(0);
+	$append->quit;
+	# It is preloaded only now: CREATE EXTENSION loads the ordinary one.
+	$sick->stop;
+	$sick->append_conf('postgresql.conf', "shared_preload_libraries = 'event_store'");
+	start($sick);
 	my $bad = $mutant =~ /answer/ ? $found{bad_ack} : $found{bad_report};
 	for my $round (1 .. 40)
 	{

@@ -5,6 +5,7 @@
 #   isolation   test/isolation/specs/     pg_isolation_regress
 #   tap         test/t/*.pl               prove, with servers of their own
 #
+# ES_TAP_PART=N/M runs only the Nth of M parts of the TAP tests, and those that are marked "On every version" at their top.
 # ONLY=regress,tap runs some of the suites, TESTS='a b' some tests of them; ES_LONG=1 (make check-long)
 # tells the tests that take as long as they are given to take minutes; KEEP=1 leaves the results; ES_TAP_JOBS
 # TAP tests run at a time (2). ES_COVERAGE, ES_UBSAN, ES_ASAN, ES_VALGRIND: see README.md.
@@ -66,6 +67,18 @@ names() {
         n=$(basename "$f" "$2")
         [[ -z ${TESTS:-} || " $TESTS " == *" $n "* ]] || continue
         echo "$n"
+    done
+}
+
+# part NAME...: of the TAP tests those of ES_TAP_PART.
+part() {
+    local i=0 name n=${ES_TAP_PART%/*} m=${ES_TAP_PART#*/}
+    for name in "$@"; do
+        if head -n 20 "$ES_SRC/test/t/$name.pl" | grep -q '^# On every version'; then
+            echo "$name"
+        elif ((i++ % m == n - 1)); then
+            echo "$name"
+        fi
     done
 }
 
@@ -265,6 +278,10 @@ fi
 mapfile -t regress < <(names test/sql .sql)
 mapfile -t isolation < <(names test/isolation/specs .spec)
 mapfile -t tap < <(names test/t .pl)
+if [[ -n ${ES_TAP_PART:-} ]]; then
+    [[ $ES_TAP_PART =~ ^[1-9]/[1-9]$ ]] || es_fail "ES_TAP_PART=$ES_TAP_PART: it is a number of a part and how many there are, as 1/3"
+    mapfile -t tap < <(part "${tap[@]}")
+fi
 
 if wanted regress || wanted isolation; then
     # shellcheck disable=SC2119

@@ -1,5 +1,7 @@
 # A store outlives crashes, and travels in a dump: no event is lost or changed, appends go on at
 # higher positions, and a prepared append commits after the crash.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

@@ -1,5 +1,7 @@
 # Background workers: who starts them, who stops them, and whom they get out of the way of. What they do is in
 # 051_coordinator.pl.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

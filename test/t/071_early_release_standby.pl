@@ -1,6 +1,8 @@
 # Early lock release and a synchronous standby: what a function of ours reports is there too, whatever way it was committed.
 #
 # Mostly with the standby stopped: then nobody's commit gets further than this machine, for as long as the test wants.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

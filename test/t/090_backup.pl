@@ -1,5 +1,7 @@
 # Dumps in every form, base backups, the extension dropped and made again, and updates of it: a store with everything in
 # it comes out the same, and goes on where it was.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

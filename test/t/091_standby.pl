@@ -1,5 +1,7 @@
 # Standbys, failover and recovery to an earlier time: what a standby shows is there; nothing that was shown by one history
 # is given a position again in another; cursors outside are told how far to go back.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

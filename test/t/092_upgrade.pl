@@ -1,5 +1,7 @@
 # pg_upgrade of a store with everything in it. ES_OLD_BINDIR names the programs of an older server that has the
 # extension; .ci/run puts one of PostgreSQL 15 beside that of 17. Its libraries are looked for in ../lib, too.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

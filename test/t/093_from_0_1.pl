@@ -1,4 +1,6 @@
 # A store that version 0.1.0 has made, as pg_dump wrote it, is worked with by this library: test/data/README.md.
+#
+# On every version: the server has its part in it.
 use strict;
 use warnings;
 

@@ -35,9 +35,12 @@ sub stress
 
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, 'CREATE EXTENSION event_store');
+	# A mark that does not wait says of a time that it is over, and then an append that was stamped before it comes.
+	my $but = '';
 	if (defined $library)
 	{
 		use_library($node, $db, $library);
+		$but = " WHERE kind <> 'time'";
 	}
 	local $ENV{PGHOST} = $node->host;
 	local $ENV{PGPORT} = $node->port;
@@ -47,7 +50,7 @@ sub stress
 	# While they are at it, whatever es_check finds is wrong. (In the beginning there is no store yet.)
 	while ($run->pumpable)
 	{
-		my ($rc, $found) = $node->psql($db, "SELECT * FROM es_check('none')");
+		my ($rc, $found) = $node->psql($db, "SELECT * FROM es_check('none')$but");
 
 		$checks++ if $rc == 0;
 		push @findings, "$db, meanwhile: $found" if $rc == 0 && $found ne '';
@@ -56,7 +59,7 @@ sub stress
 	}
 	my $passed = $run->finish;
 	my $status = $?;
-	my $found = $node->safe_psql($db, "SELECT * FROM es_check('all')");
+	my $found = $node->safe_psql($db, "SELECT * FROM es_check('all')$but");
 	push @findings, "$db: $found" if $found ne '';
 	note("es_check was called $checks times meanwhile");
 	$checks{$db} = $checks;
@@ -97,7 +100,7 @@ for my $mutant (sort keys %mutants)
 	like($said, $mutants{$mutant}, "mutant $mutant is caught for what it does");
 }
 
-# A mutant misses what is there; what is stored is sound with it, too.
+# A mutant misses what is there; what is stored is sound with it, too, but for the times of the mark.
 is(join("\n", @findings), '', 'es_check finds nothing, in the end or while writers are at work');
 cmp_ok($checks{ordinary}, '>=', 3, 'and it has looked');
 

@@ -136,6 +136,18 @@ LEFT JOIN event_store.log l ON l.position = s.position
 WHERE (l.stream, l.version, l.recorded_at) IS DISTINCT FROM (s.stream, s.version, s.recorded_at)
     AND NOT :gaps::int8multirange @> s.position;
 
+-- ---------------------------------------------------------------- seals
+
+SELECT 'seal', NULL, s.to_position,
+    format('the seal of positions %s to %s has %s events, but the log has %s there', s.after_position + 1, s.to_position,
+        s.events, l.events)
+FROM event_store.seals s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events FROM event_store.log l
+    WHERE l.position > s.after_position AND l.position <= s.to_position) l
+WHERE l.events <> s.events
+    AND NOT :gaps::int8multirange && int8range(least(s.after_position, s.to_position), s.to_position, '(]');
+
 -- ---------------------------------------------------------------- projections
 
 SELECT 'projection', NULL, NULL::bigint, format('projection %L has no checkpoint', p.name)
@@ -171,6 +183,42 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM event_store.quarantine q
     WHERE q.projection = c.projection AND q.rebuild = c.rebuild) q
 WHERE q.n <> c.quarantined;
+
+-- What it was given, what it has parked, and what the log has, of the events that it wants. A wrong number means that a part
+-- of the log was not there when it came by. With upcasters the names in the log are not those that it asks for.
+WITH bound AS (
+    SELECT array_agg(DISTINCT b.position ORDER BY b.position) AS positions
+    FROM event_store.checkpoints c, LATERAL (VALUES (c.position), (c.counted_after)) b (position)
+    WHERE NOT c.rebuild AND NOT EXISTS (SELECT FROM event_store.upcasters)
+),
+counted AS MATERIALIZED (
+    SELECT l.category, l.event_type, width_bucket(l.position - 1, b.positions) AS bucket,
+        width_bucket(l.position + l.rest - 1, b.positions) AS call_bucket, count(*) AS events
+    FROM event_store.log l, bound b
+    WHERE b.positions IS NOT NULL
+    GROUP BY 1, 2, 3, 4
+)
+SELECT 'projection', NULL, c.position,
+    format('projection %L was given %s events after position %s, and the log has %s for it up to its checkpoint', p.name,
+        c.events - c.counted_events + q.events, c.counted_after, l.events)
+FROM event_store.projections p
+JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
+CROSS JOIN bound b
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(q.events), 0) AS events FROM event_store.quarantine q
+    WHERE q.projection = p.name AND NOT q.rebuild) q
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(n.events), 0) AS events
+    FROM counted n
+    JOIN event_store.categories k ON k.id = n.category
+    JOIN event_store.event_types t ON t.id = n.event_type
+    WHERE n.bucket >= array_position(b.positions, c.counted_after)
+        AND n.call_bucket < array_position(b.positions, c.position)
+        AND (p.categories IS NULL OR k.name = ANY (p.categories))
+        AND (p.event_types IS NULL OR t.name = ANY (p.event_types))) l
+WHERE b.positions IS NOT NULL AND p.mode = 'async' AND NOT p.stale AND c.counted_after < c.position
+    AND c.events - c.counted_events + q.events <> l.events
+    AND NOT :gaps::int8multirange && int8range(c.counted_after, c.position, '(]');
 
 SELECT 'projection', h.name, q.position,
     CASE WHEN c.projection IS NULL THEN format('the stream is parked by no projection: %L', q.projection)

@@ -4,7 +4,7 @@
 SELECT t.name, g.oid IS NOT NULL AS has_trigger, coalesce(g.tgenabled = 'A', false) AS always
 FROM (
     SELECT i.name, i.number, to_regclass('event_store.' || i.name)::oid AS table_id
-    FROM unnest(ARRAY['store', 'epochs', 'categories', 'event_types', 'heads', 'log', 'append_keys', 'batch_keys',
+    FROM unnest(ARRAY['store', 'epochs', 'categories', 'event_types', 'heads', 'log', 'log_partitions', 'append_keys', 'batch_keys',
                       'seals', 'erased']) WITH ORDINALITY i (name, number)
     UNION ALL
     SELECT c.relname::text, 1000 + row_number() OVER (ORDER BY c.relname), c.oid

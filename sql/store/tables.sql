@@ -86,6 +86,15 @@ COMMENT ON TABLE event_store.log IS 'the events; read the views event_store.even
 COMMENT ON COLUMN event_store.log.rest IS 'distance to the last position of the same call';
 COMMENT ON COLUMN event_store.log.salt IS 'of the digest of data and metadata; erased together with them';
 
+CREATE TABLE event_store.log_partitions (
+    from_position  bigint NOT NULL,
+    to_position    bigint NOT NULL,
+    name           text COLLATE "C" NOT NULL,
+    PRIMARY KEY (from_position, to_position)
+);
+COMMENT ON TABLE event_store.log_partitions IS
+'every partition that the log has had: a read over one that is not attached is refused';
+
 CREATE TABLE event_store.append_keys (
     stream          bigint NOT NULL,
     key             text COLLATE "C" NOT NULL,
@@ -197,12 +206,17 @@ CREATE TABLE event_store.checkpoints (
     error           text,
     error_code      text,
     error_position  bigint,
+    counted_after   bigint NOT NULL DEFAULT 0,
+    counted_events  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (projection, rebuild)
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE event_store.checkpoints IS
 'up to where each projection, and each rebuild of one, has come; changed together with its tables';
 COMMENT ON COLUMN event_store.checkpoints.scan_from IS
 'the lowest position that was not delivered yet; smaller than position where calls overlapped';
+COMMENT ON COLUMN event_store.checkpoints.counted_after IS
+'since this position every event that matches has counted in events, or in the quarantine: es_check';
+COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';
 
 CREATE TABLE event_store.rebuilds (
     projection   text COLLATE "C" PRIMARY KEY,

@@ -6,4 +6,30 @@
 -- Of a table that is changed here the trigger that refuses changes goes; it is put back with the others.
 DROP TRIGGER IF EXISTS es_immutable ON event_store.store;
 
+CREATE TABLE event_store.log_partitions (
+    from_position  bigint NOT NULL,
+    to_position    bigint NOT NULL,
+    name           text COLLATE "C" NOT NULL,
+    PRIMARY KEY (from_position, to_position)
+);
+COMMENT ON TABLE event_store.log_partitions IS
+'every partition that the log has had: a read over one that is not attached is refused';
+
+INSERT INTO event_store.log_partitions (from_position, to_position, name)
+SELECT p.from_position, p.to_position, p.name FROM event_store.partitions p WHERE p.from_position IS NOT NULL;
+
+-- Events after the newest attached partition: theirs was detached, and who made it gave it this name.
+INSERT INTO event_store.log_partitions (from_position, to_position, name)
+SELECT p.end_position, h.last_position + 1, 'log_' || p.end_position
+FROM (SELECT max(to_position) AS end_position FROM event_store.log_partitions) p,
+    (SELECT max(last_position) AS last_position FROM event_store.heads) h
+WHERE h.last_position >= p.end_position;
+
+ALTER TABLE event_store.checkpoints ADD COLUMN counted_after bigint NOT NULL DEFAULT 0,
+    ADD COLUMN counted_events bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN event_store.checkpoints.counted_after IS
+'since this position every event that matches has counted in events, or in the quarantine: es_check';
+COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';
+UPDATE event_store.checkpoints SET counted_after = position, counted_events = events;
+
 UPDATE event_store.store SET layout = 2;

@@ -361,6 +361,8 @@ typedef struct EsScan
 	int64		to;				/* the last one */
 	int64		left;			/* by stream: how many versions are still to come */
 	int64		last_position;	/* of the row before */
+	int64		stream_first;	/* by stream: the positions of its first and last event */
+	int64		stream_last;
 	struct EsPartition *partitions; /* those that may have what is wanted */
 	int			partition_count;
 	int			partition;		/* the one that is being read */
@@ -466,16 +468,18 @@ typedef struct EsPartition
 	Oid			relid;
 } EsPartition;
 
-/* Positions from..to that are in no attached partition. */
+/* Positions from..to that are in no attached partition, and may have events. */
 typedef struct EsPartitionGap
 {
 	int64		from;
 	int64		to;
+	NameData	partition;		/* the one that has them, or had them; empty: not known */
 } EsPartitionGap;
 
-extern int	es_partitions_copy(EsPartition **partitions, uint64 *serial);
+extern int	es_partitions_copy(EsPartition **partitions);
 extern const EsPartition *es_partition_among(const EsPartition *partitions, int count, int64 position);
-extern int	es_partition_gaps(const EsPartition *partitions, int count, int64 last, EsPartitionGap **gaps);
+extern int	es_partition_gaps(int64 last, EsPartitionGap **gaps);
+extern bool es_partition_exists(const char *name);
 extern bool es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 from, int64 to);
 extern Oid	es_partition_index(Relation partition, bool by_stream);
 

@@ -2,7 +2,7 @@
  * log/partition.c
  *	  The partitions of the log, each for a range of positions: the list of them, and their indexes.
  *
- * log/partition_maker.c makes them.
+ * log/partition_maker.c makes them. log/partition_gap.c knows the ranges of positions that are in none of them.
  */
 #include "postgres.h"
 
@@ -20,13 +20,14 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
 #include "log/partition.h"
 
-static EsPartitionList list = {NULL, 0, 0, 0};
+static EsPartitionList list;
 static uint64 list_generation = 0;	/* generation of the store when the list was read; 0: read it again */
 
 static int
@@ -87,46 +88,107 @@ read_partition(Relation pg_class, Oid relid, EsPartition *partition)
 	return found;
 }
 
+/* Reads event_store.log_partitions, in order of position. Returns how many rows it has. */
+static int
+read_noted(EsPartitionGap **noted)
+{
+	EsLookup	rows;
+	Snapshot	snapshot;
+	int			room = 64;
+	int			count = 0;
+
+	*noted = palloc(sizeof(EsPartitionGap) * room);
+	es_lookup_open_table(&rows, es_store()->log_partitions, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	es_lookup_begin(&rows, snapshot, false, 0, NULL);
+	while (es_lookup_next(&rows))
+	{
+		EsPartitionGap *row;
+
+		if (count == room)
+			*noted = repalloc(*noted, sizeof(EsPartitionGap) * (room *= 2));
+		row = &(*noted)[count++];
+		row->from = DatumGetInt64(es_row_column(rows.slot, Anum_partition_from_position));
+		row->to = DatumGetInt64(es_row_column(rows.slot, Anum_partition_to_position)) - 1;
+		namestrcpy(&row->partition, TextDatumGetCString(es_row_column(rows.slot, Anum_partition_name)));
+	}
+	es_lookup_close(&rows, ES_KEEP_NO_LOCK);
+	UnregisterSnapshot(snapshot);
+	return count;
+}
+
 /*
- * Reads the list from the catalogs. Each change of the parent table makes a new generation of the store.
+ * Reads the attached partitions from the catalogs. Returns how many.
+ *
+ * One of which DETACH CONCURRENTLY has only done its first half is as good as detached: PostgreSQL routes no row into it
+ * either, and with the second half its events would be away.
+ */
+static int
+read_attached(const EsStore *store, EsPartition **partitions)
+{
+	Relation	log = table_open(store->log, AccessShareLock);
+	List	   *children = find_inheritance_children(RelationGetRelid(log), NoLock);
+	Relation	pg_class = table_open(RelationRelationId, AccessShareLock);
+	ListCell   *lc;
+	int			count = 0;
+
+	*partitions = palloc(sizeof(EsPartition) * Max(list_length(children), 1));
+	foreach(lc, children)
+		if (!PartitionHasPendingDetach(lfirst_oid(lc)))
+			count += read_partition(pg_class, lfirst_oid(lc), &(*partitions)[count]);
+	table_close(pg_class, AccessShareLock);
+	table_close(log, NoLock);
+	list_free(children);
+	qsort(*partitions, count, sizeof(EsPartition), compare_partitions);
+	return count;
+}
+
+/* Copies an array to where it stays. */
+static void *
+keep(const void *array, Size size)
+{
+	void	   *copy = MemoryContextAlloc(TopMemoryContext, Max(size, 1));
+
+	memcpy(copy, array, size);
+	return copy;
+}
+
+/*
+ * Reads the list. Each change of the parent table makes a new generation of the store.
  *
  * The cached partition descriptor of the parent is not used. In a session that has just connected, PostgreSQL may
  * cache a descriptor that became stale while it was being built, by a concurrent ATTACH, and keep it. Here the
  * generation is noted before the catalogs are read, so a change that comes in between leads to another read.
+ *
+ * What was noted is read before what is attached. So a partition that is made in between is attached and not noted, which
+ * does no harm; the other way round it would be a gap.
  */
 static void
 read_list(const EsStore *store)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store partitions", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EsPartitionList found = {0};
 	uint64		generation;
-	Relation	log = table_open(store->log, AccessShareLock);
-	Relation	pg_class;
-	List	   *children;
-	ListCell   *lc;
-	EsPartition *partitions;
-	int			count = 0;
+	EsPartitionGap *noted;
+	int			noted_count = read_noted(&noted);
 
-	generation = es_store()->generation;	/* again: invalidation messages may have come with the lock */
-	children = find_inheritance_children(RelationGetRelid(log), NoLock);
-	partitions = palloc(sizeof(EsPartition) * Max(list_length(children), 1));
-	pg_class = table_open(RelationRelationId, AccessShareLock);
-	foreach(lc, children)
-		count += read_partition(pg_class, lfirst_oid(lc), &partitions[count]);
-	table_close(pg_class, AccessShareLock);
-	table_close(log, NoLock);
-	list_free(children);
-	qsort(partitions, count, sizeof(EsPartition), compare_partitions);
+	generation = es_store()->generation;	/* again: invalidation messages may have come with a lock */
+	found.count = read_attached(es_store(), &found.partitions);
+	es_partition_gaps_find(&found, noted, noted_count);
 
 	if (list.partitions != NULL)
+	{
 		pfree(list.partitions);
-	list.partitions = NULL;
-	list.count = 0;
-	list.partitions = MemoryContextAlloc(TopMemoryContext, sizeof(EsPartition) * Max(count, 1));
-	memcpy(list.partitions, partitions, sizeof(EsPartition) * count);
-	pfree(partitions);
-	list.count = count;
+		pfree(list.gaps);
+	}
+	memset(&list, 0, sizeof(list));
+	found.partitions = keep(found.partitions, sizeof(EsPartition) * found.count);
+	found.gaps = keep(found.gaps, sizeof(EsPartitionGap) * found.gap_count);
+	list = found;
 	list_generation = generation;
-	list.serial++;
-	list.last = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 /*
@@ -144,15 +206,56 @@ es_partition_list(void)
 }
 
 /*
- * Copies the list of partitions, ordered by position, into the current memory context. Returns how many they are. If
- * serial is not NULL, stores the number of the list there.
+ * The list for a read up to a position. This session may not have heard yet of a partition that was just made: its maker
+ * has committed, but the invalidation messages have not come. The catalogs know. With exists, there is an event at that
+ * position, so where the list ends before it, the list is old. Without, one may be there; then the name that the next
+ * partition has tells.
  */
-int
-es_partitions_copy(EsPartition **partitions, uint64 *serial)
+EsPartitionList *
+es_partition_list_upto(int64 upto, bool exists)
 {
 	(void) es_partition_list();
-	if (serial != NULL)
-		*serial = list.serial;
+	if (unlikely(upto >= list.end) &&
+		(exists || es_partition_exists(psprintf("log_%lld", (long long) list.end))))
+		list_generation = 0;
+	return es_partition_list();
+}
+
+/* Has the list read again, where a gap may be in a partition that was attached just now. */
+void
+es_partition_list_forget(void)
+{
+	list_generation = 0;
+}
+
+/* Whether there is a table of this name, be it attached or not. */
+bool
+es_partition_exists(const char *name)
+{
+	return OidIsValid(get_relname_relid(name, get_namespace_oid(ES_SCHEMA, false)));
+}
+
+/*
+ * Whether a partition of a list is attached as it was. The caller has locked it, so it stays so. It may have been detached
+ * before that, and then somebody may have changed or emptied it.
+ */
+bool
+es_partition_is_attached(const EsPartition *partition)
+{
+	const EsPartition *now;
+
+	(void) es_partition_list();
+	now = es_partition_among(list.partitions, list.count, partition->from);
+	return now != NULL && now->relid == partition->relid && now->from == partition->from && now->to == partition->to;
+}
+
+/*
+ * Copies the list of partitions, ordered by position, into the current memory context. Returns how many they are.
+ */
+int
+es_partitions_copy(EsPartition **partitions)
+{
+	(void) es_partition_list();
 	*partitions = palloc(sizeof(EsPartition) * Max(list.count, 1));
 	memcpy(*partitions, list.partitions, sizeof(EsPartition) * list.count);
 	return list.count;
@@ -178,84 +281,6 @@ es_partition_among(const EsPartition *partitions, int count, int64 position)
 			high = mid;
 	}
 	return low > 0 && position < partitions[low - 1].to ? &partitions[low - 1] : NULL;
-}
-
-/*
- * Finds the gaps: ranges of positions, from the beginning of the log up to `last`, that are in none of the partitions.
- * Returns how many; *gaps is allocated in the current memory context.
- */
-int
-es_partition_gaps(const EsPartition *partitions, int count, int64 last, EsPartitionGap **gaps)
-{
-	int64		next = ES_NODE_START(es_store()->node);
-	int			found = 0;
-
-	*gaps = palloc(sizeof(EsPartitionGap) * (count + 1));
-	for (int i = 0; i < count; i++)
-	{
-		if (partitions[i].from > next)
-			(*gaps)[found++] = (EsPartitionGap) {next, partitions[i].from - 1};
-		next = Max(next, partitions[i].to);
-	}
-	if (last >= next)
-		(*gaps)[found++] = (EsPartitionGap) {next, last};
-	return found;
-}
-
-/* Whether one of the positions from..to is in a gap. */
-bool
-es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 from, int64 to)
-{
-	for (int i = 0; i < count; i++)
-		if (gaps[i].from <= to && gaps[i].to >= from)
-			return true;
-	return false;
-}
-
-/*
- * Checks that the newest partition was not detached, for a read up to a position. A partition that is detached from
- * the end leaves no gap. But there still is a table with the name that the next partition would have. Then this
- * raises an error, because the read must not just end before it.
- *
- * Returns false when the list is not the one any more that es_partitions_copy() has returned with this serial,
- * because a partition was attached since. Then the caller chooses its partitions again.
- */
-bool
-es_check_newest_attached(int64 upto, uint64 serial)
-{
-	int64		from;
-	Oid			relid;
-	EsPartition		partition;
-	Relation	pg_class;
-	bool		attached;
-
-	(void) es_partition_list();
-	if (list.serial != serial)
-		return false;
-	from = es_partition_list_end(&list);
-	if (upto < from)
-		return true;
-	relid = get_relname_relid(psprintf("log_%lld", (long long) from), get_namespace_oid(ES_SCHEMA, false));
-	if (!OidIsValid(relid))
-		return true;
-
-	/*
-	 * The table may be a partition that was made just now: its maker has committed, but its invalidation messages
-	 * have not come yet. The catalog knows.
-	 */
-	pg_class = table_open(RelationRelationId, AccessShareLock);
-	attached = read_partition(pg_class, relid, &partition);
-	table_close(pg_class, AccessShareLock);
-	if (attached)
-	{
-		list_generation = 0;
-		return false;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) upto),
-			 errdetail("They are in \"event_store.log_%lld\", which is no partition of event_store.log.", (long long) from),
-			 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 }
 
 /*
@@ -310,15 +335,4 @@ es_partition_category_index(Relation partition)
 	static const AttrNumber columns[] = {Anum_log_category, Anum_log_position};
 
 	return find_partition_index(partition, false, 2, columns);
-}
-
-/* Raises an error: a read needs positions from..to, but no attached partition has them. */
-void
-es_raise_not_attached(int64 from, int64 to)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("events at positions %lld to %lld are not attached", (long long) from, (long long) to),
-			 errdetail("No partition of event_store.log covers this range."),
-			 errhint("Attach the partition that was detached, or read from position %lld on.", (long long) to)));
 }

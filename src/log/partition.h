@@ -12,22 +12,24 @@ typedef struct EsPartitionList
 {
 	EsPartition *partitions;	/* NULL: not read yet */
 	int			count;
-	uint64		serial;			/* changes each time when the list is read */
+	EsPartitionGap *gaps;		/* ordered by position; those that were noted, and those between partitions */
+	int			gap_count;
+	int64		end;			/* where the newest partition ends */
 	int64		last;			/* a position that is allocated, or will be by this call; 0: none is known */
 } EsPartitionList;
 
 extern EsPartitionList *es_partition_list(void);
 
-/* Where the newest partition ends, and the next one will begin. */
-static inline int64
-es_partition_list_end(const EsPartitionList *list)
-{
-	return list->count > 0 ? list->partitions[list->count - 1].to : ES_NODE_START(es_store()->node);
-}
-
-extern bool es_check_newest_attached(int64 upto, uint64 serial);
-ES_NORETURN extern void es_raise_not_attached(int64 from, int64 to);
+extern EsPartitionList *es_partition_list_upto(int64 upto, bool exists);
+extern void es_partition_list_forget(void);
+extern bool es_partition_is_attached(const EsPartition *partition);
 extern Oid	es_partition_category_index(Relation partition);
+
+/* log/partition_gap.c */
+extern void es_partition_gaps_find(EsPartitionList *list, const EsPartitionGap *noted, int noted_count);
+extern int64 es_partition_next(const EsPartitionList *list, int64 last);
+extern bool es_partition_gap_in(int64 from, int64 to, bool last, EsPartitionGap *gap);
+ES_NORETURN extern void es_raise_gap(const EsPartitionGap *gap, const char *wanted, bool by_position);
 
 /* log/partition_maker.c */
 extern EsPartition es_partition_for(int64 position);

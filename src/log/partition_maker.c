@@ -85,7 +85,7 @@ es_partition_make(int64 from, int64 to)
 		es_script_integer("to", to),
 	};
 
-	if (OidIsValid(get_relname_relid(table, get_namespace_oid(ES_SCHEMA, false))))
+	if (es_partition_exists(table))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("partition \"event_store.%s\" of the event log is not attached", table),
@@ -118,7 +118,7 @@ nearly_full(const EsPartitionList *list, int64 position)
 static void
 make_next(int64 needed)
 {
-	int64		from = es_partition_list_end(es_partition_list());
+	int64		from = es_partition_next(es_partition_list(), es_position_last());
 	int64		end = ES_NODE_END(es_store()->node);
 	int64		to = end - from <= es_partition_size ? end : from + es_partition_size;
 
@@ -147,7 +147,7 @@ partition_wanted(void)
 	last = es_position_last();
 	list = es_partition_list();
 	return partitions_ahead(list, last) < PARTITIONS_AHEAD &&
-		es_partition_list_end(list) < ES_NODE_END(es_store()->node);
+		list->end < ES_NODE_END(es_store()->node);
 }
 
 /* The duty: makes an empty partition. Returns false when there are enough, or when somebody else is making one. */
@@ -186,7 +186,7 @@ es_partition_make_for(int64 position)
 
 	(void) lock_partitions(true);
 	for (list = es_partition_list();
-		 nearly_full(list, position) && es_partition_list_end(list) < ES_NODE_END(es_store()->node);
+		 nearly_full(list, position) && list->end < ES_NODE_END(es_store()->node);
 		 list = es_partition_list())
 		make_next(position);
 }
@@ -202,7 +202,7 @@ es_partition_worker(Datum arg)
 static bool
 is_made(int64 position)
 {
-	return position < es_partition_list_end(es_partition_list());
+	return position < es_partition_list()->end;
 }
 
 /* Describes, for log/maker.c, how to make the partition for a position. */
@@ -220,6 +220,31 @@ maker_for(int64 position)
 	};
 
 	return maker;
+}
+
+/*
+ * Raises an error where one of the positions from..to is for a partition that is not attached, and that may have events
+ * because it begins with an allocated position, at most `last`: no new one can take its place.
+ */
+static void
+check_gap(int64 from, int64 to, int64 last)
+{
+	EsPartitionGap gap;
+
+	if (likely(!es_partition_gap_in(from, to, false, &gap)) || gap.from > last)
+		return;
+	if (NameStr(gap.partition)[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no partition of the event log is for positions %lld to %lld", (long long) gap.from,
+						(long long) gap.to),
+				 errhint("Attach the partition that was detached.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("partition \"event_store.%s\" of the event log is not attached", NameStr(gap.partition)),
+			 errdetail("It is for positions %lld to %lld, and the next event would be at one of them.",
+					   (long long) gap.from, (long long) gap.to),
+			 errhint("Attach it again. If it is lost, SELECT es_begin_epoch() goes on behind it.")));
 }
 
 /*
@@ -245,7 +270,7 @@ es_partition_prepare(int64 events)
 	}
 
 	last = es_position_last();
-	if (es_partition_list_end(list) >= end || events >= end - last)
+	if (list->end >= end || events >= end - last)
 		return;					/* no partition is left to make; nextval raises the error when no position is left */
 	if (!nearly_full(list, last + events))
 	{
@@ -253,6 +278,7 @@ es_partition_prepare(int64 events)
 		return;
 	}
 
+	check_gap(last + 1, last + events, last);
 	maker = maker_for(last + events);
 	if (is_made(last + events))
 	{
@@ -316,6 +342,9 @@ es_partition_for(int64 position)
 		partition = find(position);
 	}
 	if (partition == NULL)
-		es_raise_not_attached(position, position);
+	{
+		check_gap(position, position, position);
+		elog(ERROR, "there is no partition for position %lld", (long long) position);
+	}
 	return *partition;
 }

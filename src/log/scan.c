@@ -9,7 +9,8 @@
  * nothing.
  *
  * A scan never skips events because a partition is not attached. The versions of a stream are dense, so a missing one
- * is noticed. A scan by position checks its range before it begins.
+ * is noticed. A scan by position checks its range before it begins. Both notice when a partition that was chosen has been
+ * detached or dropped until they come to it (log/partition_gap.c).
  *
  * Memory is constant: one slot, one open partition, and the session's cache of stream names, which is bounded.
  */
@@ -57,15 +58,12 @@ es_scan_create(Snapshot snapshot)
 	return scan;
 }
 
-/*
- * Chooses the partitions that overlap positions from..to. *serial gets the number of the list that they were chosen
- * from.
- */
+/* Chooses the partitions that overlap positions from..to, in the list as it is. */
 static void
-choose_partitions(EsScan *scan, int64 from, int64 to, uint64 *serial)
+choose_partitions(EsScan *scan, int64 from, int64 to)
 {
 	EsPartition	   *all;
-	int			count = es_partitions_copy(&all, serial);
+	int			count = es_partitions_copy(&all);
 
 	scan->partitions = all;
 	scan->partition_count = 0;
@@ -89,7 +87,11 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 	scan->left = from <= to ? to - from + 1 : 0;
 	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
 	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	choose_partitions(scan, head->first_position, head->last_position, NULL);
+	scan->stream_first = head->first_position;
+	scan->stream_last = head->last_position;
+	if (!scan->raw)
+		(void) es_partition_list_upto(head->last_position, true);
+	choose_partitions(scan, head->first_position, head->last_position);
 }
 
 /*
@@ -99,32 +101,16 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
 {
-	EsPartition	   *all;
-	int64		next;
-	int			count;
-	uint64		serial;
+	EsPartitionGap gap;
 
 	if (after >= upto)
 		return;					/* the scan has no partitions, so it finds no rows */
-	do
-	{
-		next = Max(after, ES_NODE_START(es_store()->node)) + 1;
-		scan->from = next;
-		scan->to = upto;
-		choose_partitions(scan, next, upto, &serial);
-		for (int i = 0; i < scan->partition_count; i++)
-		{
-			if (scan->partitions[i].from > next)
-				es_raise_not_attached(next, scan->partitions[i].from - 1);
-			next = scan->partitions[i].to;
-		}
-	} while (!es_check_newest_attached(upto, serial));
-	if (scan->partition_count > 0 || upto < next)
-		return;
-	/* No partition has any of the range, but a newer one is there: the one for the range was detached. */
-	count = es_partitions_copy(&all, NULL);
-	if (count > 0 && all[count - 1].from > upto)
-		es_raise_not_attached(next, upto);
+	scan->from = Max(after, ES_NODE_START(es_store()->node)) + 1;
+	scan->to = upto;
+	(void) es_partition_list_upto(upto, false);
+	if (scan->from <= upto && es_partition_gap_in(scan->from, upto, scan->backward, &gap))
+		es_raise_gap(&gap, NULL, true);
+	choose_partitions(scan, scan->from, upto);
 }
 
 static void
@@ -264,6 +250,27 @@ column_in_index(EsScan *scan, AttrNumber column)
 	return 0;
 }
 
+/*
+ * Opens and locks a partition that the scan has chosen. It may have been detached or dropped since; then what it had
+ * cannot be read any more.
+ */
+static Relation
+open_partition(EsScan *scan, const EsPartition *partition)
+{
+	Relation	rel = try_table_open(partition->relid, AccessShareLock);
+	EsPartitionGap gap;
+
+	if (rel != NULL && es_partition_is_attached(partition))
+		return rel;
+	if (es_partition_gap_in(partition->from, partition->to - 1, false, &gap))
+		es_raise_gap(&gap, NULL, !scan->by_stream);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the partition for positions %lld to %lld was replaced during the read",
+					(long long) partition->from, (long long) partition->to - 1),
+			 errhint("Read again.")));
+}
+
 /* Opens the next partition in the order of the scan; false when there is none. */
 static bool
 open_next_partition(EsScan *scan)
@@ -277,7 +284,7 @@ open_next_partition(EsScan *scan)
 		return false;
 
 	old = MemoryContextSwitchTo(scan->context);
-	scan->rel = table_open(scan->partitions[scan->partition].relid, AccessShareLock);
+	scan->rel = open_partition(scan, &scan->partitions[scan->partition]);
 	es_store_check_partition(scan->rel);
 	index = choose_index(scan);
 	scan->index = index_open(index, AccessShareLock);
@@ -326,21 +333,88 @@ next_version(const EsScan *scan)
 	return scan->backward ? scan->from + (scan->left - 1) : scan->to - (scan->left - 1);
 }
 
-/* Raises an error when the row does not have the next version: then a part of the stream is not attached. */
+/*
+ * Raises an error: the next version of the stream is not there. It would be at one of the positions from..to. With last,
+ * the gap that is closest to `to` has it, else the one closest to `from`.
+ */
+ES_NORETURN static void
+raise_missing(EsScan *scan, int64 from, int64 to, bool last)
+{
+	long long	version = next_version(scan);
+	char	   *stream = text_to_cstring(scan->stream_name);
+	EsPartitionGap gap;
+
+	if (from <= to && es_partition_gap_in(from, to, last, &gap))
+		es_raise_gap(&gap, psprintf("Version %lld of stream \"%s\" is needed.", version, stream), false);
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("version %lld of stream \"%s\" is missing", version, stream),
+			 errdetail("It should be at one of the positions %lld to %lld, and all partitions for these are attached.",
+					   (long long) from, (long long) to),
+			 errhint("SELECT * FROM es_verify_stream('%s') tells what else is wrong.", stream)));
+}
+
+/*
+ * Whether the row has the version that must come next. If not, a part of the stream is not attached, or lost. Only when
+ * none of the missing versions can be at a position up to until_position does that not matter to the scan.
+ */
+static bool
+is_dense(EsScan *scan, int64 version, int64 position)
+{
+	EsPartitionGap gap;
+
+	if (version == next_version(scan))
+		return true;
+	if (scan->backward)
+		raise_missing(scan, position + 1, scan->last_position - 1, false);
+	if (scan->until_position == 0 || position <= scan->until_position ||
+		es_partition_gap_in(scan->last_position + 1, scan->until_position, true, &gap))
+		raise_missing(scan, scan->last_position + 1, position - 1, true);
+	return false;
+}
+
+/* At the end of all partitions: raises an error when versions are missing that the scan needs. */
 static void
-check_dense(EsScan *scan, TupleTableSlot *slot)
+check_end(EsScan *scan)
+{
+	EsPartitionGap gap;
+
+	if (!scan->by_stream || scan->left == 0 || scan->raw)
+		return;
+	if (scan->backward)
+		raise_missing(scan, scan->stream_first, scan->last_position - 1, true);
+	if (scan->until_position == 0 || scan->stream_last <= scan->until_position ||
+		es_partition_gap_in(scan->last_position + 1, scan->until_position, false, &gap))
+		raise_missing(scan, scan->last_position + 1, scan->stream_last, false);
+}
+
+/*
+ * Checks a row of a stream before anything else is done with it: first that no version before it is missing. False when
+ * the scan ends before it.
+ */
+static bool
+check_row(EsScan *scan, TupleTableSlot *slot)
 {
 	int64		version = DatumGetInt64(es_row_column(slot, Anum_log_version));
 	int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+	TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
 
-	if (version != next_version(scan))
+	if ((!scan->raw && !is_dense(scan, version, position)) ||
+		(scan->has_until && recorded_at > scan->until) ||
+		(scan->until_position != 0 && position > scan->until_position))
 	{
-		if (scan->backward)
-			es_raise_not_attached(position + 1, scan->last_position - 1);
-		es_raise_not_attached(scan->last_position + 1, position - 1);
+		scan->limit = 0;
+		return false;
 	}
-	scan->left--;
-	scan->last_position = position;
+	if (!scan->raw)
+	{
+		scan->left--;
+		scan->last_position = position;
+	}
+	scan->passed_version = version;
+	scan->passed_position = scan->last_position;
+	scan->passed_recorded_at = recorded_at;
+	return true;
 }
 
 /* Whether a row passes the filters, by what is stored. */
@@ -477,37 +551,11 @@ es_scan_next(EsScan *scan)
 		{
 			if (open_next_partition(scan))
 				continue;
-			if (scan->by_stream && scan->left > 0 && !scan->raw)
-				ereport(ERROR,
-						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						 errmsg("version %lld of stream \"%s\" is not attached",
-								(long long) next_version(scan), text_to_cstring(scan->stream_name)),
-						 errdetail("It is stored %s position %lld.", scan->backward ? "before" : "after",
-								   (long long) scan->last_position),
-						 errhint("Attach the partition of event_store.log that was detached.")));
+			check_end(scan);
 			return NULL;
 		}
-		if (scan->by_stream)
-		{
-			TimestampTz recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
-
-			if (scan->has_until && recorded_at > scan->until)
-			{
-				scan->limit = 0;
-				return NULL;
-			}
-			if (scan->until_position != 0 &&
-				DatumGetInt64(es_row_column(slot, Anum_log_position)) > scan->until_position)
-			{
-				scan->limit = 0;
-				return NULL;
-			}
-			if (!scan->raw)
-				check_dense(scan, slot);
-			scan->passed_version = DatumGetInt64(es_row_column(slot, Anum_log_version));
-			scan->passed_position = scan->last_position;
-			scan->passed_recorded_at = recorded_at;
-		}
+		if (scan->by_stream && !check_row(scan, slot))
+			return NULL;
 		if (!passes(scan, slot) || !upcast(scan, slot))
 			continue;
 		if (scan->limit != ES_NO_LIMIT)

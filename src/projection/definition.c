@@ -485,8 +485,8 @@ es_create_projection(PG_FUNCTION_ARGS)
 				 errhint("To give it a new handler or filter, use es_rebuild_projection; else drop it first.")));
 	if (made)
 		es_sql_write_args("checkpoints",
-						  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
-						  " VALUES ($1, false, $8, $8 + 1)", 11, types, values, nulls);
+						  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from, counted_after)"
+						  " VALUES ($1, false, $8, $8 + 1, $8)", 11, types, values, nulls);
 	es_sql_end(&sql);
 	if (made)
 	{

@@ -100,7 +100,8 @@ set_mode(const char *name, const char *statement, int64 position)
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_write_args("checkpoints",
 					  "UPDATE event_store.checkpoints c SET position = greatest($2, p.from_position),"
-					  " scan_from = greatest($2, p.from_position) + 1 FROM event_store.projections p"
+					  " scan_from = greatest($2, p.from_position) + 1, counted_after = greatest($2, p.from_position),"
+					  " counted_events = events FROM event_store.projections p"
 					  " WHERE p.name = $1 AND c.projection = $1 AND NOT c.rebuild", 2, types, values, NULL);
 	es_sql_run_args(statement, 2, types, values, NULL);
 	es_sql_end(&sql);

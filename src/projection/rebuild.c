@@ -258,8 +258,8 @@ store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuil
 					  " coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp()"
 					  " FROM event_store.projections WHERE name = $1", 9, types, values, nulls);
 	es_sql_write_args("checkpoints",
-					  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from)"
-					  " VALUES ($1, true, $9, $9 + 1)", 9, types, values, nulls);
+					  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from, counted_after)"
+					  " VALUES ($1, true, $9, $9 + 1, $9)", 9, types, values, nulls);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 }
@@ -396,7 +396,8 @@ replace_definition(const Rebuild *rebuild)
 	es_projection_change("checkpoints",
 						 "UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from,"
 						 " failures = r.failures, quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
-						 " error_position = NULL FROM event_store.checkpoints r"
+						 " error_position = NULL, counted_after = r.counted_after, counted_events = c.events - r.events"
+						 " FROM event_store.checkpoints r"
 						 " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);
 	es_rebuild_forget(name);
 	es_projection_changed();

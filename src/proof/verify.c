@@ -160,8 +160,8 @@ report_missing_versions(Verifier *v, const text *stream, int64 from, int64 to)
 static void
 read_partitions(Verifier *v, int64 last)
 {
-	v->partition_count = es_partitions_copy(&v->partitions, NULL);
-	v->gap_count = es_partition_gaps(v->partitions, v->partition_count, last, &v->gaps);
+	v->partition_count = es_partitions_copy(&v->partitions);
+	v->gap_count = es_partition_gaps(last, &v->gaps);
 	/* The first partition begins with the node's start, but the first event is at the position after it. */
 	if (v->gap_count > 0)
 		v->gaps[0].from = Max(v->gaps[0].from, ES_NODE_START(es_store()->node) + 1);
@@ -186,6 +186,13 @@ forget_unused_positions(Verifier *v, int64 last)
 	es_sql_end(&sql);
 	/* Read again: the query may have seen heads of events in a partition that was made since. */
 	read_partitions(v, last);
+}
+
+/* Which partition a gap is of, where that is known. */
+static const char *
+gap_partition(const EsPartitionGap *gap)
+{
+	return NameStr(gap->partition)[0] == '\0' ? "" : psprintf("; they were in \"%s\"", NameStr(gap->partition));
 }
 
 /* Whether one of the positions from..to is in a gap. */
@@ -710,8 +717,8 @@ es_verify_stream(PG_FUNCTION_ARGS)
 			for (int i = 0; i < v->gap_count; i++)
 				if (v->gaps[i].from <= head.last_position && v->gaps[i].to >= head.first_position)
 					report(v, "partition", name, 0, v->gaps[i].from,
-						   "positions %lld to %lld are in no attached partition", (long long) v->gaps[i].from,
-						   (long long) v->gaps[i].to);
+						   "positions %lld to %lld are in no attached partition%s", (long long) v->gaps[i].from,
+						   (long long) v->gaps[i].to, gap_partition(&v->gaps[i]));
 			(void) check_head(v, name, &head);
 			verify_events(v, name, &head, true, true);
 			if (v->findings > 0)
@@ -763,9 +770,9 @@ es_verify_log(PG_FUNCTION_ARGS)
 	forget_unused_positions(v, mark);
 	begin(v, false);
 	for (int i = 0; i < v->gap_count; i++)
-		if (v->gaps[i].from <= upto && v->gaps[i].to > from)
-			report(v, "partition", NULL, 0, v->gaps[i].from, "positions %lld to %lld are in no attached partition",
-				   (long long) v->gaps[i].from, (long long) v->gaps[i].to);
+		if (v->gaps[i].from <= Min(upto, mark) && v->gaps[i].to > from)
+			report(v, "partition", NULL, 0, v->gaps[i].from, "positions %lld to %lld are in no attached partition%s",
+				   (long long) v->gaps[i].from, (long long) v->gaps[i].to, gap_partition(&v->gaps[i]));
 	verify_seals(v, from, upto, PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2), root);
 	verify_streams(v, from, upto);
 	verifier_end(v);

@@ -206,6 +206,10 @@ es_create_store(PG_FUNCTION_ARGS)
 	}
 	else
 	{
+		Oid			owner;
+
+		if (es_store_layout(&owner) != ES_LAYOUT)
+			(void) es_store();	/* says so, with the hint */
 		es_check_whole();
 		if (node != 0 && es_store()->node != node)
 			ereport(ERROR,

@@ -52,6 +52,7 @@ COLUMN_DEFS(epoch, ES_EPOCH_COLUMNS);
 COLUMN_DEFS(name, ES_NAME_COLUMNS);
 COLUMN_DEFS(head, ES_HEAD_COLUMNS);
 COLUMN_DEFS(log, ES_LOG_COLUMNS);
+COLUMN_DEFS(partition, ES_PARTITION_COLUMNS);
 COLUMN_DEFS(append_key, ES_APPEND_KEY_COLUMNS);
 COLUMN_DEFS(batch_key, ES_BATCH_KEY_COLUMNS);
 COLUMN_DEFS(projection, ES_PROJECTION_COLUMNS);
@@ -91,6 +92,7 @@ typedef struct StoreRelation
 static const StoreRelation relations[] = {
 	TABLE("store", store, store),
 	WRITTEN("log", log, RELKIND_PARTITIONED_TABLE, log),
+	TABLE("log_partitions", log_partitions, partition),
 	WRITTEN("heads", heads, RELKIND_RELATION, head),
 	INDEX("heads_pkey", heads_pkey, heads, Anum_head_id),
 	INDEX("heads_name_key", heads_name, heads, Anum_head_name),
@@ -221,10 +223,18 @@ check_triggers(Relation rel)
 	}
 }
 
-/* The same for a partition of the log; the caller has opened it. */
+/*
+ * The same for a partition of the log; the caller has opened it. It must be an ordinary table: a foreign table has no index,
+ * and one that is itself partitioned has no rows.
+ */
 void
 es_store_check_partition(Relation partition)
 {
+	if (partition->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("partition \"%s\" of the event log is no ordinary table", RelationGetRelationName(partition)),
+				 errhint("Detach it, and attach a table that has its rows.")));
 	check_columns(partition, log_columns, lengthof(log_columns));
 	check_triggers(partition);
 }

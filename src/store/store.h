@@ -127,6 +127,12 @@ extern List *es_immutable_tables(void);
 	NULLABLE(log, data, JSONBOID) \
 	NULLABLE(log, metadata, JSONBOID)
 
+/* event_store.log_partitions: every partition that the log has had. */
+#define ES_PARTITION_COLUMNS(COLUMN, NULLABLE) \
+	COLUMN(partition, from_position, INT8OID) \
+	COLUMN(partition, to_position, INT8OID) \
+	COLUMN(partition, name, TEXTOID)
+
 /* event_store.append_keys: idempotency keys of streams. */
 #define ES_APPEND_KEY_COLUMNS(COLUMN, NULLABLE) \
 	COLUMN(append_key, stream, INT8OID) \
@@ -210,6 +216,7 @@ ES_COLUMN_NUMBERS(epoch, ES_EPOCH_COLUMNS);
 ES_COLUMN_NUMBERS(name, ES_NAME_COLUMNS);
 ES_COLUMN_NUMBERS(head, ES_HEAD_COLUMNS);
 ES_COLUMN_NUMBERS(log, ES_LOG_COLUMNS);
+ES_COLUMN_NUMBERS(partition, ES_PARTITION_COLUMNS);
 ES_COLUMN_NUMBERS(append_key, ES_APPEND_KEY_COLUMNS);
 ES_COLUMN_NUMBERS(batch_key, ES_BATCH_KEY_COLUMNS);
 ES_COLUMN_NUMBERS(projection, ES_PROJECTION_COLUMNS);
@@ -225,6 +232,7 @@ typedef struct EsStore
 	int			node;
 	Oid			store;			/* one row: what this store is */
 	Oid			log;			/* partitioned parent */
+	Oid			log_partitions;
 	Oid			heads;
 	Oid			heads_pkey;		/* (id) */
 	Oid			heads_name;		/* unique (name) */

@@ -35,6 +35,8 @@ $node->safe_psql($db, 'SELECT es_create_store()');
 is($node->safe_psql($db, q[SELECT es_create_store(node => 3)]), '', 'it has the node number that it had');
 is($node->safe_psql($db, q[SELECT * FROM es_check('all')]), '', 'es_check() finds nothing');
 is($node->safe_psql($db, 'SELECT * FROM es_verify_log()'), '', '... and es_verify_log() neither');
+is($node->safe_psql($db, 'SELECT from_position, to_position, name FROM event_store.log_partitions ORDER BY 1'),
+	$node->safe_psql($db, 'SELECT from_position, to_position, name FROM event_store.partitions ORDER BY 1'), 'its partitions are noted');
 is($node->safe_psql($db, q[SELECT state, version FROM es_load('account-1')]), '{"balance": 2042}|39', 'a state is what it was');
 is($node->safe_psql($db, q[SELECT data->>'currency' FROM es_read('account-1', max_count => 1)]), 'EUR', 'an old event is upcast');
 

@@ -1,4 +1,5 @@
--- The store's tables, in order of creation.
+-- The store's tables, in order of creation. Each has a primary key: where all tables are published, one without could not
+-- be updated.
 --
 -- The C code reads some of them below SQL, by the numbers of their columns: src/store/store.h says which. There a column
 -- that is added, moved or altered must be changed too, and the number of the layout with it.
@@ -16,7 +17,7 @@ CREATE TABLE event_store.mark (
     mark          bigint NOT NULL,
     stable_until  timestamptz NOT NULL,
     floor         timestamptz NOT NULL,
-    one           boolean NOT NULL DEFAULT true UNIQUE CHECK (one)
+    one           boolean PRIMARY KEY DEFAULT true CHECK (one)
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE event_store.mark IS
 'one row: the published high-water mark; whoever sees a version of it sees every event up to it';

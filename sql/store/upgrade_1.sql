@@ -32,4 +32,10 @@ COMMENT ON COLUMN event_store.checkpoints.counted_after IS
 COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';
 UPDATE event_store.checkpoints SET counted_after = position, counted_events = events;
 
+-- The mark had no primary key, and its updates failed where all tables were published. Its unique key may have been made the
+-- replica identity by hand.
+ALTER TABLE event_store.mark DROP CONSTRAINT mark_one_key;
+ALTER TABLE event_store.mark ADD PRIMARY KEY (one);
+ALTER TABLE event_store.mark REPLICA IDENTITY DEFAULT;
+
 UPDATE event_store.store SET layout = 2;

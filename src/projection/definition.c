@@ -12,11 +12,13 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -311,7 +313,7 @@ es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
 	char	   *name = name_argument(fcinfo);
 
 	(void) es_store_now();
-	PreventCommandIfReadOnly(function);
+	es_prevent_if_read_only(function);
 	es_refuse_in_stored_text(function);
 	(void) es_projection_get(name);
 	lock_checkpoints(name);
@@ -319,6 +321,20 @@ es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
 }
 
 /* ---------------------------------------------------------------- es_create_projection */
+
+/*
+ * Refuses a table that is published and has no replica identity: its rows can be neither updated nor deleted, which a
+ * rebuild does with those of every table. The error is core's.
+ */
+void
+es_check_replica_identity(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+
+	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
+	CheckCmdReplicaIdentity(rel, CMD_DELETE);
+	relation_close(rel, NoLock);
+}
 
 /* Refuses a table that could not be rebuilt, or that a crash would not leave as its checkpoint says. */
 static void
@@ -349,6 +365,7 @@ check_table(Oid relid)
 				 errmsg("\"%s\" cannot be a table of a projection", NameStr(form->relname)),
 				 errdetail("%s", trouble)));
 	ReleaseSysCache(tuple);
+	es_check_replica_identity(relid);
 }
 
 /* The argument tables, as an array of names: OIDs would mean nothing after a dump. (Datum) 0: it is NULL. */
@@ -423,7 +440,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	EsSql		sql;
 
 	(void) es_store_now();
-	PreventCommandIfReadOnly("es_create_projection()");
+	es_prevent_if_read_only("es_create_projection()");
 	es_refuse_in_stored_text("es_create_projection()");
 	path = es_registered_path();
 	es_filter_check_arguments(fcinfo, 2, 3);

@@ -43,6 +43,7 @@ extern bool es_has_inline_projections(void);
 extern void es_projection_changed(void);
 extern uint64 es_projection_change(const char *table, const char *statement, const char *name);
 extern void es_projection_set_state(const char *name, const char *state);
+extern void es_check_replica_identity(Oid relid);
 extern EsProjection *es_projection_begin_change(FunctionCallInfo fcinfo, const char *function);
 
 #endif							/* ES_PROJECTION_DEFINITION_H */

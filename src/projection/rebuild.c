@@ -5,7 +5,8 @@
  * A rebuild has a row in event_store.rebuilds, a checkpoint of its own and a schema with *shadow tables*, which are
  * made like the live ones and empty. The handler runs with that schema first in its search_path, and
  * projection/guard.c refuses to write to anything else. Rows of the shadow tables are committed with the checkpoint,
- * so after a crash a rebuild goes on where it was. The live projection goes on meanwhile.
+ * so after a crash a rebuild goes on where it was, unless the crash has emptied them (projection/shadow.c). The live
+ * projection goes on meanwhile.
  *
  * When the shadow tables have nearly caught up, one transaction locks both checkpoints, brings the shadow tables up
  * to the mark and makes the live tables equal to them (projection/difference.c). Readers see the live tables as they
@@ -36,6 +37,7 @@
 #include "projection/difference.h"
 #include "projection/inline.h"
 #include "projection/rebuild.h"
+#include "projection/shadow.h"
 
 PG_FUNCTION_INFO_V1(es_rebuild_projection);
 PG_FUNCTION_INFO_V1(es_cancel_rebuild);
@@ -183,34 +185,6 @@ redirected_path(const char *schema, const char *search_path)
 
 /* ---------------------------------------------------------------- es_rebuild_projection */
 
-/*
- * Makes the shadow tables, as the projection's role, which owns them. They have no foreign keys: these are checked
- * when the live tables are made equal to them.
- */
-static void
-make_shadow_tables(const Rebuild *rebuild, List *tables)
-{
-	EsSql		sql;
-	ListCell   *lc;
-	Oid			role = es_run_as_role(rebuild->role);
-
-	es_sql_begin(&sql, es_store()->owner);
-	es_sql_runf("CREATE SCHEMA %s", quote_identifier(rebuild->schema));
-	es_sql_runf("COMMENT ON SCHEMA %s IS %s", quote_identifier(rebuild->schema),
-				quote_literal_cstr(psprintf("rebuild of projection %s; gone when it has ended", rebuild->name)));
-	if (role != es_store()->owner)
-		es_sql_runf("GRANT USAGE, CREATE ON SCHEMA %s TO %s", quote_identifier(rebuild->schema),
-					quote_identifier(rebuild->role));
-	es_sql_end(&sql);
-	CommandCounterIncrement();
-	es_sql_begin(&sql, role);
-	foreach(lc, tables)
-		es_sql_runf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", quote_identifier(rebuild->schema),
-					es_table_name(lfirst(lc)), (char *) lfirst(lc));
-	es_sql_end(&sql);
-	CommandCounterIncrement();
-}
-
 /* Runs the handler once without events. So a handler whose writes cannot be redirected is refused at once. */
 static void
 try_handler(const Rebuild *rebuild)
@@ -306,10 +280,14 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	rebuild.schema = psprintf("event_store_rebuild_%08x",
 							  (unsigned int) hash_bytes((const unsigned char *) rebuild.name, strlen(rebuild.name)));
 	foreach(lc, projection->tables)
+	{
+		/* Now, and not when all the work is done. */
+		es_check_replica_identity(RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(lfirst(lc))), NoLock, false));
 		tables = lappend(tables, pstrdup(lfirst(lc)));
+	}
 
 	es_rebuild_forget(rebuild.name);	/* an earlier rebuild is replaced */
-	make_shadow_tables(&rebuild, tables);
+	es_shadow_make(rebuild.name, rebuild.schema, rebuild.role, tables);
 	try_handler(&rebuild);
 	store_rebuild(fcinfo, es_projection_get(rebuild.name), &rebuild);
 	es_projection_changed();
@@ -369,6 +347,21 @@ stop_rebuild(const char *name, const char *error, bool patient)
 			 errdetail("The live tables are as they were."),
 			 errhint("SELECT es_resume_projection(%s), es_rebuild_projection() or es_cancel_rebuild().",
 					 quote_literal_cstr(name))));
+}
+
+/* Sets a rebuild back to its beginning: its shadow tables are empty. */
+static void
+begin_anew(const char *name)
+{
+	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
+	es_projection_change("checkpoints",
+						 "UPDATE event_store.checkpoints c SET position = p.from_position, scan_from = p.from_position + 1,"
+						 " events = 0, failures = 0, quarantined = 0, attempts = 0, retry_at = NULL, error = NULL,"
+						 " error_code = NULL, error_position = NULL FROM event_store.projections p"
+						 " WHERE p.name = $1 AND c.projection = $1 AND c.rebuild", name);
+	ereport(LOG,
+			(errmsg("rebuild of projection \"%s\" begins anew", name),
+			 errdetail("A crash has emptied its tables: they are unlogged, because all tables are published.")));
 }
 
 typedef struct Finish
@@ -478,6 +471,13 @@ step(Rebuild *rebuild, EsTask *task, bool *ended)
 		*ended = true;
 		return false;
 	}
+	if (es_shadow_was_emptied(rebuild->schema))
+	{
+		begin_anew(rebuild->name);
+		task->events = 0;
+		return true;			/* with the checkpoint that was set back */
+	}
+	es_shadow_keep_private(rebuild->schema, rebuild->role, es_projection_get(rebuild->name)->tables);
 	task->filter = &rebuild->filter;
 	task->handler = handler_of(rebuild);
 	task->write_idle = true;

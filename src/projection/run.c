@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -385,7 +384,7 @@ es_run_projection(PG_FUNCTION_ARGS)
 	EsCheckpoint checkpoint;
 
 	(void) es_store_now();
-	PreventCommandIfReadOnly("es_run_projection()");
+	es_prevent_if_read_only("es_run_projection()");
 	PreventCommandDuringRecovery("es_run_projection()");
 	if (!PG_ARGISNULL(1) && batches < 1)
 		ereport(ERROR,
@@ -420,7 +419,7 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 	EsSql		sql;
 
 	(void) es_store_now();
-	PreventCommandIfReadOnly("es_retry_quarantined()");
+	es_prevent_if_read_only("es_retry_quarantined()");
 	es_refuse_in_stored_text("es_retry_quarantined()");
 	(void) running_projection(name);
 	(void) es_checkpoint_lock(name, false, true, &checkpoint);
@@ -540,11 +539,11 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 		if (reached || left <= 0)
 			break;
 		es_shared_wake_workers();
-		(void) es_shared_wait(ES_NEWS_PROGRESS, Min(left, RecoveryInProgress() ? 10 : 1000),
+		(void) es_shared_wait(ES_NEWS_PROGRESS, Min(left, es_store_is_copy() ? 10 : 1000),
 							  "EventStoreWaitForProjection");
 	}
 	es_shared_wait_end(ES_NEWS_PROGRESS);
-	if (!reached && !RecoveryInProgress() && !es_shared_coordinator_running())
+	if (!reached && !es_store_is_copy() && !es_shared_coordinator_running())
 		ereport(WARNING,
 				(errmsg("no background worker runs projections in this database"),
 				 es_shared_available() ?

@@ -2,6 +2,7 @@
 -- the other in one snapshot, as the owner of the store, with pg_catalog first in search_path.
 --
 -- newest: the newest position that was allocated; read after the snapshot was taken, so that nothing may be above it.
+-- subscriber: 1 where the rows come by replication, which sets no sequences, else 0; then `newest` is the last position there can be.
 -- before_first, first_position, last_position: of this node; an event is above the first of them.
 -- gaps: the ranges of positions that are in no attached partition. What points into one, or would lie in it, is no
 -- finding. partitions, partition_from, partition_to: the attached partitions, and the positions from <= p < to of each.
@@ -39,7 +40,7 @@ SELECT 'sequence', h.name, NULL,
     format('event_store.stream_seq is at %s: it would give the id %s again', s.last_value, h.id)
 FROM event_store.stream_seq s,
     LATERAL (SELECT h.name, h.id FROM event_store.heads h ORDER BY h.id DESC LIMIT 1) h
-WHERE h.id > s.last_value OR h.id = s.last_value AND NOT s.is_called;
+WHERE :subscriber = 0 AND (h.id > s.last_value OR h.id = s.last_value AND NOT s.is_called);
 
 -- ---------------------------------------------------------------- the log
 

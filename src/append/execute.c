@@ -608,7 +608,7 @@ es_call_execute(EsCall *call)
 	uint8		batch_request[ES_DIGEST_LEN];
 	TimestampTz stamp;
 
-	PreventCommandIfReadOnly("appending events");
+	es_prevent_if_read_only("appending events");
 	PreventCommandDuringRecovery("appending events");
 	PreventCommandIfParallelMode("appending events");
 	(void) es_store_now();

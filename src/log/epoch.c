@@ -241,6 +241,7 @@ begin_epoch(bool by_clock, int64 above)
 
 	/* This is not rolled back with the transaction. It is in the WAL before any position that is allocated after it. */
 	es_sql_runf("SELECT setval('event_store.position_seq', %lld)", (long long) start);
+	es_script_run("log/sequences", NULL, 0);
 	insert_row(state.mark, last, start);
 	es_sql_end(&sql);
 	CacheInvalidateRelcacheByRelid(es_store()->epochs);	/* all sessions forget what they know of the last epoch */
@@ -322,7 +323,7 @@ begin_by_worker(void)
 void
 es_epoch_prepare(void)
 {
-	if (RecoveryInProgress() || XactReadOnly || IsInParallelMode())
+	if (es_store_is_copy() || XactReadOnly || IsInParallelMode())
 		return;
 	if (unlikely(!es_epoch_is_current()))
 		begin_by_worker();
@@ -367,7 +368,7 @@ es_begin_epoch(PG_FUNCTION_ARGS)
 	int64		above = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
 	int64		end;
 
-	PreventCommandIfReadOnly("es_begin_epoch()");
+	es_prevent_if_read_only("es_begin_epoch()");
 	PreventCommandDuringRecovery("es_begin_epoch()");
 	PreventCommandIfParallelMode("es_begin_epoch()");
 	end = ES_NODE_END(es_store_now()->node) - 1;
@@ -420,9 +421,9 @@ es_check_cursor(PG_FUNCTION_ARGS)
 	{
 		/*
 		 * A position of the newest epoch that was never allocated here: a copy of the server was restored, on the same
-		 * timeline. (On a standby this means nothing, because it may not have replayed so much.)
+		 * timeline. (On a copy this means nothing, because it may not have come so far.)
 		 */
-		if (!RecoveryInProgress() && position > es_position_last())
+		if (!es_store_is_copy() && position > es_position_last())
 		{
 			EsMarkState state;
 
@@ -464,7 +465,7 @@ store_made(void)
 static void
 store_visited(void)
 {
-	if (!XactReadOnly && es_epoch_begin_here())
+	if (!XactReadOnly && !es_store_is_copy() && es_epoch_begin_here())
 		es_partition_make_for(es_position_last());
 	es_transaction_store_made();
 }

@@ -22,7 +22,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -217,7 +216,7 @@ read_row_now(EsMarkRow *row)
 /*
  * Returns a registered snapshot, and stores the mark that goes with it: the snapshot shows everything up to the mark.
  * At READ COMMITTED on a primary, the mark is found now. At the higher levels it is the published mark as the
- * transaction's own snapshot shows it, and on a standby the published mark that was replayed. With flush, everything
+ * transaction's own snapshot shows it, and on a standby or a logical subscriber the published mark that has come. With flush, everything
  * up to the mark is durable, so that it can be reported to a client.
  */
 static Snapshot
@@ -227,7 +226,7 @@ mark_snapshot(int64 *mark, bool flush)
 	EsMarkRow	row;
 
 	(void) es_store_now();
-	if (IsolationUsesXactSnapshot() || RecoveryInProgress())
+	if (IsolationUsesXactSnapshot() || es_store_is_copy())
 	{
 		snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() :
 									GetLatestSnapshot());
@@ -401,7 +400,7 @@ es_publish_mark(PG_FUNCTION_ARGS)
 {
 	EsMarkState state;
 
-	PreventCommandIfReadOnly("es_publish_mark()");
+	es_prevent_if_read_only("es_publish_mark()");
 	PreventCommandDuringRecovery("es_publish_mark()");
 	(void) es_store_now();
 	es_epoch_prepare();

@@ -311,6 +311,7 @@ run_queries(Check *check)
 	int			settings = NewGUCNestLevel();
 	EsScriptValue values[] = {
 		es_script_integer("newest", check->newest),
+		es_script_integer("subscriber", es_store_is_subscriber()),
 		es_script_integer("before_first", ES_NODE_START(node)),
 		es_script_integer("first_position", ES_NODE_START(node) + 1),
 		es_script_integer("last_position", ES_NODE_END(node) - 1),
@@ -452,7 +453,8 @@ es_check(PG_FUNCTION_ARGS)
 	es_check_whole();
 	InitMaterializedSRF(fcinfo, 0);
 	check.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	check.newest = es_position_last();
+	/* Sequences are not replicated: of a subscriber's there is nothing to say. */
+	check.newest = es_store_is_subscriber() ? ES_NODE_END(es_store()->node) : es_position_last();
 
 	es_sql_begin(&sql, es_store()->owner);
 	es_pin_setting("DateStyle", "ISO");

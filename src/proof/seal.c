@@ -343,7 +343,7 @@ es_seal_log(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument max_seals must not be negative"),
 				 errdetail("It is %lld; NULL means no limit.", (long long) count)));
-	PreventCommandIfReadOnly("es_seal_log()");
+	es_prevent_if_read_only("es_seal_log()");
 	PreventCommandDuringRecovery("es_seal_log()");
 	/* The snapshot must be newer than the lock, and above READ COMMITTED it is the transaction's. */
 	if (IsolationUsesXactSnapshot())

@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -26,13 +25,13 @@
 
 /*
  * Whether a time is final, for a stream or (NULL) for all. Sets *publish_helps when it may become final because newer
- * times are published. For one stream that is a newer floor; for all streams, above READ COMMITTED and on a standby, a
+ * times are published. For one stream that is a newer floor; for all streams, above READ COMMITTED and on a copy, a
  * newer stable_until. On an idle server the two stay apart for as long as nobody asks.
  */
 static bool
 is_final(TimestampTz as_of, const text *stream, bool *publish_helps)
 {
-	bool		by_stream = stream != NULL && !IsolationUsesXactSnapshot() && !RecoveryInProgress();
+	bool		by_stream = stream != NULL && !IsolationUsesXactSnapshot() && !es_store_is_copy();
 	TimestampTz stable_until;
 	TimestampTz floor;
 	TimestampTz now;

@@ -561,7 +561,7 @@ apply_change(Change *change)
 	EsSql		sql;
 	uint64		rows;
 
-	PreventCommandIfReadOnly("changing definitions");
+	es_prevent_if_read_only("changing definitions");
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_write_args(change->table, change->statement, change->count, change->types, change->values,
 							 change->nulls);

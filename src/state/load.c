@@ -548,7 +548,7 @@ es_snapshot(PG_FUNCTION_ARGS)
 {
 	text	   *stream = stream_argument(fcinfo);
 
-	PreventCommandIfReadOnly("es_snapshot()");
+	es_prevent_if_read_only("es_snapshot()");
 	PreventCommandDuringRecovery("es_snapshot()");
 	PG_RETURN_INT64(es_take_snapshot(stream));
 }

@@ -303,7 +303,7 @@ es_put_snapshot(PG_FUNCTION_ARGS)
 	recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
 	es_scan_end(scan);
 
-	PreventCommandIfReadOnly("es_put_snapshot()");
+	es_prevent_if_read_only("es_put_snapshot()");
 	store(head.id, fingerprint, version, position, recorded_at, PG_GETARG_JSONB_P(2));
 	CommandCounterIncrement();
 	thin_out(head.id, fingerprint, 100);
@@ -348,7 +348,7 @@ es_drop_snapshots(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		es_null_argument("category");
 	(void) es_store_now();
-	PreventCommandIfReadOnly("es_drop_snapshots()");
+	es_prevent_if_read_only("es_drop_snapshots()");
 	values[0] = PG_GETARG_DATUM(0);
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_write_args("snapshots",

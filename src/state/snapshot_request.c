@@ -9,7 +9,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -56,7 +55,7 @@ es_snapshot_request(int64 stream)
 	SnapshotTask task;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (RecoveryInProgress() || !IsUnderPostmaster ||
+	if (es_store_is_copy() || !IsUnderPostmaster ||
 		!TimestampDifferenceExceeds(last_request, now, 1000))
 		return;
 

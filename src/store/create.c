@@ -294,6 +294,7 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 	}
 	for (int layout = es_store_layout(&owner); layout < ES_LAYOUT; layout++)
 	{
+		es_prevent_if_read_only("es_upgrade_store()");
 		if (!has_privs_of_role(GetUserId(), owner))
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_SCHEMA, ES_SCHEMA);
 		upgrade(layout, owner);

@@ -451,5 +451,6 @@ es_store_now(void)
 	if (!OidIsValid(es_store()->row_type))
 		elog(ERROR, "the type es_recorded_event of the extension event_store does not exist");
 	LockRelationOid(store.row_type, AccessShareLock);
+	es_store_check_copied();
 	return es_store();
 }

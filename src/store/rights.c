@@ -221,6 +221,7 @@ change_right(FunctionCallInfo fcinfo, bool give)
 
 	(void) get_role_oid(role, false);
 	es_check_store_owner();
+	es_prevent_if_read_only(give ? "es_grant()" : "es_revoke()");
 	es_rights_lock();
 	if (give)
 	{

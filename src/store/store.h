@@ -275,6 +275,18 @@ extern void es_store_init(void);
 extern void es_store_forget(void);
 extern void es_store_check_partition(Relation partition);
 
+/* ---------------------------------------------------------------- subscriber */
+
+/*
+ * Whether the store is a copy that replication keeps.
+ */
+
+extern bool es_store_is_copy(void);
+extern bool es_store_is_subscriber(void);
+extern void es_store_check_copied(void);
+extern void es_prevent_if_read_only(const char *what);
+extern void es_subscriber_init(void);
+
 /* ---------------------------------------------------------------- rights */
 
 /*

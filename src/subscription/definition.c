@@ -68,7 +68,7 @@ es_consumer_argument(FunctionCallInfo fcinfo, int n)
 void
 es_subscription_check_transaction(const char *function)
 {
-	PreventCommandIfReadOnly(function);
+	es_prevent_if_read_only(function);
 	PreventCommandDuringRecovery(function);
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -137,6 +137,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	EsSql		sql;
 
 	(void) es_store_now();
+	es_prevent_if_read_only("es_create_subscription()");
 	name = es_subscription_argument(fcinfo, 0, "name");
 	values[0] = PointerGetDatum(name);
 	values[1] = es_filter_sorted_argument(fcinfo, 1, "categories", "category", true, &nulls[1]);
@@ -177,6 +178,7 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	EsSql		sql;
 
 	(void) es_store_now();
+	es_prevent_if_read_only("es_drop_subscription()");
 	name = es_subscription_argument(fcinfo, 0, "name");
 	es_subscription_begin(&sql);
 	es_subscription_find(name, true, CurrentMemoryContext, &sub);
@@ -205,6 +207,7 @@ es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
 
 	es_subscription_check_transaction("es_retry_quarantined_subscription()");
 	(void) es_store_now();
+	es_prevent_if_read_only("es_retry_quarantined_subscription()");
 	name = es_subscription_argument(fcinfo, 0, "name");
 	if (!PG_ARGISNULL(1))
 	{

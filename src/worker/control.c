@@ -104,6 +104,12 @@ es_start_worker(PG_FUNCTION_ARGS)
 				 errmsg("could not start the event store's worker"),
 				 errdetail("The library is not preloaded, which background workers need."),
 				 errhint("Set shared_preload_libraries = 'event_store' and restart the server. Or work in the foreground: es_run_projection(), es_publish_mark(), es_snapshot().")));
+	if (!es_process_has_work())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not start the event store's worker"),
+				 errdetail("The tables of this event store are filled by a subscription."),
+				 errhint("On a logical subscriber nothing is to be done. To go on here, drop the subscription.")));
 	if (entry == NULL)
 		no_place("start");
 	entry->stopped = false;

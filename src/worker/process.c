@@ -53,6 +53,23 @@ static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
 static Oid	store = InvalidOid;	/* its table, so that a store that was dropped and made anew is noticed */
 
+/* Set by a wing above: whether there is anything to do in this database. In an open transaction. */
+static bool (*has_work) (void) = NULL;
+
+/* Has processes work only where this says so; called once, when the library is loaded. */
+void
+es_process_only_if(bool (*wanted) (void))
+{
+	has_work = wanted;
+}
+
+/* Whether a process that begins in this database would go on. In an open transaction. */
+bool
+es_process_has_work(void)
+{
+	return has_work == NULL || has_work();
+}
+
 /* Takes the lock of a process for the length of the session: 0 is the coordinator's. False: somebody has it. */
 bool
 es_process_lock(int number)
@@ -232,7 +249,7 @@ es_process_begin(const char *activity)
 	AcceptInvalidationMessages();
 	schema = get_namespace_oid(ES_SCHEMA, true);
 	table = OidIsValid(schema) ? get_relname_relid("store", schema) : InvalidOid;
-	if (!read_extension(&oid, now, sizeof(now)) || !OidIsValid(table))
+	if (!read_extension(&oid, now, sizeof(now)) || !OidIsValid(table) || !es_process_has_work())
 		es_process_exit(ES_END_ABSENT);
 	if (!OidIsValid(extension))
 	{

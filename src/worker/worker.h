@@ -59,6 +59,8 @@ typedef struct EsProcessTask
 	VirtualTransactionId starter;	/* of a coordinator: the transaction that called es_start_worker() */
 } EsProcessTask;
 
+extern void es_process_only_if(bool (*wanted) (void));
+extern bool es_process_has_work(void);
 extern void es_process_init(EsProcessTask *task, EsRole role, int lock_timeout);
 extern EsSharedDatabase *es_process_entry(void);
 ES_NORETURN extern void es_process_exit(EsEnd end);

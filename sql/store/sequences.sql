@@ -9,3 +9,7 @@ COMMENT ON SEQUENCE event_store.position_seq IS
 
 CREATE SEQUENCE event_store.stream_seq;
 COMMENT ON SEQUENCE event_store.stream_seq IS 'ids of streams';
+
+CREATE SEQUENCE event_store.floor_seq CACHE 1;
+COMMENT ON SEQUENCE event_store.floor_seq IS
+'the floor of event_store.mark, in microseconds since 2000: as appends read it, which must not visit old versions of that row';

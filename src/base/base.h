@@ -237,6 +237,9 @@ extern void es_settings_init(void);
 /* Duties of the coordinator, at most. */
 #define ES_SHARED_WORDS			16
 
+/* Places for hints about rows that are updated all the time (log/newest.c); a power of two. */
+#define ES_SHARED_HINTS			32768
+
 /* A background process of ours. Spurious wake-ups are harmless, so the latch may be another's by now. */
 typedef struct EsSharedWorker
 {
@@ -288,6 +291,7 @@ extern EsSharedDatabase *es_shared(void);
 extern bool es_shared_available(void);
 extern bool es_shared_note_early_release(void);
 extern bool es_shared_early_release(void);
+extern pg_atomic_uint64 *es_shared_hint(uint64 hash);
 extern bool es_shared_launcher_running(void);
 extern bool es_shared_set_launcher(void);
 extern void es_shared_launcher_info(int *pid, TimestampTz *started_at);

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/tableam.h"
 #include "access/tupdesc.h"
 #include "catalog/storage.h"
@@ -64,18 +65,31 @@ es_table_beginscan(Relation rel, Snapshot snapshot)
 #endif
 }
 
-/* 16 added "only summarizing indexes"; 19 made flags of what to do, and has another order. */
+/* Index entries of a new row. 16 added "only summarizing indexes"; 19 made flags of what to do, and has another order. */
 static inline List *
 es_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
-					   bool update, bool no_dup_error, bool *conflict, List *arbiters)
+					   bool no_dup_error, bool *conflict, List *arbiters)
 {
 #if PG_VERSION_NUM >= 190000
-	return ExecInsertIndexTuples(rri, estate, (update ? EIIT_IS_UPDATE : 0) | (no_dup_error ? EIIT_NO_DUPE_ERROR : 0),
-								 slot, arbiters, conflict);
+	return ExecInsertIndexTuples(rri, estate, no_dup_error ? EIIT_NO_DUPE_ERROR : 0, slot, arbiters, conflict);
 #elif PG_VERSION_NUM >= 160000
-	return ExecInsertIndexTuples(rri, slot, estate, update, no_dup_error, conflict, arbiters, false);
+	return ExecInsertIndexTuples(rri, slot, estate, false, no_dup_error, conflict, arbiters, false);
 #else
-	return ExecInsertIndexTuples(rri, slot, estate, update, no_dup_error, conflict, arbiters);
+	return ExecInsertIndexTuples(rri, slot, estate, false, no_dup_error, conflict, arbiters);
+#endif
+}
+
+/* The same for a new version of a row. */
+static inline void
+es_update_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate, bool only_summarizing)
+{
+#if PG_VERSION_NUM >= 190000
+	(void) ExecInsertIndexTuples(rri, estate, EIIT_IS_UPDATE | (only_summarizing ? EIIT_ONLY_SUMMARIZING : 0),
+								 slot, NIL, NULL);
+#elif PG_VERSION_NUM >= 160000
+	(void) ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL, only_summarizing);
+#else
+	(void) ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL);
 #endif
 }
 
@@ -94,10 +108,33 @@ es_check_index_constraints(ResultRelInfo *rri, TupleTableSlot *slot, EState *est
 #endif
 }
 
+/* 19 can also set bits of the visibility map, not here. */
+static inline void
+es_page_prune_opt(Relation rel, Buffer buffer)
+{
+#if PG_VERSION_NUM >= 190000
+	Buffer		map = InvalidBuffer;
+
+	heap_page_prune_opt(rel, buffer, &map, false);
+	if (BufferIsValid(map))
+		ReleaseBuffer(map);
+#else
+	heap_page_prune_opt(rel, buffer);
+#endif
+}
+
+/* Which indexes the new version of a row needs entries in. */
+typedef enum EsUpdateIndexes
+{
+	ES_UPDATE_NONE,
+	ES_UPDATE_ALL,
+	ES_UPDATE_SUMMARIZING		/* those that have entries for pages, not for rows; not before 16 */
+} EsUpdateIndexes;
+
 /* 16 tells which indexes an update must reach, not only whether; 19 takes flags, none here. */
 static inline TM_Result
 es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId cid,
-				Snapshot snapshot, TM_FailureData *tmfd, bool *update_indexes)
+				Snapshot snapshot, TM_FailureData *tmfd, EsUpdateIndexes *update_indexes)
 {
 	LockTupleMode lockmode;
 	TM_Result	result;
@@ -111,10 +148,13 @@ es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId c
 	result = table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
 								tmfd, &lockmode, &which);
 #endif
-	*update_indexes = (which != TU_None);
+	*update_indexes = which == TU_None ? ES_UPDATE_NONE : which == TU_Summarizing ? ES_UPDATE_SUMMARIZING : ES_UPDATE_ALL;
 #else
+	bool		all;
+
 	result = table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, true,
-								tmfd, &lockmode, update_indexes);
+								tmfd, &lockmode, &all);
+	*update_indexes = all ? ES_UPDATE_ALL : ES_UPDATE_NONE;
 #endif
 	return result;
 }

@@ -2,7 +2,7 @@
  * base/shared.c
  *	  What sessions and workers of one database share: latches, and news to wait for.
  *
- * A few kilobytes of shared memory, reserved when the server starts with the library preloaded. Without that there are
+ * Less than half a megabyte of shared memory, reserved when the server starts with the library preloaded. Without that there are
  * none: then no background process runs, and sessions that wait for something look every few milliseconds whether it has
  * come. The same holds for a database that found no free entry. Nothing durable is in here.
  *
@@ -28,6 +28,7 @@ typedef struct EsShared
 	pg_atomic_uint32 early_release; /* locks have been released early since the server's start */
 	TimestampTz launcher_started_at;
 	EsSharedDatabase databases[ES_SHARED_DATABASES];
+	pg_atomic_uint64 hints[ES_SHARED_HINTS];	/* of all databases: es_shared_hint() */
 } EsShared;
 
 static EsShared *shared = NULL;
@@ -79,6 +80,8 @@ startup_hook(void)
 		pg_atomic_init_u32(&shared->early_release, 0);
 		for (int i = 0; i < ES_SHARED_DATABASES; i++)
 			init_entry(&shared->databases[i]);
+		for (int i = 0; i < ES_SHARED_HINTS; i++)
+			pg_atomic_init_u64(&shared->hints[i], 0);
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -214,6 +217,18 @@ es_shared(void)
 	if (ours == NULL || ours->database != MyDatabaseId)
 		ours = es_shared_entry(MyDatabaseId);
 	return ours;
+}
+
+/* ---------------------------------------------------------------- hints */
+
+/*
+ * A place for a hint about what has this hash, which it shares with others; 0 while there is none. Anybody may read and
+ * write it at any time, so what it says may be wrong. NULL without shared memory.
+ */
+pg_atomic_uint64 *
+es_shared_hint(uint64 hash)
+{
+	return shared == NULL ? NULL : &shared->hints[hash & (ES_SHARED_HINTS - 1)];
 }
 
 /* ---------------------------------------------------------------- early lock release */

@@ -48,6 +48,7 @@
 #include "log/epoch.h"
 #include "log/log.h"
 #include "log/maker.h"
+#include "log/mark.h"
 #include "log/partition.h"
 #include "log/transaction.h"
 
@@ -225,6 +226,7 @@ begin_epoch(bool by_clock, int64 above)
 	EsSql		sql;
 
 	es_mark_state(&state);
+	es_mark_restore_floor();
 	es_sql_begin(&sql, es_store()->owner);
 	last = Max(last, highest_event());
 	last = Max(last, state.mark);

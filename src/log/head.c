@@ -30,6 +30,7 @@
 #include "store/store.h"
 #include "log/early_release.h"
 #include "log/log.h"
+#include "log/newest.h"
 
 /* Opens the table for reading, for locking heads, or for both. */
 void
@@ -105,20 +106,61 @@ es_head_read(TupleTableSlot *slot, EsHead *head)
 	memcpy(head->digest, VARDATA_ANY(digest), ES_DIGEST_LEN);
 }
 
-/* Finds a head row by the stream's name, with a snapshot, and leaves it in the slot. */
 static bool
-find_row(EsHeads *heads, const text *name, Snapshot snapshot)
+same_name(const text *a, const text *b)
 {
+	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
+static uint64
+hash_name(EsHeads *heads, const text *name)
+{
+	return es_newest_hash(heads->rows.rel, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+}
+
+/*
+ * Whether the open transaction has written this version of the row, which is in the slot. Then no other transaction
+ * can change the row, and locking it again would only make multixacts: a new version inherits the locks of the one
+ * before, and each subtransaction that rolls back adds a member. PostgreSQL 15 also fails an assertion of its own
+ * when such a row moves to another page, because it takes the lock that the multixact has, with the update that was
+ * rolled back, for the lock that it wants.
+ */
+static bool
+written_by_us(EsHeads *heads)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(heads->rows.slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+/*
+ * Finds a head row by the stream's name, with a snapshot, and leaves it in the slot. hash is hash_name() of it. Where it
+ * was last is tried first, because by the index all its versions would be visited that are not removed yet.
+ */
+static bool
+find_row(EsHeads *heads, const text *name, uint64 hash, Snapshot snapshot)
+{
+	TupleTableSlot *slot = heads->rows.slot;
 	Datum		key = PointerGetDatum(name);
 
-	return es_lookup_find(&heads->rows, snapshot, &key);
+	if (es_newest_fetch(heads->rows.rel, hash, snapshot, slot) &&
+		same_name(name, DatumGetTextPP(es_row_column(slot, Anum_head_name))))
+		return true;
+	if (!es_lookup_find(&heads->rows, snapshot, &key))
+		return false;
+	/* Others need not know of a version that is not committed, or may be an old one. */
+	if (!IsolationUsesXactSnapshot() && !written_by_us(heads))
+		es_newest_found(hash, &slot->tts_tid);
+	return true;
 }
 
 /* Reads the head of a stream with a snapshot. Does not lock it. */
 static bool
 head_find(EsHeads *heads, const text *name, Snapshot snapshot, EsHead *head)
 {
-	bool		found = find_row(heads, name, snapshot);
+	bool		found = find_row(heads, name, hash_name(heads, name), snapshot);
 
 	if (found)
 		es_head_read(heads->rows.slot, head);
@@ -213,29 +255,47 @@ has_open_xmax(HeapTupleHeader tuple)
 	return TransactionIdIsCurrentTransactionId(xmax) || TransactionIdIsInProgress(xmax);
 }
 
-/* Whether an open transaction has locked or updated the stream's head, or is making the stream. It may be our own. */
+/* The same for the version in the slot; or our own transaction has written it. */
+static bool
+slot_is_open(EsHeads *heads)
+{
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(heads->rows.slot, false, &should_free);
+	bool		open = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) ||
+		has_open_xmax(tuple->t_data);
+
+	if (should_free)
+		heap_freetuple(tuple);
+	return open;
+}
+
+/*
+ * Whether an open transaction has locked or updated the stream's head, or is making the stream. It may be our own. One
+ * that locks the head after this function has begun may be missed.
+ *
+ * Where the head is committed, one that holds it has left its mark in the version that is visible now. Only where it is
+ * not, uncommitted ones are looked for.
+ */
 bool
 es_stream_has_open_append(const text *name)
 {
 	EsHeads		heads;
 	SnapshotData dirty;
 	EsIndexKey	key = {1, BTEqualStrategyNumber, PointerGetDatum(name)};
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	bool		open = false;
 
 	es_heads_open(&heads, AccessShareLock);
-	InitDirtySnapshot(dirty);
-	es_lookup_begin(&heads.rows, &dirty, false, 1, &key);
-	while (!open && es_lookup_next(&heads.rows))
+	if (find_row(&heads, name, hash_name(&heads, name), snapshot))
+		open = slot_is_open(&heads);
+	else
 	{
-		bool		should_free;
-		HeapTuple	tuple = ExecFetchSlotHeapTuple(heads.rows.slot, false, &should_free);
-
-		open = TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax) ||
-			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) ||
-			has_open_xmax(tuple->t_data);
-		if (should_free)
-			heap_freetuple(tuple);
+		InitDirtySnapshot(dirty);
+		es_lookup_begin(&heads.rows, &dirty, false, 1, &key);
+		while (!open && es_lookup_next(&heads.rows))
+			open = TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax) || slot_is_open(&heads);
 	}
+	UnregisterSnapshot(snapshot);
 	es_heads_close(&heads);
 	return open;
 }
@@ -260,22 +320,6 @@ check_snapshot(EsHeads *heads)
 	if (IsolationUsesXactSnapshot() &&
 		!table_tuple_satisfies_snapshot(heads->rows.rel, heads->rows.slot, GetTransactionSnapshot()))
 		serialization_failure();
-}
-
-/*
- * Whether the open transaction has written this version of the row, which is in the slot. Then no other transaction
- * can change the row, and locking it again would only make multixacts: a new version inherits the locks of the one
- * before, and each subtransaction that rolls back adds a member. PostgreSQL 15 also fails an assertion of its own
- * when such a row moves to another page, because it takes the lock that the multixact has, with the update that was
- * rolled back, for the lock that it wants.
- */
-static bool
-written_by_us(EsHeads *heads)
-{
-	bool		isnull;
-	Datum		xmin = slot_getsysattr(heads->rows.slot, MinTransactionIdAttributeNumber, &isnull);
-
-	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 }
 
 /* Puts a head row into the slot. */
@@ -328,8 +372,7 @@ insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
 
 	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 	table_tuple_insert_speculative(heads->rows.rel, heads->rows.slot, GetCurrentCommandId(true), 0, NULL, token);
-	es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, false, true, &conflict,
-						   arbiters);
+	es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, true, &conflict, arbiters);
 	table_tuple_complete_speculative(heads->rows.rel, heads->rows.slot, token, !conflict);
 	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 	ResetPerTupleExprContext(heads->estate);
@@ -373,6 +416,8 @@ locking_transaction(EsHeads *heads)
 EsHeadLock
 es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)
 {
+	uint64		hash = hash_name(heads, name);
+
 	for (;;)
 	{
 		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -383,7 +428,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		bool		ours;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!find_row(heads, name, snapshot))
+		if (!find_row(heads, name, hash, snapshot))
 		{
 			UnregisterSnapshot(snapshot);
 			if (insert_head(heads, name, category, head))
@@ -421,6 +466,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			case TM_Ok:
 				es_head_read(heads->rows.slot, head);
 				ExecClearTuple(heads->rows.slot);
+				es_newest_found(hash, &head->tid);
 				es_early_release_head_locked(head);
 				return ES_HEAD_LOCKED;
 			case TM_Updated:
@@ -439,7 +485,7 @@ void
 es_head_update(EsHeads *heads, const text *name, EsHead *head)
 {
 	TM_FailureData tmfd;
-	bool		update_indexes;
+	EsUpdateIndexes update_indexes;
 	TM_Result	result;
 
 	fill_slot(heads, head, name);
@@ -447,12 +493,15 @@ es_head_update(EsHeads *heads, const text *name, EsHead *head)
 							 InvalidSnapshot, &tmfd, &update_indexes);
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected result %d of updating a locked head row", (int) result);
-	if (update_indexes)
+	if (update_indexes != ES_UPDATE_NONE)
 	{
+		static const AttrNumber same[] = {Anum_head_id, Anum_head_name};
+
 		make_estate(heads);
-		es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, true, false, NULL, NIL);
+		es_newest_insert_entries(heads->rri, heads->rows.slot, heads->estate, update_indexes, same, lengthof(same));
 		ResetPerTupleExprContext(heads->estate);
 	}
 	head->tid = heads->rows.slot->tts_tid;
+	es_newest_written(hash_name(heads, name), &head->tid);
 	ExecClearTuple(heads->rows.slot);
 }

@@ -155,7 +155,11 @@ es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key)
 		set_key(lookup, &keys[i], i + 1, BTEqualStrategyNumber, key[i]);
 	scan = es_index_beginscan(lookup->rel, lookup->index, snapshot, columns);
 	index_rescan(scan, keys, columns, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, lookup->slot);
+	/*
+	 * At most one row is visible. Backward, because entries with the same key, those of the versions of one row, are in
+	 * order of their place in the table, and a late version is more often at its end.
+	 */
+	found = index_getnext_slot(scan, BackwardScanDirection, lookup->slot);
 	/* The slot keeps its own pin on the buffer, so the row stays when the scan has ended. */
 	index_endscan(scan);
 	return found;
@@ -243,7 +247,7 @@ es_row_insert(EsLookup *lookup, const Datum *values)
 	InitResultRelInfo(rri, lookup->rel, 0, NULL, 0);
 	ExecOpenIndices(rri, false);
 	table_tuple_insert(lookup->rel, slot, GetCurrentCommandId(true), 0, NULL);
-	es_insert_index_tuples(rri, slot, estate, false, false, NULL, NIL);
+	es_insert_index_tuples(rri, slot, estate, false, NULL, NIL);
 	ExecCloseIndices(rri);
 	ExecClearTuple(slot);
 	FreeExecutorState(estate);

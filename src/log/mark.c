@@ -17,17 +17,23 @@
  * of commits) and plain SQL use. The row also has two times. An append that allocates its positions after a round has
  * begun is never stamped at or before `floor`, whatever the clock does. So when a round that began after `floor` was
  * committed is settled, no event recorded at or before that floor can appear any more, and the floor becomes
- * `stable_until`.
+ * `stable_until`. Appends read the floor from the sequence floor_seq, because an old snapshot elsewhere keeps all versions of
+ * the row (docs/internals/newest.md).
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -38,6 +44,8 @@
 #include "log/epoch.h"
 #include "log/log.h"
 #include "log/mark.h"
+#include "log/newest.h"
+#include "log/position.h"
 
 /* A round that is not settled yet. */
 typedef struct EsRound
@@ -184,22 +192,74 @@ settle(void)
 	}
 }
 
+/* Opens the table of the mark. */
+static void
+open_row(EsLookup *rows, LOCKMODE lockmode)
+{
+	es_lookup_open_table(rows, es_store()->mark, lockmode);
+}
+
+static uint64
+hash_row(EsLookup *rows)
+{
+	return es_newest_hash(rows->rel, "mark", 4);
+}
+
+/* Whether the open transaction has written the version in the slot. */
+static bool
+written_by_us(EsLookup *rows)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(rows->slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+/*
+ * Finds the version of the row that the snapshot shows, and leaves it in the slot. The row is updated all the time, so
+ * where the newest version was last is tried first (log/newest.c), and where this session has found it last. Only then
+ * the table is read, with all versions that are not removed yet.
+ */
+static void
+find_row(EsLookup *rows, Snapshot snapshot)
+{
+	static ItemPointerData last;	/* invalid at first */
+	static Oid	last_table = InvalidOid;
+	Oid			table = RelationGetRelid(rows->rel);
+
+	if (!es_newest_fetch(rows->rel, hash_row(rows), snapshot, rows->slot) &&
+		(last_table != table || !es_newest_follow(rows->rel, &last, snapshot, rows->slot)))
+	{
+		es_lookup_begin(rows, snapshot, false, 0, NULL);
+		if (!es_lookup_next(rows))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the event store is incomplete: \"%s.mark\" has no row", ES_SCHEMA),
+					 errhint("Was only the schema restored? Restore the data too.")));
+		if (!IsolationUsesXactSnapshot() && !written_by_us(rows))
+			es_newest_found(hash_row(rows), &rows->slot->tts_tid);
+	}
+	last = rows->slot->tts_tid;
+	last_table = table;
+}
+
+static void
+take_row(TupleTableSlot *slot, EsMarkRow *row)
+{
+	row->mark = DatumGetInt64(es_row_column(slot, Anum_mark_mark));
+	row->stable_until = DatumGetTimestampTz(es_row_column(slot, Anum_mark_stable_until));
+	row->floor = DatumGetTimestampTz(es_row_column(slot, Anum_mark_floor));
+}
+
 /* Reads the published mark with a snapshot. */
 static void
 read_row(Snapshot snapshot, EsMarkRow *row)
 {
 	EsLookup	rows;
 
-	es_lookup_open_table(&rows, es_store()->mark, AccessShareLock);
-	es_lookup_begin(&rows, snapshot, false, 0, NULL);
-	if (!es_lookup_next(&rows))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the event store is incomplete: \"%s.mark\" has no row", ES_SCHEMA),
-				 errhint("Was only the schema restored? Restore the data too.")));
-	row->mark = DatumGetInt64(es_row_column(rows.slot, Anum_mark_mark));
-	row->stable_until = DatumGetTimestampTz(es_row_column(rows.slot, Anum_mark_stable_until));
-	row->floor = DatumGetTimestampTz(es_row_column(rows.slot, Anum_mark_floor));
+	open_row(&rows, AccessShareLock);
+	find_row(&rows, snapshot);
+	take_row(rows.slot, row);
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 
@@ -284,15 +344,13 @@ es_mark_poll_slowly(void)
 
 /*
  * The time that recorded_at of a new event must be later than. To be called after the event's position was allocated:
- * if a round had read the sequence before that, its floor was committed even before, and is read here.
+ * if a round had read the sequence of positions before that, its floor was set even before, and is read here. The
+ * sequence of the floor is not under MVCC, so this takes the same time whatever versions of the mark's row there are.
  */
 TimestampTz
 es_mark_floor(void)
 {
-	EsMarkRow	row;
-
-	read_row_now(&row);
-	return row.floor;
+	return es_sequence_last(es_store()->floor_seq);
 }
 
 /* The two published times that go with what the transaction sees. */
@@ -306,7 +364,36 @@ es_mark_times(TimestampTz *stable_until, TimestampTz *floor)
 	read_row(snapshot, &row);
 	UnregisterSnapshot(snapshot);
 	*stable_until = row.stable_until;
-	*floor = row.floor;
+	*floor = Min(row.floor, es_mark_floor());	/* appends go by the sequence */
+}
+
+/*
+ * Sets the floor that appends read. The caller holds the mark's row, so that nobody sets an older one at the same time,
+ * or begins an epoch. It is not rolled back with the transaction. That does no harm: the floor of a publication that
+ * was rolled back is only later than it would have to be.
+ */
+static void
+set_floor(TimestampTz floor)
+{
+	EsSql		sql;
+
+	es_sql_begin(&sql, es_store()->owner);
+	(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(es_store()->floor_seq), Int64GetDatum(Max(floor, 1)));
+	es_sql_end(&sql);
+}
+
+/*
+ * Where an epoch begins, the store may have come here without the sequence's value. The first event here must not be
+ * stamped at or before a floor that was published elsewhere.
+ */
+void
+es_mark_restore_floor(void)
+{
+	EsMarkRow	row;
+
+	read_row_now(&row);
+	if (!TIMESTAMP_NOT_FINITE(row.floor) && row.floor > es_mark_floor())
+		set_floor(row.floor);
 }
 
 Datum
@@ -332,6 +419,82 @@ es_mark_state(EsMarkState *state)
 	state->last = es_position_last();
 }
 
+/* Writes a new version of the row that is in the slot, whose place is *tid. */
+static void
+update_row(EsLookup *rows, ItemPointer tid, const EsMarkRow *row)
+{
+	TupleTableSlot *slot = rows->slot;
+	EsUpdateIndexes update_indexes;
+	TM_FailureData failure;
+	TM_Result	result;
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, 0, Natts_mark * sizeof(bool));
+	slot->tts_values[Anum_mark_mark - 1] = Int64GetDatum(row->mark);
+	slot->tts_values[Anum_mark_stable_until - 1] = TimestampTzGetDatum(row->stable_until);
+	slot->tts_values[Anum_mark_floor - 1] = TimestampTzGetDatum(row->floor);
+	slot->tts_values[Anum_mark_one - 1] = BoolGetDatum(true);
+	ExecStoreVirtualTuple(slot);
+	result = es_tuple_update(rows->rel, tid, slot, GetCurrentCommandId(true), InvalidSnapshot, &failure,
+							 &update_indexes);
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result %d of updating the row of the mark", (int) result);
+	if (update_indexes != ES_UPDATE_NONE)
+	{
+		static const AttrNumber same[] = {Anum_mark_one};
+		EState	   *estate = CreateExecutorState();
+		ResultRelInfo *rri = makeNode(ResultRelInfo);
+
+		InitResultRelInfo(rri, rows->rel, 0, NULL, 0);
+		ExecOpenIndices(rri, false);
+		es_newest_insert_entries(rri, slot, estate, update_indexes, same, lengthof(same));
+		ExecCloseIndices(rri);
+		FreeExecutorState(estate);
+	}
+	es_newest_written(hash_row(rows), &slot->tts_tid);
+	ExecClearTuple(slot);
+}
+
+/*
+ * Publishes: raises what the row has to what *row has, and sets *row to what it has then. Waits for another session that
+ * publishes.
+ */
+static void
+write_row(EsMarkRow *row)
+{
+	EsLookup	rows;
+	EsMarkRow	old;
+	TM_Result	result;
+	ItemPointerData tid;
+
+	open_row(&rows, RowExclusiveLock);
+	es_store_check_triggers(rows.rel);
+	do
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		TM_FailureData failure;
+
+		CHECK_FOR_INTERRUPTS();
+		find_row(&rows, snapshot);
+		tid = rows.slot->tts_tid;
+		if (written_by_us(&rows))
+			result = TM_Ok;		/* ours already, as a head (written_by_us() in log/head.c) */
+		else
+			result = table_tuple_lock(rows.rel, &tid, snapshot, rows.slot, GetCurrentCommandId(false),
+									  LockTupleNoKeyExclusive, LockWaitBlock, TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+		UnregisterSnapshot(snapshot);
+	} while (result == TM_Updated || result == TM_Deleted);
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result %d of locking the row of the mark", (int) result);
+	take_row(rows.slot, &old);
+	tid = rows.slot->tts_tid;
+	row->mark = Max(row->mark, old.mark);
+	row->stable_until = Max(row->stable_until, old.stable_until);
+	row->floor = Max(row->floor, old.floor);
+	update_row(&rows, &tid, row);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
+}
+
 /*
  * Publishes the mark in the open transaction. goal is a time that stable_until should pass in the end. If neither the
  * mark would move, nor floor or stable_until come closer to the goal, nothing is written, unless always is true.
@@ -344,26 +507,24 @@ bool
 es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 {
 	EsMarkRow	row;
-	EsSql		sql;
-	Oid			types[3] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum		values[3];
-	TimestampTz stable_until;
-	int64		mark;
+	EsMarkRow	next;
+	TimestampTz floor;
 	bool		settled;
-	bool		isnull;
 
 	(void) es_store_now();
 	Assert(es_epoch_is_current());
-	read_row_now(&row);			/* before the round begins, so that this floor was committed before it */
+	read_row_now(&row);
+	/* Before the round begins: what allocates after it has begun reads at least this. It was set before it was committed. */
+	floor = Min(row.floor, es_mark_floor());
 	settled = settle();
 	state->last = es_position_last();
 	state->mark = row.mark;
 	state->stable_until = row.stable_until;
 	state->floor = row.floor;
-	mark = below_own(Max(known_mark, row.mark));
-	stable_until = settled && es_transaction_first_position() == 0 ? row.floor : row.stable_until;
-	if (!always && mark <= row.mark && row.floor >= goal &&
-		(row.stable_until >= goal || stable_until <= row.stable_until))
+	next.mark = below_own(Max(known_mark, row.mark));
+	next.stable_until = settled && es_transaction_first_position() == 0 ? Max(floor, row.stable_until) : row.stable_until;
+	if (!always && next.mark <= row.mark && row.floor >= goal &&
+		(row.stable_until >= goal || next.stable_until <= row.stable_until))
 		return false;
 
 	/*
@@ -375,20 +536,12 @@ es_mark_publish(TimestampTz goal, bool always, EsMarkState *state)
 	es_early_release_keep_locks();
 
 	/* The new floor is a time after the round, so what the round has settled is stamped at or before it. */
-	state->floor = GetCurrentTimestamp();
-	state->stable_until = stable_until;
-	values[0] = Int64GetDatum(mark);
-	values[1] = TimestampTzGetDatum(stable_until);
-	values[2] = TimestampTzGetDatum(state->floor);
-	es_sql_begin(&sql, es_store()->owner);
-	es_sql_write_args("mark",
-					  "UPDATE event_store.mark SET mark = greatest(mark, $1), "
-					  "stable_until = greatest(stable_until, $2), floor = greatest(floor, $3) "
-					  "RETURNING mark", 3, types, values, NULL);
-	if (SPI_tuptable == NULL || SPI_processed != 1)
-		elog(ERROR, "event_store.mark has %llu rows", (unsigned long long) SPI_processed);
-	state->mark = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	es_sql_end(&sql);
+	next.floor = GetCurrentTimestamp();
+	write_row(&next);
+	set_floor(next.floor);		/* before the commit, and under the lock on the row */
+	state->mark = next.mark;
+	state->stable_until = next.stable_until;
+	state->floor = next.floor;
 	CommandCounterIncrement();
 	es_transaction_progressed();
 	ES_FAULT(publish);

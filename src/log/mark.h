@@ -7,6 +7,7 @@
 
 #include "log/log.h"
 
+extern void es_mark_restore_floor(void);
 extern bool es_mark_publish(TimestampTz goal, bool always, EsMarkState *state);
 
 #endif							/* ES_LOG_MARK_H */

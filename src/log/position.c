@@ -19,13 +19,14 @@
 #include "store/store.h"
 #include "log/epoch.h"
 #include "log/log.h"
+#include "log/position.h"
 #include "log/transaction.h"
 
-/* The last position that any transaction has allocated; the one before the first if none has. */
+/* The last value that a sequence has given or was set to, by whatever transaction; the one before the first if none. */
 int64
-es_position_last(void)
+es_sequence_last(Oid sequence)
 {
-	Relation	seq = relation_open(es_store()->position_seq, AccessShareLock);
+	Relation	seq = relation_open(sequence, AccessShareLock);
 	Buffer		buf = ReadBuffer(seq, 0);
 	Page		page;
 	ItemId		item;
@@ -42,6 +43,13 @@ es_position_last(void)
 	UnlockReleaseBuffer(buf);
 	relation_close(seq, AccessShareLock);
 	return last;
+}
+
+/* The last position that any transaction has allocated; the one before the first if none has. */
+int64
+es_position_last(void)
+{
+	return es_sequence_last(es_store()->position_seq);
 }
 
 /* Allocates the next position. From now on this transaction holds the mark back, until it ends. */

@@ -64,7 +64,7 @@ open_partition(EsLogWriter *writer, int64 position)
 static void
 insert_indexes(EsLogWriter *writer, TupleTableSlot *slot)
 {
-	es_insert_index_tuples(writer->rri, slot, writer->estate, false, false, NULL, NIL);
+	es_insert_index_tuples(writer->rri, slot, writer->estate, false, NULL, NIL);
 	ResetPerTupleExprContext(writer->estate);
 }
 

@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "log/early_release.h"
 #include "log/log.h"
+#include "log/newest.h"
 #include "log/transaction.h"
 
 static int64 first_position = 0;	/* that the transaction has allocated; 0: none */
@@ -52,6 +53,7 @@ xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_COMMIT:
 			es_early_release_end_of_transaction(true);
+			es_newest_end_of_transaction(true);
 			if (first_position != 0)
 				ES_FAULT(after_commit);
 			/* New snapshots see our rows by now, but we still hold our locks. */
@@ -68,10 +70,12 @@ xact_callback(XactEvent event, void *arg)
 			if (first_position != 0)
 				es_shared_announce(ES_NEWS_APPENDED);
 			es_early_release_end_of_transaction(false);
+			es_newest_end_of_transaction(false);
 			reset();
 			break;
 		case XACT_EVENT_PREPARE:
 			es_early_release_end_of_transaction(false);
+			es_newest_end_of_transaction(false);
 			reset();
 			break;
 		default:

@@ -125,6 +125,7 @@ static const StoreRelation relations[] = {
 	INDEX("erased_pkey", erased_pkey, erased, Anum_erased_position),
 	BY_SQL("position_seq", position_seq, RELKIND_SEQUENCE),
 	BY_SQL("stream_seq", stream_seq, RELKIND_SEQUENCE),
+	BY_SQL("floor_seq", floor_seq, RELKIND_SEQUENCE),
 };
 
 /* Where the OID of one of the relations is kept. */
@@ -221,6 +222,13 @@ check_triggers(Relation rel)
 					 errdetail("Appends write below SQL and would not fire it."),
 					 errhint("Drop the trigger; read the log by position instead.")));
 	}
+}
+
+/* The same for a table that is written below SQL now and then; the caller has opened it. */
+void
+es_store_check_triggers(Relation table)
+{
+	check_triggers(table);
 }
 
 /*

@@ -263,6 +263,7 @@ typedef struct EsStore
 	Oid			erased_pkey;	/* (position) */
 	Oid			position_seq;
 	Oid			stream_seq;
+	Oid			floor_seq;		/* its last value is the floor of new events' times */
 	Oid			row_type;		/* of the extension: the relation behind the type es_recorded_event */
 	uint64		generation;		/* differs after every re-read: a key for caches beside this one */
 } EsStore;
@@ -273,6 +274,7 @@ extern bool es_store_exists(void);
 extern int	es_store_layout(Oid *owner);
 extern void es_store_init(void);
 extern void es_store_forget(void);
+extern void es_store_check_triggers(Relation table);
 extern void es_store_check_partition(Relation partition);
 
 /* ---------------------------------------------------------------- subscriber */

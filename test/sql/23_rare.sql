@@ -47,7 +47,7 @@ ROLLBACK;
 BEGIN;
 ALTER TABLE event_store.mark DISABLE TRIGGER ALL;
 DELETE FROM event_store.mark;
-SELECT try($$SELECT es_append('rare-1', NULL, 'Known', '{}'::jsonb)$$);
+SELECT try($$SELECT es_publish_mark()$$);
 ROLLBACK;
 BEGIN;
 ALTER TABLE event_store.store DISABLE TRIGGER ALL;

@@ -38,10 +38,10 @@ ALTER TABLE event_store.mark DROP CONSTRAINT mark_one_key;
 ALTER TABLE event_store.mark ADD PRIMARY KEY (one);
 ALTER TABLE event_store.mark REPLICA IDENTITY DEFAULT;
 
-UPDATE event_store.store SET layout = 2;
-
 CREATE SEQUENCE event_store.floor_seq CACHE 1;
 COMMENT ON SEQUENCE event_store.floor_seq IS
 'the floor of event_store.mark, in microseconds since 2000: as appends read it, which must not visit old versions of that row';
 SELECT setval('event_store.floor_seq', greatest(1, (extract(epoch FROM floor - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint))
 FROM event_store.mark WHERE isfinite(floor);
+
+UPDATE event_store.store SET layout = 2;

@@ -300,28 +300,6 @@ es_stream_has_open_append(const text *name)
 	return open;
 }
 
-static void
-serialization_failure(void)
-{
-	/* PostgreSQL's own code and text: drivers and users know what to do about it. */
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access due to concurrent update")));
-}
-
-/*
- * Above READ COMMITTED, refuses a head that is newer than the transaction's snapshot: what the caller has decided
- * rests on what the snapshot shows. For an UPDATE the executor does this. We write the table directly, so we must do
- * it.
- */
-static void
-check_snapshot(EsHeads *heads)
-{
-	if (IsolationUsesXactSnapshot() &&
-		!table_tuple_satisfies_snapshot(heads->rows.rel, heads->rows.slot, GetTransactionSnapshot()))
-		serialization_failure();
-}
-
 /* Puts a head row into the slot. */
 static void
 fill_slot(EsHeads *heads, const EsHead *head, const text *name)
@@ -438,7 +416,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			}
 			continue;
 		}
-		check_snapshot(heads);
+		es_newest_check_snapshot(heads->rows.rel, heads->rows.slot);
 		es_head_read(heads->rows.slot, head);
 		tid = heads->rows.slot->tts_tid;
 		ours = written_by_us(heads);
@@ -472,7 +450,7 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 			case TM_Updated:
 			case TM_Deleted:
 				if (IsolationUsesXactSnapshot())
-					serialization_failure();
+					es_newest_conflict();
 				break;
 			default:
 				elog(ERROR, "unexpected result %d of locking a head row", (int) result);

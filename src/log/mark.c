@@ -476,13 +476,17 @@ write_row(EsMarkRow *row)
 
 		CHECK_FOR_INTERRUPTS();
 		find_row(&rows, snapshot);
+		es_newest_check_snapshot(rows.rel, rows.slot);
 		tid = rows.slot->tts_tid;
 		if (written_by_us(&rows))
 			result = TM_Ok;		/* ours already, as a head (written_by_us() in log/head.c) */
 		else
 			result = table_tuple_lock(rows.rel, &tid, snapshot, rows.slot, GetCurrentCommandId(false),
-									  LockTupleNoKeyExclusive, LockWaitBlock, TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+									  LockTupleNoKeyExclusive, LockWaitBlock,
+									  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
 		UnregisterSnapshot(snapshot);
+		if (result != TM_Ok && IsolationUsesXactSnapshot())
+			es_newest_conflict();
 	} while (result == TM_Updated || result == TM_Deleted);
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected result %d of locking the row of the mark", (int) result);

@@ -22,12 +22,15 @@
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/index.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "base/base.h"
 #include "log/log.h"
@@ -215,6 +218,28 @@ es_newest_fetch(Relation rel, uint64 hash, Snapshot snapshot, TupleTableSlot *sl
 		return false;
 	ItemPointerSet(&tid, (BlockNumber) (hint >> 16), (OffsetNumber) hint);
 	return ItemPointerIsValid(&tid) && es_newest_follow(rel, &tid, snapshot, slot);
+}
+
+/* Above READ COMMITTED: another transaction has changed the row. */
+void
+es_newest_conflict(void)
+{
+	/* PostgreSQL's own code and text: drivers and users know what to do about it. */
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update")));
+}
+
+/*
+ * Above READ COMMITTED, refuses to change a version that is newer than the transaction's snapshot: what the caller has
+ * decided rests on what the snapshot shows. For an UPDATE the executor does this. We write the table directly, so we
+ * must do it.
+ */
+void
+es_newest_check_snapshot(Relation rel, TupleTableSlot *slot)
+{
+	if (IsolationUsesXactSnapshot() && !table_tuple_satisfies_snapshot(rel, slot, GetTransactionSnapshot()))
+		es_newest_conflict();
 }
 
 /* Whether an index only keeps unique what does not change when a row is updated: its columns are among `same`. */

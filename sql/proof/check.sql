@@ -6,7 +6,7 @@
 -- before_first, first_position, last_position: of this node; an event is above the first of them.
 -- gaps: the ranges of positions that are in no attached partition. What points into one, or would lie in it, is no
 -- finding. partitions, partition_from, partition_to: the attached partitions, and the positions from <= p < to of each.
--- extension_schema, immutable, digest_length: the schema's oid, the tables that refuse changes, bytes of a digest.
+-- extension_schema, tables, digest_length: the schema's oid, the names of the store's tables, bytes of a digest.
 
 -- ---------------------------------------------------------------- the mark and the sequences
 
@@ -100,19 +100,20 @@ WHERE NOT EXISTS (
 -- ---------------------------------------------------------------- tables and their triggers
 
 SELECT 'trigger', NULL, NULL,
-    CASE WHEN t.oid IS NULL THEN format('table %s has no trigger es_immutable', c.oid::regclass)
-        WHEN t.tgenabled <> 'A' THEN format('trigger es_immutable of table %s is not ENABLE ALWAYS', c.oid::regclass)
-        ELSE format('trigger es_immutable of table %s is not as it was made', c.oid::regclass) END
+    CASE WHEN g.oid IS NULL THEN format('table %s has no trigger %s', c.oid::regclass, w.name)
+        WHEN g.tgenabled <> 'A' THEN format('trigger %s of table %s is not ENABLE ALWAYS', w.name, c.oid::regclass)
+        ELSE format('trigger %s of table %s is not as it was made', w.name, c.oid::regclass) END
 FROM pg_class c
-LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = 'es_immutable'
+JOIN (VALUES ('es_immutable', 62), ('es_immutable_row', 29)) w (name, type) ON c.relkind = 'r' OR w.type = 62
+LEFT JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgname = w.name
 WHERE (c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p')
-            AND (c.relname = ANY (:immutable::text[]) OR c.relname ~ '^log_[0-9]+$')
+            AND (c.relname = ANY (:tables::text[]) OR c.relname ~ '^log_[0-9]+$')
         OR c.oid IN (SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'event_store.log'::regclass))
-    AND (t.oid IS NULL OR t.tgenabled <> 'A' OR t.tgtype <> 58 OR t.tgqual IS NOT NULL OR t.tgattr[0] IS NOT NULL
-        OR t.tgfoid IS DISTINCT FROM (
+    AND (g.oid IS NULL OR g.tgenabled <> 'A' OR g.tgtype <> w.type OR g.tgqual IS NOT NULL OR g.tgattr[0] IS NOT NULL
+        OR g.tgfoid IS DISTINCT FROM (
             SELECT p.oid FROM pg_proc p
             WHERE p.proname = 'es_refuse_change' AND p.pronamespace = :extension_schema))
-ORDER BY c.relname;
+ORDER BY c.relname, w.name;
 
 SELECT 'table', NULL, NULL, format('table %s is unlogged: a crash empties it', c.oid::regclass)
 FROM pg_class c

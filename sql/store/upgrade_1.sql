@@ -3,9 +3,6 @@
 -- import table and the grants come after it, from the files that a new store is made by. A view that loses or renames a column
 -- is dropped here.
 
--- Of a table that is changed here the trigger that refuses changes goes; it is put back with the others.
-DROP TRIGGER IF EXISTS es_immutable ON event_store.store;
-
 CREATE TABLE event_store.log_partitions (
     from_position  bigint NOT NULL,
     to_position    bigint NOT NULL,

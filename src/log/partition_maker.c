@@ -92,7 +92,7 @@ es_partition_make(int64 from, int64 to)
 				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
 	es_sql_begin(&sql, es_store()->owner);
 	es_script_run("log/partition", values, lengthof(values));
-	es_guard_table(table);
+	es_guard_partition(table);
 	es_script_run("log/attach", values, lengthof(values));
 	es_sql_end(&sql);
 	CommandCounterIncrement();

@@ -266,21 +266,6 @@ partitions_literal(const Check *check, PartitionPart part)
 	return buf.data;
 }
 
-/* The names of the tables that refuse changes, as a literal of an array. */
-static char *
-immutable_literal(void)
-{
-	List	   *tables = es_immutable_tables();
-	Datum	   *names = palloc(sizeof(Datum) * list_length(tables));
-	int			count = 0;
-	ListCell   *lc;
-
-	foreach(lc, tables)
-		names[count++] = CStringGetTextDatum(lfirst(lc));
-	return OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(construct_array(names, count, TEXTOID, -1, false,
-																			   TYPALIGN_INT)));
-}
-
 /* Runs a query that returns findings (kind, stream, position, detail), and reports them. */
 static void
 run_query(Check *check, const char *query)
@@ -320,7 +305,7 @@ run_queries(Check *check)
 		es_script_literal("partition_from", partitions_literal(check, PARTITION_FROM)),
 		es_script_literal("partition_to", partitions_literal(check, PARTITION_TO)),
 		es_script_integer("extension_schema", es_extension_schema()),
-		es_script_literal("immutable", immutable_literal()),
+		es_script_literal("tables", es_store_table_names()),
 		es_script_integer("digest_length", ES_DIGEST_LEN),
 	};
 	ListCell   *lc;

@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -119,6 +120,25 @@ relation_made(const Node *tree, const char **kind)
 		default:
 			return NULL;
 	}
+}
+
+/* The names of the tables that a store has, without the partitions of the log, as an array in text form. */
+char *
+es_store_table_names(void)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, parse_whole(TABLES, 0))
+	{
+		const Node *tree = ((EsScriptStatement *) lfirst(lc))->tree;
+
+		if (IsA(tree, CreateStmt))
+			appendStringInfo(&names, "%s%s", names.len == 0 ? "{" : ",", ((const CreateStmt *) tree)->relation->relname);
+	}
+	appendStringInfoChar(&names, '}');
+	return names.data;
 }
 
 /* Refuses a store of which something is missing. */

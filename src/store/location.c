@@ -214,7 +214,8 @@ check_triggers(Relation rel)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (!trigger->tgisinternal && strcmp(trigger->tgname, "es_immutable") != 0)
+		if (!trigger->tgisinternal && strcmp(trigger->tgname, "es_immutable") != 0 &&
+			strcmp(trigger->tgname, "es_immutable_row") != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("table \"%s.%s\" has a trigger \"%s\"", ES_SCHEMA,

@@ -37,16 +37,17 @@ typedef struct EsStoreHooks
 
 extern void es_store_set_hooks(const EsStoreHooks *hooks);
 extern void es_check_whole(void);
+extern char *es_store_table_names(void);
 
 /* ---------------------------------------------------------------- guard */
 
 /*
- * Refusing changes: the trigger of tables whose rows never change by SQL. All between es_sql_begin() and es_sql_end().
+ * Refusing changes: the triggers by which only the library writes to the store's tables. All between es_sql_begin() and
+ * es_sql_end().
  */
 
-extern void es_guard_table(const char *table);
+extern void es_guard_partition(const char *table);
 extern void es_guard_tables(void);
-extern List *es_immutable_tables(void);
 
 /* ---------------------------------------------------------------- location */
 

@@ -102,7 +102,7 @@ ROLLBACK;
 
 -- a store of another layout is left alone
 BEGIN;
-ALTER TABLE event_store.store DISABLE TRIGGER es_immutable;
+ALTER TABLE event_store.store DISABLE TRIGGER USER;
 UPDATE event_store.store SET layout = 99;
 SELECT pg_temp.try($$SELECT es_append('kept-1', 3, 'Changed', '{}')$$);
 ROLLBACK;

@@ -84,7 +84,7 @@ SELECT es_stream_version('ib-1'), es_stream_version('ib-2'), es_stream_version('
 -- keys are kept for ever unless told otherwise
 SHOW event_store.idempotency_retention;
 BEGIN;
-ALTER TABLE event_store.append_keys DISABLE TRIGGER es_immutable;
+ALTER TABLE event_store.append_keys DISABLE TRIGGER USER;
 UPDATE event_store.append_keys SET recorded_at = recorded_at - interval '2 days' WHERE key = 'k1';
 SELECT replayed FROM es_append('idem-2', NULL, 'Opened', '{}', idempotency_key => 'k1');
 SET LOCAL event_store.idempotency_retention = '1d';

@@ -155,7 +155,7 @@ SELECT (es_trace('x-2')).event_type;
 
 -- erased data reads as NULL
 BEGIN;
-ALTER TABLE event_store.log_0 DISABLE TRIGGER es_immutable;
+ALTER TABLE event_store.log_0 DISABLE TRIGGER USER;
 UPDATE event_store.log_0 SET data = NULL, salt = NULL WHERE metadata ->> 'correlation_id' = 'x-2';
 SELECT event_type, data IS NULL AS erased FROM es_read('rb-1', backward => true, max_count => 2);
 ROLLBACK;

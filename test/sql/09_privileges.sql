@@ -157,5 +157,7 @@ SET client_min_messages = warning;
 DROP SCHEMA hostile CASCADE;
 DROP OWNED BY es_test_app, es_test_report, es_test_none;
 DROP ROLE es_test_app, es_test_report, es_test_none;
+ALTER TABLE event_store.grants DISABLE TRIGGER USER;
 DELETE FROM event_store.grants;
+ALTER TABLE event_store.grants ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 DROP FUNCTION public.try(text);

@@ -115,6 +115,7 @@ SELECT state FROM es_load_version('snap-1', 49);
 SELECT es_replayed_events() - :before AS replayed;
 -- damaged, of another fold, or ahead of the log: not used
 BEGIN;
+ALTER TABLE event_store.snapshots DISABLE TRIGGER USER;
 UPDATE event_store.snapshots SET state = '{"n": 0}';
 SELECT state, version FROM es_load('snap-1');
 ROLLBACK;
@@ -155,7 +156,9 @@ SELECT pg_temp.wait_for($$EXISTS (SELECT FROM event_store.snapshots s JOIN event
 SELECT es_replayed_events() AS before \gset
 SELECT state FROM es_load('asked-1');
 SELECT es_replayed_events() - :before AS replayed;
+ALTER TABLE event_store.snapshots DISABLE TRIGGER USER;
 UPDATE event_store.snapshots SET state = '{}' WHERE version = 30;
+ALTER TABLE event_store.snapshots ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT state FROM es_load('asked-1');
 SELECT pg_temp.wait_for($$EXISTS (SELECT FROM event_store.snapshots WHERE state = '{"n": 30}') AND (SELECT snapshots_taken >= 2 AND snapshots_damaged >= 1 FROM event_store.status)$$);
 SELECT es_register_aggregate('asked', $$state || jsonb_build_object('m', version)$$, snapshot_every => 10);
@@ -294,11 +297,15 @@ COMMIT;
 SELECT es_register_aggregate('trap', $$'"second"'::jsonb$$);
 SELECT state FROM es_load('trap-1');
 -- a store whose owner may not act as a role does not, whatever the row says
+ALTER TABLE event_store.aggregates DISABLE TRIGGER USER;
 UPDATE event_store.aggregates SET role = 'nobody_at_all' WHERE category = 'who';
+ALTER TABLE event_store.aggregates ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT es_register_aggregate('other', 'state');
 SELECT pg_temp.try($$SELECT es_load('who-1')$$);
 ALTER TABLE event_store.aggregates DROP CONSTRAINT aggregates_check;
+ALTER TABLE event_store.aggregates DISABLE TRIGGER USER;
 UPDATE event_store.aggregates SET fold = NULL WHERE category = 'who';
+ALTER TABLE event_store.aggregates ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT es_register_aggregate('other', 'state');
 SELECT pg_temp.try($$SELECT es_load('who-1')$$);
 SELECT es_unregister_aggregate('who');
@@ -306,4 +313,6 @@ DROP FUNCTION public.es_test_secret(jsonb);
 DROP FUNCTION public.es_test_endless(jsonb);
 DROP OWNED BY es_test_analyst;
 DROP ROLE es_test_analyst;
+ALTER TABLE event_store.grants DISABLE TRIGGER USER;
 DELETE FROM event_store.grants;
+ALTER TABLE event_store.grants ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;

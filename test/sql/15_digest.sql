@@ -46,7 +46,7 @@ SELECT events FROM es_append_batch('{digest-1,digest-2,digest-1}', '{A,B,C}', AR
 SELECT h.name, h.version, h.digest = pg_temp.digest(h.name) FROM event_store.heads h WHERE h.name LIKE 'digest-%' ORDER BY 1;
 -- any change shows
 BEGIN;
-ALTER TABLE event_store.log_0 DISABLE TRIGGER es_immutable;
+ALTER TABLE event_store.log_0 DISABLE TRIGGER USER;
 UPDATE event_store.log_0 SET data = '{"i": 4}' WHERE data = '{"i": 3}';
 SELECT h.name, h.digest = pg_temp.digest(h.name) FROM event_store.heads h WHERE h.name LIKE 'digest-%' ORDER BY 1;
 ROLLBACK;

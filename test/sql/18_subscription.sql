@@ -208,7 +208,9 @@ SELECT got('leased', 'slow');
 SELECT got('leased', 'quick');
 SELECT es_ack('leased', 11, 'slow');
 -- consumers that are long gone are forgotten; what they say then is refused as well
+ALTER TABLE event_store.subscription_consumers DISABLE TRIGGER USER;
 UPDATE event_store.subscription_consumers SET lease_until = lease_until - interval '2 days' WHERE consumer = 'slow';
+ALTER TABLE event_store.subscription_consumers ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT got('leased', 'quick');
 SELECT consumer FROM event_store.subscription_consumers JOIN event_store.subscriptions ON id = subscription WHERE name = 'leased';
 SELECT try($$SELECT es_ack('leased', 10, 'slow')$$);
@@ -392,7 +394,9 @@ DROP OWNED BY es_test_consumer, es_test_operator;
 DROP ROLE es_test_consumer, es_test_operator;
 
 -- ------------------------------------------------------------ a store of its own again, in the same session
+ALTER TABLE event_store.grants DISABLE TRIGGER USER;
 DELETE FROM event_store.grants;
+ALTER TABLE event_store.grants ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;

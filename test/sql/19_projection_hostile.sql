@@ -9,6 +9,7 @@ RESET client_min_messages;
 CREATE TABLE hostile_idle (k text);
 SELECT es_create_projection('hostile_idle', 'INSERT INTO hostile_idle SELECT stream FROM new_events', categories => '{hostile_idle}');
 BEGIN;
+ALTER TABLE event_store.checkpoints DISABLE TRIGGER USER;
 UPDATE event_store.checkpoints SET last_active = now() - interval '3 hours', rate = 5 WHERE projection = 'hostile_idle';
 SELECT name, events_per_second FROM event_store.projection_status WHERE name = 'hostile_idle';
 UPDATE event_store.checkpoints SET last_active = now() + interval '3 hours' WHERE projection = 'hostile_idle';
@@ -94,7 +95,9 @@ SELECT count(*) FROM hostile_tot;
 RESET client_min_messages;
 -- An upcaster that changes during a rebuild leaves the projection stale.
 SELECT es_rebuild_projection('hostile_tot');
+ALTER TABLE event_store.checkpoints DISABLE TRIGGER USER;
 UPDATE event_store.checkpoints SET events = 1 WHERE projection = 'hostile_tot' AND rebuild;
+ALTER TABLE event_store.checkpoints ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT es_register_upcaster('HostileOld', 1, 'data');
 SELECT es_run_projection('hostile_tot');
 SELECT status FROM event_store.projection_status WHERE name = 'hostile_tot';

@@ -13,11 +13,11 @@ CREATE FUNCTION pg_temp.damage(statement text) RETURNS SETOF text LANGUAGE plpgs
 DECLARE t text;
 BEGIN
     FOR t IN SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'es_immutable' LOOP
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER es_immutable', t);
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER USER', t);
     END LOOP;
     EXECUTE statement;
-    FOR t IN SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'es_immutable' LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER es_immutable', t);
+    FOR t IN SELECT format('%s ENABLE ALWAYS TRIGGER %s', tgrelid::regclass, tgname) FROM pg_trigger WHERE tgname ~ '^es_immutable' LOOP
+        EXECUTE 'ALTER TABLE ' || t;
     END LOOP;
     RETURN QUERY SELECT concat_ws(' | ', f.kind, coalesce(f.stream, '-'), coalesce(f.position::text, '-'),
         regexp_replace(f.detail, '\d{4}-\d\d-\d\d \d\d:\S*\d', 'TIME', 'g'))
@@ -167,6 +167,14 @@ ALTER TABLE event_store.append_keys ENABLE ALWAYS TRIGGER es_immutable;
 DROP TRIGGER es_immutable ON event_store.batch_keys;
 CREATE TRIGGER es_immutable BEFORE UPDATE ON event_store.batch_keys FOR EACH STATEMENT EXECUTE FUNCTION es_refuse_change();
 ALTER TABLE event_store.batch_keys ENABLE ALWAYS TRIGGER es_immutable;
+ALTER TABLE event_store.projections DISABLE TRIGGER es_immutable_row;
+ALTER TABLE event_store.grants ENABLE REPLICA TRIGGER es_immutable_row;
+DROP TRIGGER es_immutable_row ON event_store.log_0;
+DROP TRIGGER es_immutable_row ON event_store.aggregates;
+CREATE TRIGGER es_immutable_row AFTER UPDATE OF category ON event_store.aggregates FOR EACH ROW EXECUTE FUNCTION es_refuse_change();
+ALTER TABLE event_store.aggregates ENABLE ALWAYS TRIGGER es_immutable_row;
+SELECT * FROM es_check();
+SELECT es_create_store();
 SELECT * FROM es_check();
 ROLLBACK;
 BEGIN;

@@ -34,7 +34,7 @@ DECLARE found text[]; t regclass;
 BEGIN
     BEGIN
         FOR t IN SELECT tgrelid FROM pg_trigger WHERE tgname = 'es_immutable' LOOP
-            EXECUTE format('ALTER TABLE %s DISABLE TRIGGER es_immutable', t);
+            EXECUTE format('ALTER TABLE %s DISABLE TRIGGER USER', t);
         END LOOP;
         EXECUTE statements;
         found := ARRAY(SELECT findings(of_stream));
@@ -226,7 +226,7 @@ DO $$
 DECLARE t regclass;
 BEGIN
     FOR t IN SELECT tgrelid FROM pg_trigger WHERE tgname = 'es_immutable' LOOP
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER es_immutable', t);
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER USER', t);
     END LOOP;
 END $$;
 DELETE FROM event_store.log l USING event_store.heads h WHERE h.id = l.stream AND h.name = 'a-2';
@@ -263,7 +263,7 @@ SELECT tamper($$SELECT erase(72); UPDATE event_store.log SET occurred_at = '2001
 CREATE FUNCTION unsealable() RETURNS text LANGUAGE plpgsql AS $$
 DECLARE answer text;
 BEGIN
-    ALTER TABLE event_store.heads DISABLE TRIGGER es_immutable;
+    ALTER TABLE event_store.heads DISABLE TRIGGER USER;
     DELETE FROM event_store.heads WHERE name = 'd-1';
     answer := try('SELECT es_seal_log()');
     RAISE EXCEPTION '%', answer;

@@ -213,6 +213,7 @@ SELECT es_run_projection('p');
 SELECT pg_temp.found();
 BEGIN;
 ALTER TABLE event_store.seals DISABLE TRIGGER USER;
+ALTER TABLE event_store.checkpoints DISABLE TRIGGER USER;
 UPDATE event_store.seals SET events = events - 100;
 UPDATE event_store.checkpoints SET events = events - 100 WHERE projection = 'p';
 UPDATE event_store.checkpoints SET events = events + 1 WHERE projection = 'typed';

@@ -393,7 +393,8 @@ sub history
 	my ($history) = @_;
 
 	($factor, $rare, @log) = (1, 0);
-	$node->safe_psql($db, q[SET client_min_messages = error; DROP SCHEMA event_store CASCADE; SELECT es_create_store(); DELETE FROM model.upcasters; ]
+	$node->safe_psql($db, q[SET client_min_messages = error; DROP SCHEMA event_store CASCADE; SELECT es_create_store();
+		ALTER TABLE event_store.snapshots DISABLE TRIGGER USER; DELETE FROM model.upcasters; ]
 			. join ';', apply_function(), map { register_aggregate($_, 'account') } @categories);
 	for (1 .. 3)
 	{

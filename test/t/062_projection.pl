@@ -124,7 +124,9 @@ ok($node->poll_query_until($db, q[SELECT attempts > 1 FROM event_store.projectio
 is(status('passing', 'status, last_error_code, quarantined_streams'), 'running|55P03|0', 'and the status says so');
 ok(turns(), 'other projections go on');
 # However often: no event is to blame for it. (The next pause would be ten seconds.)
-q1(q[UPDATE event_store.checkpoints SET attempts = 100, retry_at = NULL WHERE projection = 'passing']);
+q1(q[ALTER TABLE event_store.checkpoints DISABLE TRIGGER USER;
+	UPDATE event_store.checkpoints SET attempts = 100, retry_at = NULL WHERE projection = 'passing';
+	ALTER TABLE event_store.checkpoints ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row]);
 ok($node->poll_query_until($db, q[SELECT attempts > 100 FROM event_store.projection_status WHERE name = 'passing']), 'after a hundred times too');
 is(status('passing', 'status, last_error_code, quarantined_streams'), 'running|55P03|0', '... and parks nothing');
 $session->query_safe('COMMIT');

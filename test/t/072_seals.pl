@@ -191,9 +191,9 @@ is($standby->safe_psql($db, 'SELECT count(*) FROM es_verify_log()'), 0, 'es_veri
 is($standby->safe_psql($db, q[SELECT count(*) FROM es_verify_stream('late-1')]), 0, 'es_verify_stream() does');
 my ($rc, undef, $refused) = $standby->psql($db, 'SELECT es_seal_log()');
 like($refused, qr/cannot execute es_seal_log\(\) (in a read-only transaction|during recovery)/, 'es_seal_log() does not');
-ask(q[ALTER TABLE event_store.log_0 DISABLE TRIGGER es_immutable; ALTER TABLE event_store.log DISABLE TRIGGER es_immutable;
+ask(q[ALTER TABLE event_store.log_0 DISABLE TRIGGER USER; ALTER TABLE event_store.log DISABLE TRIGGER USER;
 	UPDATE event_store.log SET data = '{"i": 0}' WHERE position = 5;
-	ALTER TABLE event_store.log_0 ENABLE ALWAYS TRIGGER es_immutable; ALTER TABLE event_store.log ENABLE ALWAYS TRIGGER es_immutable]);
+	ALTER TABLE event_store.log_0 ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row; ALTER TABLE event_store.log ENABLE ALWAYS TRIGGER es_immutable]);
 $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 is($standby->safe_psql($db, q[SELECT string_agg(kind || ' ' || coalesce(position::text, ''), ', ') FROM es_verify_log()]), 'changed 5, digest ',
 	'a standby finds what was changed on the primary');

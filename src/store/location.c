@@ -346,6 +346,7 @@ read_store_row(EsStore *into)
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
 	HeapTuple	tuple = systable_getnext(scan);
 	bool		isnull;
+	pg_uuid_t  *id;
 	int			layout;
 
 	if (!HeapTupleIsValid(tuple))
@@ -355,7 +356,10 @@ read_store_row(EsStore *into)
 				 errhint("Was only the schema restored? Restore the data too.")));
 	layout = DatumGetInt32(heap_getattr(tuple, Anum_store_layout, desc, &isnull));
 	into->node = DatumGetInt32(heap_getattr(tuple, Anum_store_node, desc, &isnull));
-	into->id = *DatumGetUUIDP(heap_getattr(tuple, Anum_store_id, desc, &isnull));
+	id = DatumGetUUIDP(heap_getattr(tuple, Anum_store_id, desc, &isnull));
+	if (id == NULL)
+		elog(ERROR, "the store has no id");	/* the column is NOT NULL */
+	into->id = *id;
 
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);

@@ -158,6 +158,7 @@ typedef struct EsRunAs
 #define ES_RUN_PARSES		0x02	/* only parses: the caller calls es_refuse_temporary_types() before a function of users runs */
 
 extern char *es_registered_path(void);
+extern void es_run_as_in_worker(void);
 extern void es_switch_role(Oid role, int bits, Oid *saved_user, int *saved_context);
 extern void es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, int flags);
 extern void es_run_as_end(EsRunAs *run_as);

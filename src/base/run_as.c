@@ -11,6 +11,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_namespace.h"
 #include "miscadmin.h"
 #include "parser/parse_expr.h"
@@ -153,6 +154,45 @@ es_settings_close(int level)
 		AtEOXact_GUC(false, level);
 }
 
+/* ---------------------------------------------------------------- background workers */
+
+static bool in_worker = false;
+
+/*
+ * Tells that this process is a background worker of ours, which has connected as the bootstrap superuser. What is pinned
+ * for stored text becomes the reset value of its settings: RESET in a handler changes nothing, and nothing has to be pinned
+ * for each run.
+ */
+void
+es_run_as_in_worker(void)
+{
+	in_worker = true;
+	for (int i = 0; i < lengthof(pinned); i++)
+		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * In a worker the session user is nobody who has asked for anything, but a superuser. Functions that look at session_user
+ * must not answer a role's text as they would answer that one. So the role becomes the session user too, by SET LOCAL: core
+ * puts it back at the end of the transaction, or of the subtransaction that fails, before anything else runs, and hands
+ * it to parallel workers. Until then it stays, and mostly the next one to switch to is the same.
+ */
+static void
+switch_session(Oid role)
+{
+	static bool named = false;
+
+	if (!named)
+	{
+		/* Whoever connects without a name has none to go back to. This is not undone by a rollback. */
+		SetConfigOption("session_authorization", GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false), PGC_SUSET,
+						PGC_S_OVERRIDE);
+		named = true;
+	}
+	(void) set_config_option("session_authorization", GetUserNameFromId(role, false), PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /*
  * Takes on a role, the one way in this library: in a security restricted operation, and without the temporary objects of
  * the session. The caller puts back what was saved; after an error the abort of the (sub)transaction does.
@@ -161,6 +201,9 @@ void
 es_switch_role(Oid role, int bits, Oid *saved_user, int *saved_context)
 {
 	GetUserIdAndSecContext(saved_user, saved_context);
+	/* Within another role's text the session user stays. */
+	if (in_worker && *saved_context == 0 && GetSessionUserId() != role)
+		switch_session(role);
 	SetUserIdAndSecContext(role, *saved_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION |
 						   ES_NO_TEMPORARY | bits);
 }

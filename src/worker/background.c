@@ -54,7 +54,8 @@ es_worker_start(const char *function, const char *type, const void *task, Size s
 }
 
 /*
- * Connects to a database as the bootstrap superuser. lock_timeout is in milliseconds: whoever waits for a worker may
+ * Connects to a database as the bootstrap superuser: the store's owner need not be a role that can log in. Whoever's text
+ * is run becomes the session user meanwhile (base/run_as.c). lock_timeout is in milliseconds: whoever waits for a worker may
  * hold what the worker waits for, and no deadlock would be detected.
  */
 void
@@ -77,6 +78,7 @@ es_worker_connect(Oid database, int lock_timeout)
 	if (ES_TRANSACTION_TIMEOUT != NULL)
 		SetConfigOption(ES_TRANSACTION_TIMEOUT, "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
+	es_run_as_in_worker();
 }
 
 /* The same, and starts a transaction with a snapshot; activity is shown in pg_stat_activity. */

@@ -22,9 +22,13 @@
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -48,6 +52,7 @@ static EsProcessTask task;
 static EsRole role;
 static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has run */
 static EsSharedWorker *place = NULL;	/* in the entry; NULL for what a duty has started */
+static int	locked = -1;			/* the number of this process's lock; -1: it has none */
 static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
@@ -70,13 +75,20 @@ es_process_has_work(void)
 	return has_work == NULL || has_work();
 }
 
-/* Takes the lock of a process for the length of the session: 0 is the coordinator's. False: somebody has it. */
+/*
+ * Takes the lock of a process for the length of the session: 0 is the coordinator's. False: somebody has it.
+ *
+ * Core calls these locks default and not user locks. So those that a handler has taken for the session can be given back
+ * all at once.
+ */
 bool
 es_process_lock(int number)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
+	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
+	locked = number;
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
@@ -220,6 +232,18 @@ read_extension(Oid *oid, char *into, Size size)
 }
 
 /*
+ * SET CONSTRAINTS ALL IMMEDIATE: a deferred trigger would run at commit, with another role's rights, so core refuses it in
+ * stored text. Nobody who appends waits here, and no statement of the transaction is somebody else's.
+ */
+static void
+check_constraints_at_once(void)
+{
+	ConstraintsSetStmt *all = makeNode(ConstraintsSetStmt);
+
+	AfterTriggerSetState(all);
+}
+
+/*
  * Begins a transaction, with a snapshot and a lock on the extension. False, and no transaction, when somebody is
  * dropping the extension just now: try again later. Does not return when there is nothing to work for any more, or
  * another process should.
@@ -259,12 +283,30 @@ es_process_begin(const char *activity)
 	}
 	else if (oid != extension || table != store || strcmp(now, version) != 0)
 		es_process_exit(ES_END_CHANGED);
+	if (role == ES_POOL_WORKER)
+		check_constraints_at_once();
 	return true;
+}
+
+/*
+ * Discards what stored text may have left behind in this session, so that the next one finds nothing of it. Temporary objects,
+ * LISTEN and prepared statements are none: a security restricted operation refuses them. Settings were put back.
+ */
+static void
+discard(void)
+{
+	if (GetSessionUserId() != BOOTSTRAP_SUPERUSERID)
+		elog(FATAL, "background worker is still another role's");
+	if (role == ES_COORDINATOR)
+		return;
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	ResetSequenceCaches();
 }
 
 static void
 ended(void)
 {
+	discard();
 	MemoryContextSwitchTo(cycle);
 	pgstat_report_stat(false);
 	debug_query_string = NULL;
@@ -285,6 +327,8 @@ void
 es_process_abort(void)
 {
 	AbortCurrentTransaction();
+	if (locked >= 0)
+		(void) es_process_lock(locked);	/* core has released it */
 	ended();
 }
 

@@ -35,6 +35,7 @@
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -52,7 +53,8 @@ static EsProcessTask task;
 static EsRole role;
 static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has run */
 static EsSharedWorker *place = NULL;	/* in the entry; NULL for what a duty has started */
-static int	locked = -1;			/* the number of this process's lock; -1: it has none */
+static LOCKTAG shown;				/* the lock that shows this process */
+static bool is_shown = false;	/* it is held */
 static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
@@ -84,12 +86,10 @@ es_process_has_work(void)
 bool
 es_process_lock(int number)
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
-	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
-	locked = number;
-	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	SET_LOCKTAG_ADVISORY(shown, MyDatabaseId, 0, number, ES_LOCK_PROCESS);
+	shown.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
+	is_shown = LockAcquire(&shown, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	return is_shown;
 }
 
 /* Whether some command has locked a database against connections. */
@@ -109,6 +109,9 @@ es_database_locked(Oid database)
 static void
 leave(int code, Datum arg)
 {
+	/* Core does that only for user locks, and after an error: the next process with this one's place would have it. */
+	if (is_shown && MyProc != NULL)
+		(void) LockRelease(&shown, ExclusiveLock, true);
 	es_shared_detach(entry, place);
 	if (role != ES_COORDINATOR)
 		return;
@@ -327,8 +330,9 @@ void
 es_process_abort(void)
 {
 	AbortCurrentTransaction();
-	if (locked >= 0)
-		(void) es_process_lock(locked);	/* core has released it */
+	/* Core has released it. */
+	if (is_shown)
+		is_shown = LockAcquire(&shown, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	ended();
 }
 

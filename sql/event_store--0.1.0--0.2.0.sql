@@ -4,3 +4,34 @@
 
 -- What sql/event_store.sql has more, or has otherwise, than version 0.1.0 had; t/093_from_0_1.pl compares the two. A function
 -- whose arguments or result change is dropped and made again: es_upgrade_store() gives its rights again.
+
+-- ---------------------------------------------------------------- es_create_store
+
+-- Who could execute it can do so afterwards. (It belongs to no right, so es_upgrade_store() would not give it back.)
+SELECT pg_catalog.set_config('es_update.acl', coalesce(p.proacl::text, ''), true)
+FROM pg_catalog.pg_proc p
+WHERE p.oid = 'es_create_store(integer, boolean, boolean)'::pg_catalog.regprocedure;
+
+DROP FUNCTION es_create_store(integer, boolean, boolean);
+CREATE FUNCTION es_create_store(node integer DEFAULT 0, trace boolean DEFAULT false, by_category boolean DEFAULT false,
+    owner text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_create_store' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_create_store(integer, boolean, boolean, text) IS
+'makes schema event_store with its tables, sequence and views, or puts back what is missing of triggers, import and grants; node (0 to 32767) is the number in the high 15 bits of every position; trace adds the index that es_trace uses; owner is the role that the store is to belong to';
+REVOKE ALL ON FUNCTION es_create_store(integer, boolean, boolean, text) FROM PUBLIC;
+
+DO $$
+DECLARE
+    a record;
+BEGIN
+    FOR a IN
+        SELECT x.grantee, r.rolname, x.is_grantable
+        FROM pg_catalog.aclexplode(nullif(pg_catalog.current_setting('es_update.acl'), '')::pg_catalog.aclitem[]) x
+        LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+        WHERE x.grantee = 0 OR r.oid IS NOT NULL AND x.grantee <> x.grantor
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION @extschema@.es_create_store(integer, boolean, boolean, text) TO %s%s',
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(a.rolname) END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+END $$;

@@ -21,10 +21,11 @@ COMMENT ON TYPE es_recorded_event IS 'an event as the read functions return it; 
 
 -- ---------------------------------------------------------------- the store
 
-CREATE FUNCTION es_create_store(node integer DEFAULT 0, trace boolean DEFAULT false, by_category boolean DEFAULT false) RETURNS void
+CREATE FUNCTION es_create_store(node integer DEFAULT 0, trace boolean DEFAULT false, by_category boolean DEFAULT false,
+    owner text DEFAULT NULL) RETURNS void
 AS 'MODULE_PATHNAME', 'es_create_store' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION es_create_store(integer, boolean, boolean) IS
-'makes schema event_store with its tables, sequence and views, or puts back what is missing of triggers, import and grants; node (0 to 32767) is the number in the high 15 bits of every position; trace adds the index that es_trace uses';
+COMMENT ON FUNCTION es_create_store(integer, boolean, boolean, text) IS
+'makes schema event_store with its tables, sequence and views, or puts back what is missing of triggers, import and grants; node (0 to 32767) is the number in the high 15 bits of every position; trace adds the index that es_trace uses; owner is the role that the store is to belong to';
 
 CREATE FUNCTION es_upgrade_store() RETURNS integer
 AS 'MODULE_PATHNAME', 'es_upgrade_store' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -394,7 +395,7 @@ COMMENT ON FUNCTION es_verify_log(bigint, bigint, bigint, bytea) IS
 
 -- Whoever may execute these can write or read events, so nobody may by default; es_grant gives rights.
 -- (es_refuse_change only raises an error; an owner of a store who is no superuser needs it.)
-REVOKE ALL ON FUNCTION es_create_store(integer, boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_create_store(integer, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_upgrade_store() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_grant(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_revoke(text, text) FROM PUBLIC;

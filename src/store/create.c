@@ -81,7 +81,7 @@ check_foreign_schema(void)
  * of the same names there.
  */
 static void
-check_schema_owner(void)
+check_schema_owner(Oid expected)
 {
 	Oid			nsp = get_namespace_oid(ES_SCHEMA, true);
 	HeapTuple	tuple;
@@ -94,7 +94,7 @@ check_schema_owner(void)
 		elog(ERROR, "cache lookup failed for schema %u", nsp);
 	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	ReleaseSysCache(tuple);
-	if (owner != GetUserId())
+	if (owner != expected)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("schema \"%s\" belongs to another role", ES_SCHEMA),
@@ -166,8 +166,63 @@ es_check_whole(void)
 	}
 }
 
+/*
+ * Whom the argument owner names: a role that the caller may act as. Where there is none it is made, as the caller, so that
+ * nobody can log in as it. InvalidOid where the argument is left out.
+ */
+static Oid
+owner_argument(FunctionCallInfo fcinfo, int n)
+{
+	const char *name;
+	Oid			owner;
+
+	/* Version 0.1 of the extension does not have it. */
+	if (PG_NARGS() <= n || PG_ARGISNULL(n))
+		return InvalidOid;
+	name = text_to_cstring(PG_GETARG_TEXT_PP(n));
+	owner = get_role_oid(name, true);
+	if (!OidIsValid(owner))
+	{
+		EsScriptValue value = es_script_identifier("owner", name);
+		EsSql		sql;
+
+		es_sql_begin(&sql, InvalidOid);
+		es_script_run("store/owner_role", &value, 1);
+		es_sql_end(&sql);
+		CommandCounterIncrement();
+		owner = get_role_oid(name, false);
+		ereport(NOTICE, (errmsg("role \"%s\" has been created, as the owner of the event store", name)));
+	}
+	if (!es_member_can_set_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be able to SET ROLE \"%s\"", name)));
+	return owner;
+}
+
+/* As the caller: the schema, and what else the owner of the store needs to make what is in it. */
 static void
-make_tables(int node, bool has_schema)
+make_schema(Oid owner, bool has_schema)
+{
+	EsScriptValue values[] = {
+		es_script_identifier("owner", GetUserNameFromId(owner, false)),
+		es_script_identifier("code", get_namespace_name(es_extension_schema())),
+	};
+	EsSql		sql;
+
+	es_sql_begin(&sql, InvalidOid);
+	if (!has_schema)
+		es_script_run("store/schema", values, 1);
+	if (es_sql_runf("SELECT WHERE NOT has_server_privilege(%u, 'event_store_import', 'USAGE')", owner) > 0)
+		es_script_run("store/owner_server", values, 1);
+	if (es_sql_runf("SELECT WHERE NOT has_schema_privilege(%u, %u, 'USAGE')", owner, es_extension_schema()) > 0)
+		es_script_run("store/owner_code", values, 2);
+	es_sql_end(&sql);
+	CommandCounterIncrement();
+}
+
+static void
+make_tables(int node)
 {
 	EsScriptValue values[] = {
 		es_script_integer("layout", ES_LAYOUT),
@@ -175,8 +230,6 @@ make_tables(int node, bool has_schema)
 		es_script_integer("before_first", ES_NODE_START(node)),
 	};
 
-	if (!has_schema)
-		es_script_run("store/schema", NULL, 0);
 	for (int i = 0; i < lengthof(whole); i++)
 		es_script_run_parsed(parse_whole(i, node));
 	es_script_run("store/rows", values, lengthof(values));
@@ -204,6 +257,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	int			node = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
 	bool		trace = PG_ARGISNULL(1) ? false : PG_GETARG_BOOL(1);
 	bool		by_category = PG_ARGISNULL(2) ? false : PG_GETARG_BOOL(2);
+	Oid			wanted = owner_argument(fcinfo, 3);
 	bool		has_schema;
 	EsSql		sql;
 
@@ -217,11 +271,18 @@ es_create_store(PG_FUNCTION_ARGS)
 	has_schema = OidIsValid(get_namespace_oid(ES_SCHEMA, true));
 	if (!es_store_exists())
 	{
-		check_schema_owner();
-		es_sql_begin(&sql, InvalidOid);
+		Oid			owner = OidIsValid(wanted) ? wanted : GetUserId();
+
+		check_schema_owner(owner);
 		if (has_schema)
+		{
+			es_sql_begin(&sql, InvalidOid);
 			check_foreign_schema();
-		make_tables(node, has_schema);
+			es_sql_end(&sql);
+		}
+		make_schema(owner, has_schema);
+		es_sql_begin(&sql, owner);
+		make_tables(node);
 		es_sql_end(&sql);
 	}
 	else
@@ -236,7 +297,13 @@ es_create_store(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("this database has an event store with another node number"),
 					 errdetail("Its node number is %d, not %d.", es_store()->node, node)));
+		if (OidIsValid(wanted) && wanted != owner)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("the event store of this database belongs to another role"),
+					 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
 		es_check_store_owner();
+		make_schema(owner, true);
 	}
 
 	/* Nothing that the store's owner may have put there runs with the caller's rights. */

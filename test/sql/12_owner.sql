@@ -44,8 +44,45 @@ SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;
 
+-- a superuser makes it for an owner who may do nothing, by one statement; others only for whom they may act as
+REVOKE CREATE ON DATABASE :"db" FROM es_test_owner;
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean, text) TO es_test_mallory;
+SET ROLE es_test_mallory;
+SELECT try($$SELECT es_create_store(owner => 'es_test_nobody')$$);
+SELECT try($$SELECT es_create_store(owner => 'es_test_owner')$$);
+CREATE SCHEMA event_store;
+RESET ROLE;
+SELECT try($$SELECT es_create_store(owner => 'es_test_owner')$$);
+DROP SCHEMA event_store;
+SELECT es_create_store(owner => 'es_test_owner');
+SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'event_store';
+SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'event_store'::regnamespace;
+SELECT es_create_store(), es_create_store(owner => 'es_test_owner');
+BEGIN;
+SET LOCAL client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+SELECT es_create_store(owner => 'es_test_nobody');
+SELECT nspowner::regrole, rolcanlogin FROM pg_namespace JOIN pg_roles r ON r.oid = nspowner WHERE nspname = 'event_store';
+ROLLBACK;
+SELECT try($$SELECT es_create_store(owner => 'es_test_mallory')$$);
+SELECT es_grant('es_test_app', 'append');
+SET ROLE es_test_app;
+SELECT version FROM es_append('own-1', 0, 'A', '{}');
+RESET ROLE;
+SELECT es_revoke('es_test_app', 'append');
+-- a superuser's projection would run as superuser: its owner may not do that
+SELECT try($$SELECT es_create_projection('p', 'SELECT FROM new_events')$$);
+SELECT es_check();
+SET client_min_messages = warning;
+DROP SCHEMA event_store CASCADE;
+RESET client_min_messages;
+REVOKE ALL ON FOREIGN SERVER event_store_import FROM es_test_owner;
+REVOKE ALL ON FUNCTION es_create_store(integer, boolean, boolean, text) FROM es_test_mallory;
+GRANT CREATE ON DATABASE :"db" TO es_test_owner;
+
 -- an owner who is no superuser
-GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean), es_grant(text, text) TO es_test_owner;
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean, text), es_grant(text, text) TO es_test_owner;
 SET ROLE es_test_owner;
 SELECT try('SELECT es_create_store()');
 RESET ROLE;
@@ -96,7 +133,7 @@ SELECT try($$SELECT es_load('new-1')$$);
 SET ROLE es_test_mallory;
 SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean), es_grant(text, text) TO es_test_mallory;
+GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean, text), es_grant(text, text) TO es_test_mallory;
 SET ROLE es_test_mallory;
 SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
 RESET ROLE;

@@ -102,6 +102,8 @@ my $node = PostgreSQL::Test::Cluster->new('docs');
 $node->init;
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'event_store'\ntimezone = 'UTC'\nmax_worker_processes = 20\n");
 $node->start;
+# Pages have es_create_store() make it, which tells so only once in a server.
+$node->safe_psql('postgres', 'CREATE ROLE es_owner NOLOGIN');
 
 my $no_node = Npm::need('pg@8', 'postgres@3');
 my ($python) = grep { system("$_ -c 'import psycopg' >/dev/null 2>&1") == 0 } 'python3', '/usr/bin/python3';

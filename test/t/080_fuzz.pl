@@ -188,6 +188,7 @@ my %sensible = (
 	to_position => sub { return 20 + int rand 50 },
 	to_type => sub { return 'NULL' },
 	by_category => sub { return pick('true', 'false') },
+	owner => sub { return 'NULL' },
 	trace => sub { return pick('true', 'false') },
 	transform => sub { return literal(pick('data', q[data || '{"new": 1}'], 'NULL::jsonb')) },
 	up_to_position => sub { return int rand 4 },

@@ -59,9 +59,14 @@ my $members = q[SELECT pg_describe_object(d.classid, d.objid, 0), obj_descriptio
 	WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' ORDER BY 1];
 $node->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE template0") for qw(old updated new);
 $node->safe_psql('new', 'CREATE EXTENSION event_store');
-$node->safe_psql('updated', q[CREATE EXTENSION event_store VERSION '0.1.0'; ALTER EXTENSION event_store UPDATE]);
+$node->safe_psql('updated', q[CREATE EXTENSION event_store VERSION '0.1.0';
+	GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean) TO es_app WITH GRANT OPTION;
+	ALTER EXTENSION event_store UPDATE]);
 my %listing = map { $_ => $node->safe_psql($_, $members) } qw(new updated);
 is($listing{updated}, $listing{new}, 'an updated extension has what a new one has');
+is($node->safe_psql('updated', q[SELECT has_function_privilege('es_app', 'es_create_store(integer, boolean, boolean, text)', 'EXECUTE WITH GRANT OPTION'),
+		has_function_privilege('public', 'es_create_store(integer, boolean, boolean, text)', 'EXECUTE')]), 't|f',
+	'... and who could execute a function that was made again still can');
 
 # The store waits for the extension.
 (my $with_old = slurp_file($dump)) =~ s/^(CREATE EXTENSION .*event_store .*);$/$1 VERSION '0.1.0';/m;

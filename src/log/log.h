@@ -381,6 +381,7 @@ typedef struct EsScan
 
 extern EsScan *es_scan_create(Snapshot snapshot);
 extern void es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to);
+extern void es_scan_stream_after(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to, int64 after);
 extern void es_scan_positions(EsScan *scan, int64 after, int64 upto);
 extern int64 es_scan_step(Snapshot snapshot, int64 after, int64 step, int64 upto);
 extern TupleTableSlot *es_scan_next(EsScan *scan);

@@ -303,7 +303,8 @@ find_partition_index(Relation partition, bool unique, int natts, const AttrNumbe
 			memcmp(index->rd_index->indkey.values, columns, natts * sizeof(AttrNumber)) == 0 &&
 			RelationGetIndexPredicate(index) == NIL)
 			found = RelationGetRelid(index);
-		index_close(index, NoLock);
+		/* The lock on the one that is found stays until the caller has opened it, and longer. */
+		index_close(index, OidIsValid(found) ? NoLock : AccessShareLock);
 		if (OidIsValid(found))
 			break;
 	}

@@ -30,6 +30,7 @@
 #include "log/log.h"
 #include "log/partition.h"
 #include "log/stream_name.h"
+#include "log/stream_place.h"
 
 /* If more categories than this are wanted, it is cheaper to read all events than to merge. */
 #define MAX_MERGED			32
@@ -62,36 +63,78 @@ es_scan_create(Snapshot snapshot)
 static void
 choose_partitions(EsScan *scan, int64 from, int64 to)
 {
-	EsPartition	   *all;
-	int			count = es_partitions_copy(&all);
+	const EsPartitionList *list = es_partition_list();
+	int			first = 0;
+	int			end = list->count;
 
-	scan->partitions = all;
-	scan->partition_count = 0;
-	for (int i = 0; i < count; i++)
-		if (all[i].to > from && all[i].from <= to)
-			scan->partitions[scan->partition_count++] = all[i];
+	/* The first one that ends behind from. */
+	while (first < end)
+	{
+		int			mid = (first + end) / 2;
+
+		if (list->partitions[mid].to > from)
+			end = mid;
+		else
+			first = mid + 1;
+	}
+	for (end = first; end < list->count && list->partitions[end].from <= to; end++)
+		;
+	scan->partition_count = end - first;
+	scan->partitions = palloc(sizeof(EsPartition) * Max(scan->partition_count, 1));
+	memcpy(scan->partitions, &list->partitions[first], sizeof(EsPartition) * scan->partition_count);
 	scan->partition = scan->backward ? scan->partition_count : -1;
 }
 
 /*
+ * Has a scan by stream begin with the partition that has the first version that it wants, where that is neither the first
+ * nor the last of those that may have events of the stream.
+ */
+static void
+choose_start(EsScan *scan, const EsHead *head)
+{
+	int64		version = scan->backward ? scan->to : scan->from;
+	int			place;
+
+	if (scan->partition_count < 2 || scan->left == 0 || version == (scan->backward ? head->version : 1))
+		return;
+	if (version == head->version && head->last_position >= scan->partitions[scan->partition_count - 1].from)
+		place = scan->partition_count - 1;
+	else
+		place = es_stream_place(scan, version);
+	scan->partition = scan->backward ? place + 1 : place - 1;
+}
+
+/*
  * Makes the scan read versions from..to of a stream, forward or as scan->backward says. The caller has limited them
- * to the versions that the head has.
+ * to the versions that the head has. Where the caller knows a position behind which all of them are, `after` is that; else 0.
+ * Partitions before it are not opened.
  */
 void
-es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to)
+es_scan_stream_after(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to, int64 after)
 {
+	bool		known = after >= head->first_position && after < head->last_position;
+
 	scan->by_stream = true;
 	scan->stream = head->id;
 	scan->from = from;
 	scan->to = to;
 	scan->left = from <= to ? to - from + 1 : 0;
-	scan->last_position = scan->backward ? head->last_position + 1 : head->first_position - 1;
 	scan->stream_name = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	scan->stream_first = head->first_position;
+	scan->stream_first = known ? after + 1 : head->first_position;
 	scan->stream_last = head->last_position;
+	scan->last_position = scan->backward ? head->last_position + 1 : scan->stream_first - 1;
 	if (!scan->raw)
 		(void) es_partition_list_upto(head->last_position, true);
-	choose_partitions(scan, head->first_position, head->last_position);
+	choose_partitions(scan, scan->stream_first, head->last_position);
+	if (!scan->raw && !known)
+		choose_start(scan, head);
+}
+
+/* The same, without a position. */
+void
+es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, int64 to)
+{
+	es_scan_stream_after(scan, name, head, from, to, 0);
 }
 
 /*
@@ -546,6 +589,8 @@ es_scan_next(EsScan *scan)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (scan->by_stream && scan->left == 0 && !scan->raw)
+			return NULL;		/* no other partition need be opened to know that */
 		slot = scan->rel == NULL ? NULL : next_row(scan);
 		if (slot == NULL)
 		{

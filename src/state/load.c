@@ -154,7 +154,7 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
 			scan->has_until = true;
 			scan->until = *as_of;
 		}
-		es_scan_stream(scan, stream, head, fold->version + 1, last);
+		es_scan_stream_after(scan, stream, head, fold->version + 1, last, fold->position);
 		fold_scan(fold, scan);
 		es_scan_end(scan);
 	}
@@ -448,7 +448,7 @@ es_history(PG_FUNCTION_ARGS)
 
 	load(fold, defs, stream, &head, from - 1, NULL, snapshot);
 	scan = es_fold_scan(fold, defs, snapshot);
-	es_scan_stream(scan, stream, &head, from, head.version);
+	es_scan_stream_after(scan, stream, &head, from, head.version, fold->position);
 	per_event = AllocSetContextCreate(CurrentMemoryContext, "event_store event", ALLOCSET_DEFAULT_SIZES);
 	settings = open_settings(fold, scan);
 	old = MemoryContextSwitchTo(per_event);
@@ -530,7 +530,7 @@ es_load_replay(int64 stream, const bytea *fingerprint, int64 version, Snapshot s
 	if (fold->version < version)
 	{
 		scan = es_fold_scan(fold, defs, snapshot);
-		es_scan_stream(scan, name, &head, fold->version + 1, version);
+		es_scan_stream_after(scan, name, &head, fold->version + 1, version, fold->position);
 		fold_scan(fold, scan);
 		es_scan_end(scan);
 	}

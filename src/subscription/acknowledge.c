@@ -122,8 +122,7 @@ advance(const Reply *reply, Snapshot snapshot, bool filter, Bitmapset *types, Ad
 	scan->filter_types = filter;
 	scan->types = types;
 	scan->until_position = reply->sub.position;
-	head.first_position = position; /* partitions before it need not be opened */
-	es_scan_stream(scan, name, &head, a->version, head.version);
+	es_scan_stream_after(scan, name, &head, a->version, head.version, position - 1);
 	while (a->position == 0 && (slot = es_scan_next(scan)) != NULL)
 	{
 		position = DatumGetInt64(es_row_column(slot, Anum_log_position));

@@ -186,8 +186,7 @@ read_stream(EsFetch *fetch, EsPending *p, binaryheap *heap, Tuplesortstate *sort
 		return;
 	scan = es_fetch_scan(fetch);
 	scan->until_position = fetch->sub.position;
-	head.first_position = p->position;	/* partitions before it need not be opened */
-	es_scan_stream(scan, name, &head, p->version, head.version);
+	es_scan_stream_after(scan, name, &head, p->version, head.version, p->position - 1);
 	while ((slot = es_scan_next(scan)) != NULL)
 	{
 		int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));

@@ -35,3 +35,14 @@ BEGIN
             CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
     END LOOP;
 END $$;
+
+-- ---------------------------------------------------------------- es_register_aggregate
+
+DROP FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer);
+CREATE FUNCTION es_register_aggregate(category text, fold text DEFAULT NULL, rules jsonb DEFAULT NULL,
+    initial_state jsonb DEFAULT '{}', snapshot_every integer DEFAULT 100, keep_snapshots integer DEFAULT 4,
+    keep_snapshots_for interval DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_register_aggregate' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) IS
+'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
+REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;

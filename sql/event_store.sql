@@ -139,9 +139,10 @@ COMMENT ON FUNCTION es_trace(text) IS
 -- ---------------------------------------------------------------- state
 
 CREATE FUNCTION es_register_aggregate(category text, fold text DEFAULT NULL, rules jsonb DEFAULT NULL,
-    initial_state jsonb DEFAULT '{}', snapshot_every integer DEFAULT 100) RETURNS void
+    initial_state jsonb DEFAULT '{}', snapshot_every integer DEFAULT 100, keep_snapshots integer DEFAULT 4,
+    keep_snapshots_for interval DEFAULT NULL) RETURNS void
 AS 'MODULE_PATHNAME', 'es_register_aggregate' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer) IS
+COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) IS
 'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
 
 CREATE FUNCTION es_unregister_aggregate(category text) RETURNS void
@@ -417,7 +418,7 @@ REVOKE ALL ON FUNCTION es_publish_mark() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_epoch() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_check_cursor(bigint, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_begin_epoch(bigint) FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_unregister_aggregate(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load_version(text, bigint) FROM PUBLIC;

@@ -138,6 +138,13 @@ LEFT JOIN event_store.log l ON l.position = s.position
 WHERE (l.stream, l.version, l.recorded_at) IS DISTINCT FROM (s.stream, s.version, s.recorded_at)
     AND NOT :gaps::int8multirange @> s.position;
 
+SELECT 'snapshot', h.name, s.position,
+    format('the snapshot of version %s is of another history: the stream has another digest there', s.version)
+FROM event_store.snapshots s
+JOIN event_store.heads h ON h.id = s.stream
+WHERE (s.version, s.position, s.recorded_at) = (h.version, h.last_position, h.recorded_at) AND s.digest <> h.digest
+    AND octet_length(h.digest) = :digest_length;
+
 -- ---------------------------------------------------------------- seals
 
 SELECT 'seal', NULL, s.to_position,

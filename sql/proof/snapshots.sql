@@ -3,7 +3,8 @@
 --
 -- sample: how many of them, taken at random.
 
-SELECT s.stream, s.fingerprint, s.version, s.position, s.recorded_at, s.state, s.hash, h.name
+SELECT s.stream, s.fingerprint, s.version, s.position, s.recorded_at, s.state, s.hash, h.name,
+    s.digest
 FROM (
     SELECT stream, fingerprint, version FROM event_store.snapshots
     ORDER BY random()

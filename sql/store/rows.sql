@@ -9,4 +9,4 @@ INSERT INTO event_store.mark (mark, stable_until, floor)
     VALUES (:before_first, '-infinity', '-infinity');
 
 INSERT INTO event_store.counters (name, value)
-    VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('snapshots_outdated', 0), ('sessions_ended', 0);
+    VALUES ('snapshots_taken', 0), ('snapshots_damaged', 0), ('damaged_stream', 0), ('snapshots_outdated', 0), ('sessions_ended', 0);

@@ -135,6 +135,8 @@ CREATE TABLE event_store.aggregates (
     snapshot_every  integer NOT NULL CHECK (snapshot_every > 0),
     role            text NOT NULL,
     search_path     text NOT NULL,
+    keep_snapshots  integer NOT NULL DEFAULT 4 CHECK (keep_snapshots > 0),
+    keep_snapshots_for  interval,
     CHECK (num_nonnulls(fold, rules) = 1)
 );
 COMMENT ON TABLE event_store.aggregates IS 'how events of a category are folded into state: es_register_aggregate';
@@ -168,8 +170,11 @@ CREATE TABLE event_store.snapshots (
     recorded_at  timestamptz NOT NULL,
     state        jsonb NOT NULL,
     hash         bytea NOT NULL,
+    digest       bytea,
     PRIMARY KEY (stream, fingerprint, version)
 );
+COMMENT ON COLUMN event_store.snapshots.digest IS
+'of the stream up to the event of this version, as its head had it; NULL: not known';
 COMMENT ON TABLE event_store.snapshots IS 'states at a version, for faster loads; may be emptied at any time';
 
 -- ---------------------------------------------------------------- projections

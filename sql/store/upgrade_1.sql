@@ -41,4 +41,12 @@ COMMENT ON SEQUENCE event_store.floor_seq IS
 SELECT setval('event_store.floor_seq', greatest(1, (extract(epoch FROM floor - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint))
 FROM event_store.mark WHERE isfinite(floor);
 
+-- A snapshot without a digest is compared with its event by position and time.
+ALTER TABLE event_store.snapshots ADD COLUMN digest bytea;
+COMMENT ON COLUMN event_store.snapshots.digest IS
+'of the stream up to the event of this version, as its head had it; NULL: not known';
+ALTER TABLE event_store.aggregates ADD COLUMN keep_snapshots integer NOT NULL DEFAULT 4 CHECK (keep_snapshots > 0),
+    ADD COLUMN keep_snapshots_for interval;
+INSERT INTO event_store.counters (name, value) VALUES ('damaged_stream', 0);
+
 UPDATE event_store.store SET layout = 2;

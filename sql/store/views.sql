@@ -127,7 +127,9 @@ SELECT m.mark, m.stable_until,
     (SELECT value FROM event_store.counters WHERE name = 'snapshots_damaged') AS snapshots_damaged,
     (SELECT value FROM event_store.counters WHERE name = 'snapshots_outdated') AS snapshots_outdated,
     (SELECT value FROM event_store.counters WHERE name = 'sessions_ended') AS sessions_ended,
-    w.coordinator_pid, w.workers
+    w.coordinator_pid, w.workers,
+    (SELECT h.name FROM event_store.counters c JOIN event_store.heads h ON h.id = c.value
+        WHERE c.name = 'damaged_stream') AS damaged_snapshot_of
 FROM event_store.mark m
 CROSS JOIN event_store.position_seq q
 LEFT JOIN LATERAL (

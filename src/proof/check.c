@@ -385,15 +385,22 @@ check_snapshots(Check *check, bool all)
 		MemoryContext old = MemoryContextSwitchTo(check->scratch);
 		int64		position = int_column(&cursor, row, 4);
 		char	   *name = TextDatumGetCString(column(&cursor, row, 8));
+		EsSnapshot	stored = {0};
 		ErrorData  *error;
+		Datum		digest;
+		bool		no_digest;
 
 		r.stream = int_column(&cursor, row, 1);
 		r.fingerprint = DatumGetByteaPP(column(&cursor, row, 2));
 		r.version = int_column(&cursor, row, 3);
 		r.state = DatumGetJsonbP(column(&cursor, row, 6));
-		if (!es_snapshot_sound(r.stream, r.fingerprint, r.version, position,
-							   DatumGetTimestampTz(column(&cursor, row, 5)), r.state,
-							   DatumGetByteaPP(column(&cursor, row, 7))))
+		stored.state = r.state;
+		stored.version = r.version;
+		stored.position = position;
+		stored.recorded_at = DatumGetTimestampTz(column(&cursor, row, 5));
+		digest = SPI_getbinval(row, cursor.rows->tupdesc, 9, &no_digest);
+		stored.digest = no_digest ? NULL : DatumGetByteaPP(digest);
+		if (!es_snapshot_sound(r.stream, r.fingerprint, &stored, DatumGetByteaPP(column(&cursor, row, 7))))
 			finding(check, "snapshot", name, position, "the snapshot of version %lld is damaged: its hash is not right",
 					(long long) r.version);
 		else if (es_snapshot_is_of(r.fingerprint, NULL) &&

@@ -17,6 +17,9 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+#include "utils/datum.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -72,6 +75,8 @@ typedef struct AggregateRow
 	Jsonb	   *rules;
 	Jsonb	   *initial;
 	int			snapshot_every;
+	int			keep_snapshots;
+	Interval   *keep_snapshots_for;
 	EsAggregate *compiled;
 } AggregateRow;
 
@@ -150,6 +155,15 @@ get_some_string(HeapTuple tuple, TupleDesc desc, int column)
 	return value;
 }
 
+static Interval *
+get_interval(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, desc, column, &isnull);
+
+	return isnull ? NULL : DatumGetIntervalP(datumCopy(value, false, sizeof(Interval)));
+}
+
 static Jsonb *
 get_json(HeapTuple tuple, TupleDesc desc, int column)
 {
@@ -187,7 +201,8 @@ read_definitions(EsDefinitions *defs)
 	es_sql_begin(&sql, es_store()->owner);
 
 	count = es_sql_run("SELECT category, 0, fold, role, search_path, rules::jsonb,"
-					   " coalesce(initial_state::jsonb, '{}'), snapshot_every::integer"
+					   " coalesce(initial_state::jsonb, '{}'), snapshot_every::integer,"
+					   " keep_snapshots::integer, keep_snapshots_for::interval"
 					   " FROM event_store.aggregates");
 	MemoryContextSwitchTo(defs->context);
 	defs->aggregates = palloc0(sizeof(AggregateRow) * (count + 1));
@@ -201,6 +216,8 @@ read_definitions(EsDefinitions *defs)
 		row->rules = get_json(tuple, desc, 6);
 		row->initial = get_json(tuple, desc, 7);
 		row->snapshot_every = get_int(tuple, desc, 8);
+		row->keep_snapshots = get_int(tuple, desc, 9);
+		row->keep_snapshots_for = get_interval(tuple, desc, 10);
 	}
 
 	count = es_sql_run("SELECT event_type, from_version::integer, transform, role, search_path, to_type"
@@ -455,7 +472,8 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 		if (row->compiled != NULL)
 			return row->compiled;
 
-		if ((row->base.text == NULL) == (row->rules == NULL) || row->snapshot_every < 1)
+		if ((row->base.text == NULL) == (row->rules == NULL) || row->snapshot_every < 1 ||
+			row->keep_snapshots < 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the definition of aggregate \"%s\" has been changed in its table", row->base.name),
@@ -465,6 +483,8 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 		aggregate->category = row->base.name;
 		aggregate->initial = row->initial;
 		aggregate->snapshot_every = row->snapshot_every;
+		aggregate->keep_snapshots = row->keep_snapshots;
+		aggregate->keep_snapshots_for = row->keep_snapshots_for;
 		if (row->base.text != NULL)
 			aggregate->fold = compile_row(defs, &row->base, "fold", JSONBOID, fold_variables, FOLD_VARIABLES);
 		else
@@ -570,6 +590,20 @@ apply_change(Change *change)
 	return rows;
 }
 
+/* Refuses an age of snapshots that is negative, or so great that it lies before all times. */
+static void
+check_age(Interval *age)
+{
+	Interval	none = {0};
+
+	if (DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(age), IntervalPGetDatum(&none))) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument keep_snapshots_for must not be negative")));
+	(void) DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
+							   IntervalPGetDatum(age));
+}
+
 Datum
 es_register_aggregate(PG_FUNCTION_ARGS)
 {
@@ -577,12 +611,15 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	char	   *fold = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Jsonb	   *rules = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
 	char	   *path = es_registered_path();
+	bool		kept = PG_NARGS() > 5;	/* the function of version 0.1.0 has no arguments about what is kept */
 	Change		change = {
 		"aggregates",
-		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
+		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path,"
+		" keep_snapshots, keep_snapshots_for)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
 		" rules = EXCLUDED.rules, initial_state = EXCLUDED.initial_state,"
-		" snapshot_every = EXCLUDED.snapshot_every, role = EXCLUDED.role, search_path = EXCLUDED.search_path"
+		" snapshot_every = EXCLUDED.snapshot_every, role = EXCLUDED.role, search_path = EXCLUDED.search_path,"
+		" keep_snapshots = EXCLUDED.keep_snapshots, keep_snapshots_for = EXCLUDED.keep_snapshots_for"
 	};
 
 	(void) es_store_now();
@@ -601,6 +638,12 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument snapshot_every must be 1 or more")));
+	if (kept && (PG_ARGISNULL(5) || PG_GETARG_INT32(5) < 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument keep_snapshots must be 1 or more")));
+	if (kept && !PG_ARGISNULL(6))
+		check_age(PG_GETARG_INTERVAL_P(6));
 
 	/* What cannot be compiled is refused here and now. */
 	if (fold != NULL)
@@ -615,6 +658,8 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	add(&change, INT4OID, PG_GETARG_DATUM(4), false);
 	add_text(&change, registrant());
 	add_text(&change, path);
+	add(&change, INT4OID, kept ? PG_GETARG_DATUM(5) : Int32GetDatum(ES_KEEP_SNAPSHOTS), false);
+	add(&change, INTERVALOID, kept ? PG_GETARG_DATUM(6) : (Datum) 0, !kept || PG_ARGISNULL(6));
 	apply_change(&change);
 	PG_RETURN_VOID();
 }

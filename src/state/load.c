@@ -128,9 +128,10 @@ fold_scan(EsFold *fold, EsScan *scan)
 
 /*
  * Brings a fold to the state of a stream as a database snapshot shows it: at the highest version that is not above a
- * given one, and that was recorded by a given time.
+ * given one, and that was recorded by a given time. Returns the version of a stored snapshot that should be replaced, because
+ * it would have been used and cannot be; 0: there is none.
  */
-static void
+static int64
 load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, int64 max_version,
 	 const TimestampTz *as_of, Snapshot snapshot)
 {
@@ -138,13 +139,13 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
 	EsSnapshot	base;
 	EsScan	   *scan;
 
-	if (es_snapshot_find(head->id, fold->aggregate->fingerprint, last, as_of, snapshot, &base))
+	if (es_snapshot_find(stream, head, fold->aggregate->fingerprint, last, as_of, snapshot, &base))
 		es_fold_begin(fold, stream, base.state, base.version, base.position, base.recorded_at);
 	else
 	{
 		es_fold_begin(fold, stream, fold->aggregate->initial, 0, 0, 0);
 		if (last == head->version && as_of == NULL && es_snapshot_of_other_fold(head->id, snapshot))
-			es_snapshot_note_unused(false);
+			es_snapshot_note_outdated();
 	}
 	if (fold->version < last)
 	{
@@ -159,18 +160,19 @@ load(EsFold *fold, EsDefinitions *defs, const text *stream, const EsHead *head, 
 		es_scan_end(scan);
 	}
 	replayed_events += fold->folded;
+	return base.unusable;
 }
 
 /*
- * A current load that replayed much more than snapshot_every asks for a snapshot. (Not one as of an
- * earlier time: the snapshot would be of now and not help it.)
+ * A load that met a snapshot that cannot be used asks for another one in its place. A current load that replayed much
+ * more than snapshot_every asks for a snapshot. (Not one as of an earlier time: the snapshot would be of now and not help it.)
  */
 static void
-request_snapshot(const EsFold *fold, const EsHead *head, int64 max_version, const TimestampTz *as_of)
+request_snapshot(const EsFold *fold, const EsHead *head, int64 max_version, const TimestampTz *as_of, int64 unusable)
 {
-	if (as_of == NULL && max_version == PG_INT64_MAX &&
-		fold->folded >= (int64) fold->aggregate->snapshot_every * ES_REQUEST_AFTER)
-		es_snapshot_request(head->id);
+	if (unusable != 0 || (as_of == NULL && max_version == PG_INT64_MAX &&
+						  fold->folded >= (int64) fold->aggregate->snapshot_every * ES_REQUEST_AFTER))
+		es_snapshot_request(head->id, unusable);
 }
 
 static Datum
@@ -184,8 +186,9 @@ load_stream(FunctionCallInfo fcinfo, const text *stream, int64 max_version, cons
 
 	if (es_stream_find(stream, snapshot, &head) && head.version > 0)
 	{
-		load(fold, defs, stream, &head, max_version, as_of, snapshot);
-		request_snapshot(fold, &head, max_version, as_of);
+		int64		unusable = load(fold, defs, stream, &head, max_version, as_of, snapshot);
+
+		request_snapshot(fold, &head, max_version, as_of, unusable);
 	}
 	else
 		es_fold_begin(fold, stream, fold->aggregate->initial, 0, 0, 0);
@@ -391,7 +394,10 @@ es_load_category(PG_FUNCTION_ARGS)
 		stream = es_heads_next(&heads, &head);
 		if (stream != NULL && head.version > 0)
 		{
-			load(fold, defs, stream, &head, PG_INT64_MAX, has_time ? &as_of : NULL, snapshot);
+			int64		unusable = load(fold, defs, stream, &head, PG_INT64_MAX, has_time ? &as_of : NULL, snapshot);
+
+			if (unusable != 0)
+				es_snapshot_request(head.id, unusable);
 			/* A stream that began after as_of did not exist then. */
 			if (fold->version > 0)
 			{
@@ -429,6 +435,7 @@ es_history(PG_FUNCTION_ARGS)
 	TupleTableSlot *slot;
 	MemoryContext per_event;
 	MemoryContext old;
+	int64		unusable;
 	int			settings;
 
 	if (PG_ARGISNULL(1))
@@ -446,7 +453,9 @@ es_history(PG_FUNCTION_ARGS)
 	if (left == 0 || !es_stream_find(stream, snapshot, &head) || head.version < from)
 		return (Datum) 0;
 
-	load(fold, defs, stream, &head, from - 1, NULL, snapshot);
+	unusable = load(fold, defs, stream, &head, from - 1, NULL, snapshot);
+	if (unusable != 0)
+		es_snapshot_request(head.id, unusable);
 	scan = es_fold_scan(fold, defs, snapshot);
 	es_scan_stream_after(scan, stream, &head, from, head.version, fold->position);
 	per_event = AllocSetContextCreate(CurrentMemoryContext, "event_store event", ALLOCSET_DEFAULT_SIZES);
@@ -479,10 +488,11 @@ es_history(PG_FUNCTION_ARGS)
 /* ---------------------------------------------------------------- snapshots */
 
 /*
- * Stores a snapshot of the present state of a stream. Returns its version, or 0 for a stream without events.
+ * Stores a snapshot of the state of a stream at a version, or of its present state where it has no such version yet.
+ * Replaces those that cannot be used, and were met on the way. Returns its version, or 0 for a stream without events.
  */
 int64
-es_take_snapshot(const text *stream)
+es_take_snapshot(const text *stream, int64 max_version)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EsDefinitions *defs = es_definitions();
@@ -492,9 +502,9 @@ es_take_snapshot(const text *stream)
 
 	if (es_stream_find(stream, snapshot, &head) && head.version > 0)
 	{
-		load(fold, defs, stream, &head, PG_INT64_MAX, NULL, snapshot);
+		(void) load(fold, defs, stream, &head, max_version, NULL, snapshot);
 		if (fold->version > 0)
-			es_snapshot_store(head.id, fold, es_fold_state(fold));
+			es_snapshot_store(&head, fold, es_fold_state(fold));
 		version = fold->version;
 	}
 	UnregisterSnapshot(snapshot);
@@ -550,7 +560,7 @@ es_snapshot(PG_FUNCTION_ARGS)
 
 	es_prevent_if_read_only("es_snapshot()");
 	PreventCommandDuringRecovery("es_snapshot()");
-	PG_RETURN_INT64(es_take_snapshot(stream));
+	PG_RETURN_INT64(es_take_snapshot(stream, PG_INT64_MAX));
 }
 
 /* How many events this session's loads have folded. */

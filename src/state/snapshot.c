@@ -2,8 +2,9 @@
  * state/snapshot.c
  *	  Stored states of streams: an optimisation, never the truth.
  *
- * A snapshot is used only when its fingerprint is the fold's (it was made by the same definition and
- * upcasters) and its hash is right; otherwise the load goes on as if it were not there.
+ * A snapshot is used only when its fingerprint is the fold's (it was made by the same definition and upcasters), its hash
+ * is right, and the stream has the event that it was made behind: the rows of this table may have been restored from
+ * another moment than the events. Otherwise the load goes on as if it were not there, and has it replaced.
  *
  * Several are kept for each stream: the newest few, then one in a stretch of ES_SPARSE times snapshot_every
  * versions, so that a load as of any version replays a bounded number of events.
@@ -12,6 +13,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -26,8 +28,20 @@
 #include "state/state.h"
 #include "state/snapshot_request.h"
 
-#define ES_KEEP_NEWEST	4
 #define ES_SPARSE		16
+
+/* Snapshots that could not be used, as the lookups of this session have met them lately. */
+#define MAX_UNUSABLE	16
+
+typedef struct Unusable
+{
+	int64		stream;			/* 0: this place is free */
+	int64		version;
+	uint32		fingerprint;	/* a hash of it */
+} Unusable;
+
+static Unusable unusable[MAX_UNUSABLE];
+static int	next_unusable = 0;
 
 /*
  * The first byte of a stored fingerprint says whose fold made the state: one that is registered, or the
@@ -51,10 +65,12 @@ fingerprint_bytes(char kind, const void *bytes, int len)
 	return result;
 }
 
-/* The hash of a snapshot covers its whole row: a state must not be believed at another version or in another stream. */
+/*
+ * The hash of a snapshot covers its whole row: a state must not be believed at another version or in another stream. A row
+ * that has no digest, as those of version 0.1, has the hash that it had there.
+ */
 static bytea *
-row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
-		 Jsonb *state)
+row_hash(int64 stream, const bytea *fingerprint, const EsSnapshot *row)
 {
 	EsHasher   *hasher = es_hasher_create();
 	bytea	   *hash = palloc(VARHDRSZ + ES_DIGEST_LEN);
@@ -63,10 +79,12 @@ row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, 
 	es_hash_begin(hasher);
 	es_hash_int64(hasher, stream);
 	es_hash_string(hasher, VARDATA_ANY(fingerprint), VARSIZE_ANY_EXHDR(fingerprint));
-	es_hash_int64(hasher, version);
-	es_hash_int64(hasher, position);
-	es_hash_int64(hasher, recorded_at);
-	es_hash_json(hasher, state);
+	es_hash_int64(hasher, row->version);
+	es_hash_int64(hasher, row->position);
+	es_hash_int64(hasher, row->recorded_at);
+	es_hash_json(hasher, row->state);
+	if (row->digest != NULL)
+		es_hash_string(hasher, VARDATA_ANY(row->digest), VARSIZE_ANY_EXHDR(row->digest));
 	es_hash_end(hasher, (uint8 *) VARDATA(hash));
 	es_hasher_free(hasher);
 	return hash;
@@ -74,12 +92,11 @@ row_hash(int64 stream, const bytea *fingerprint, int64 version, int64 position, 
 
 /* Whether a row has not been changed since it was stored. */
 bool
-es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
-				  Jsonb *state, const bytea *hash)
+es_snapshot_sound(int64 stream, const bytea *fingerprint, const EsSnapshot *row, const bytea *hash)
 {
 	return VARSIZE_ANY_EXHDR(hash) == ES_DIGEST_LEN &&
-		memcmp(VARDATA_ANY(hash), VARDATA(row_hash(stream, fingerprint, version, position, recorded_at, state)),
-			   ES_DIGEST_LEN) == 0;
+		(row->digest == NULL || VARSIZE_ANY_EXHDR(row->digest) == ES_DIGEST_LEN) &&
+		memcmp(VARDATA_ANY(hash), VARDATA(row_hash(stream, fingerprint, row)), ES_DIGEST_LEN) == 0;
 }
 
 /* Whether a stored fingerprint is that of a fold; where fold is NULL, of any fold that is or was registered here. */
@@ -91,22 +108,158 @@ es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold)
 		(fold == NULL || memcmp(VARDATA_ANY(fingerprint) + 1, fold, ES_DIGEST_LEN) == 0);
 }
 
-/* Counts a damaged snapshot. It is logged only the first time in a row, because every load meets it again. */
+/* ---------------------------------------------------------------- of this history */
+
+/* Whether the stream has the event that a snapshot was made behind, at the same position and time. */
+static bool
+has_event(const text *stream, const EsHead *head, const EsSnapshot *row, Snapshot snapshot)
+{
+	EsHead		place = *head;	/* has the scan open only the partition that would have it */
+	EsScan	   *scan = es_scan_create(RegisterSnapshot(snapshot));
+	TupleTableSlot *slot;
+	bool		found;
+
+	place.first_position = place.last_position = row->position;
+	scan->raw = true;
+	es_scan_stream(scan, stream, &place, row->version, row->version);
+	slot = es_scan_next(scan);
+	found = slot != NULL &&
+		DatumGetInt64(es_row_column(slot, Anum_log_position)) == row->position &&
+		DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at)) == row->recorded_at;
+	es_scan_end(scan);
+	return found;
+}
+
+/*
+ * Whether the events after a snapshot continue from its event: whether they lead from the digest of that event to the
+ * digest in the head. This is asked only where the event itself is in a partition that is not attached.
+ */
+static bool
+chains_to_head(const text *stream, const EsHead *head, const EsSnapshot *row, Snapshot snapshot)
+{
+	EsHead		tail = *head;
+	EsRowDigest *digests;
+	EsScan	   *scan;
+	TupleTableSlot *slot;
+	uint8		chain[ES_DIGEST_LEN];
+	bool		good = true;
+
+	if (row->digest == NULL)
+		return false;
+	memcpy(chain, VARDATA_ANY(row->digest), ES_DIGEST_LEN);
+	tail.first_position = row->position + 1;
+	digests = es_row_digest_begin(snapshot);
+	scan = es_scan_create(RegisterSnapshot(snapshot));
+	es_scan_stream(scan, stream, &tail, row->version + 1, head->version);
+	while (good && (slot = es_scan_next(scan)) != NULL)
+	{
+		good = es_row_digest_read(digests, slot);
+		if (good)
+			es_row_digest_chain(digests, chain);
+	}
+	es_scan_end(scan);
+	es_row_digest_end(digests);
+	return good && memcmp(chain, head->digest, ES_DIGEST_LEN) == 0;
+}
+
+/* Whether a position is in no attached partition. */
+static bool
+is_away(int64 position)
+{
+	EsPartitionGap *gaps;
+	int			count = es_partition_gaps(0, &gaps);
+	bool		away = es_in_partition_gap(gaps, count, position, position);
+
+	pfree(gaps);
+	return away;
+}
+
+/*
+ * Whether a sound snapshot was made of this history of the stream. It may have been restored from another moment than the
+ * events: then the stream has other events at the same versions.
+ */
+static bool
+is_of_history(const text *stream, const EsHead *head, const EsSnapshot *row, Snapshot snapshot)
+{
+	if (row->version == head->version)
+		return row->position == head->last_position && row->recorded_at == head->recorded_at &&
+			(row->digest == NULL || memcmp(VARDATA_ANY(row->digest), head->digest, ES_DIGEST_LEN) == 0);
+	return has_event(stream, head, row, snapshot) ||
+		(is_away(row->position) && chains_to_head(stream, head, row, snapshot));
+}
+
+/* ---------------------------------------------------------------- those that cannot be used */
+
+static uint32
+fingerprint_hash(const bytea *fingerprint)
+{
+	return DatumGetUInt32(hash_any((unsigned char *) VARDATA_ANY(fingerprint), VARSIZE_ANY_EXHDR(fingerprint)));
+}
+
+/* Forgets what was noted of a stream. */
 static void
-damaged(int64 stream, int64 version)
+forget_unusable(int64 stream, const bytea *fingerprint)
+{
+	uint32		hash = fingerprint_hash(fingerprint);
+
+	for (int i = 0; i < MAX_UNUSABLE; i++)
+		if (unusable[i].stream == stream && unusable[i].fingerprint == hash)
+			unusable[i].stream = 0;
+}
+
+/*
+ * Notes a snapshot that is not used, for whoever stores the next one. It is logged only the first time in a row, because
+ * every load may meet it again until it is replaced.
+ */
+static void
+note_unusable(const text *stream, int64 id, const bytea *fingerprint, int64 version, const char *why)
 {
 	static int64 logged_stream = 0;
 	static int64 logged_version = 0;
 
-	es_snapshot_note_unused(true);
-	if (stream == logged_stream && version == logged_version)
+	unusable[next_unusable] = (Unusable) {id, version, fingerprint_hash(fingerprint)};
+	next_unusable = (next_unusable + 1) % MAX_UNUSABLE;
+	if (id == logged_stream && version == logged_version)
 		return;
-	logged_stream = stream;
+	logged_stream = id;
 	logged_version = version;
 	ereport(LOG,
-			(errmsg("snapshot of stream id %lld at version %lld is damaged and not used",
-					(long long) stream, (long long) version)));
+			(errmsg("snapshot of stream \"%s\" at version %lld is not used: %s", text_to_cstring(stream),
+					(long long) version, why)));
 }
+
+/* Drops what was noted of a stream, counts it, and says in the status which stream that was. */
+static void
+drop_unusable(int64 stream, bytea *fingerprint)
+{
+	uint32		hash = fingerprint_hash(fingerprint);
+	int64		count = 0;
+
+	for (int i = 0; i < MAX_UNUSABLE; i++)
+	{
+		Oid			types[3] = {INT8OID, BYTEAOID, INT8OID};
+		Datum		values[3];
+		EsSql		sql;
+
+		if (unusable[i].stream != stream || unusable[i].fingerprint != hash)
+			continue;
+		values[0] = Int64GetDatum(stream);
+		values[1] = PointerGetDatum(fingerprint);
+		values[2] = Int64GetDatum(unusable[i].version);
+		es_sql_begin(&sql, es_store()->owner);
+		count += es_sql_write_args("snapshots", "DELETE FROM event_store.snapshots"
+								   " WHERE stream = $1 AND fingerprint = $2 AND version = $3", 3, types, values, NULL);
+		es_sql_end(&sql);
+	}
+	if (count == 0)
+		return;
+	CommandCounterIncrement();
+	es_counter_add("snapshots_damaged", count);
+	es_counter_set("damaged_stream", stream);
+	CommandCounterIncrement();
+}
+
+/* ---------------------------------------------------------------- finding */
 
 /* Whether a stream has a snapshot of any fold that is registered here, or was. */
 bool
@@ -128,96 +281,126 @@ es_snapshot_of_other_fold(int64 stream, Snapshot snapshot)
 	return found;
 }
 
-/* The newest sound snapshot with this fingerprint, at most at a version and a time. */
+/* Reads the current row; the state and the digest are copied. */
+static void
+read_row(EsLookup *rows, EsSnapshot *row)
+{
+	Datum	   *values = rows->slot->tts_values;
+
+	slot_getallattrs(rows->slot);
+	row->version = DatumGetInt64(values[Anum_snapshot_version - 1]);
+	row->position = DatumGetInt64(values[Anum_snapshot_position - 1]);
+	row->recorded_at = DatumGetTimestampTz(values[Anum_snapshot_recorded_at - 1]);
+	row->state = DatumGetJsonbPCopy(values[Anum_snapshot_state - 1]);
+	row->digest = rows->slot->tts_isnull[Anum_snapshot_digest - 1] ? NULL :
+		DatumGetByteaPCopy(values[Anum_snapshot_digest - 1]);
+}
+
+/*
+ * The newest snapshot of a stream with this fingerprint that can be used, at most at a version and a time. Whether there is
+ * one or not, found->unusable is the version of the newest one that would have been taken and cannot be used; 0: there
+ * is none.
+ */
 static bool
-find(int64 stream, bytea *fingerprint, int64 max_version, const TimestampTz *as_of, Snapshot snapshot,
-	 EsSnapshot *found)
+find(const text *stream, const EsHead *head, bytea *fingerprint, int64 max_version, const TimestampTz *as_of,
+	 Snapshot snapshot, EsSnapshot *found)
 {
 	EsLookup	rows;
 	EsIndexKey	keys[3] = {
-		{1, BTEqualStrategyNumber, Int64GetDatum(stream)},
+		{1, BTEqualStrategyNumber, Int64GetDatum(head->id)},
 		{2, BTEqualStrategyNumber, PointerGetDatum(fingerprint)},
 		{3, BTLessEqualStrategyNumber, Int64GetDatum(max_version)},
 	};
-	bool		sound = false;
+	bool		usable = false;
 
+	found->unusable = 0;
+	forget_unusable(head->id, fingerprint);
 	es_lookup_open(&rows, ES_SNAPSHOTS, AccessShareLock);
 	es_lookup_begin(&rows, snapshot, true, 3, keys);
-	while (!sound && es_lookup_next(&rows))
+	while (!usable && es_lookup_next(&rows))
 	{
-		TupleTableSlot *slot = rows.slot;
-		Jsonb	   *state;
+		const char *why;
 
-		slot_getallattrs(slot);
-		if (as_of != NULL && DatumGetTimestampTz(slot->tts_values[Anum_snapshot_recorded_at - 1]) > *as_of)
+		if (as_of != NULL && DatumGetTimestampTz(es_row_column(rows.slot, Anum_snapshot_recorded_at)) > *as_of)
 			continue;
-		state = DatumGetJsonbPCopy(slot->tts_values[Anum_snapshot_state - 1]);
-		sound = es_snapshot_sound(stream, fingerprint, DatumGetInt64(slot->tts_values[Anum_snapshot_version - 1]),
-								  DatumGetInt64(slot->tts_values[Anum_snapshot_position - 1]),
-								  DatumGetTimestampTz(slot->tts_values[Anum_snapshot_recorded_at - 1]),
-								  state, DatumGetByteaPP(slot->tts_values[Anum_snapshot_hash - 1]));
-		if (!sound)
+		read_row(&rows, found);
+		if (!es_snapshot_sound(head->id, fingerprint, found,
+							   DatumGetByteaPP(es_row_column(rows.slot, Anum_snapshot_hash))))
+			why = "it is damaged";
+		else if (!is_of_history(stream, head, found, snapshot))
+			why = "it belongs to another history of the stream";
+		else
 		{
-			damaged(stream, DatumGetInt64(slot->tts_values[Anum_snapshot_version - 1]));
-			continue;
+			usable = true;
+			break;
 		}
-		found->state = state;
-		found->version = DatumGetInt64(slot->tts_values[Anum_snapshot_version - 1]);
-		found->position = DatumGetInt64(slot->tts_values[Anum_snapshot_position - 1]);
-		found->recorded_at = DatumGetTimestampTz(slot->tts_values[Anum_snapshot_recorded_at - 1]);
+		note_unusable(stream, head->id, fingerprint, found->version, why);
+		found->unusable = Max(found->unusable, found->version);
 	}
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
-	return sound;
+	return usable;
 }
 
 /* The same for a fold that is registered here. */
 bool
-es_snapshot_find(int64 stream, const uint8 *fingerprint, int64 max_version, const TimestampTz *as_of,
-				 Snapshot snapshot, EsSnapshot *found)
+es_snapshot_find(const text *stream, const EsHead *head, const uint8 *fingerprint, int64 max_version,
+				 const TimestampTz *as_of, Snapshot snapshot, EsSnapshot *found)
 {
-	return find(stream, fingerprint_bytes(FINGERPRINT_FOLD, fingerprint, ES_DIGEST_LEN), max_version,
+	return find(stream, head, fingerprint_bytes(FINGERPRINT_FOLD, fingerprint, ES_DIGEST_LEN), max_version,
 				as_of, snapshot, found);
 }
 
-/* Stores a row, in place of a damaged one at that version. */
+/* ---------------------------------------------------------------- storing */
+
+/* Stores a row, in place of one at that version that cannot be used. What else cannot be used is dropped. */
 static void
-store(int64 stream, bytea *fingerprint, int64 version, int64 position, TimestampTz recorded_at,
-	  Jsonb *state)
+store(int64 stream, bytea *fingerprint, const EsSnapshot *row)
 {
-	Oid			types[7] = {INT8OID, BYTEAOID, INT8OID, INT8OID, TIMESTAMPTZOID, JSONBOID, BYTEAOID};
-	Datum		values[7];
+	Oid			types[8] = {INT8OID, BYTEAOID, INT8OID, INT8OID, TIMESTAMPTZOID, JSONBOID, BYTEAOID, BYTEAOID};
+	Datum		values[8];
+	char		nulls[9] = "        ";
 	EsSql		sql;
 
+	drop_unusable(stream, fingerprint);
 	values[0] = Int64GetDatum(stream);
 	values[1] = PointerGetDatum(fingerprint);
-	values[2] = Int64GetDatum(version);
-	values[3] = Int64GetDatum(position);
-	values[4] = TimestampTzGetDatum(recorded_at);
-	values[5] = JsonbPGetDatum(state);
-	values[6] = PointerGetDatum(row_hash(stream, fingerprint, version, position, recorded_at, state));
+	values[2] = Int64GetDatum(row->version);
+	values[3] = Int64GetDatum(row->position);
+	values[4] = TimestampTzGetDatum(row->recorded_at);
+	values[5] = JsonbPGetDatum(row->state);
+	values[6] = PointerGetDatum(row_hash(stream, fingerprint, row));
+	values[7] = PointerGetDatum(row->digest);
+	nulls[7] = row->digest == NULL ? 'n' : ' ';
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_write_args("snapshots",
-					  "INSERT INTO event_store.snapshots VALUES ($1, $2, $3, $4, $5, $6, $7)"
+					  "INSERT INTO event_store.snapshots VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 					  " ON CONFLICT (stream, fingerprint, version) DO UPDATE SET position = EXCLUDED.position,"
-					  " recorded_at = EXCLUDED.recorded_at, state = EXCLUDED.state, hash = EXCLUDED.hash",
-					  7, types, values, NULL);
+					  " recorded_at = EXCLUDED.recorded_at, state = EXCLUDED.state, hash = EXCLUDED.hash,"
+					  " digest = EXCLUDED.digest",
+					  8, types, values, nulls);
 	es_sql_end(&sql);
+	forget_unusable(stream, fingerprint);
 }
 
 /*
- * Drops snapshots of a stream that are closer to each other than needed, and those of an earlier definition of the
- * fold, which no load uses any more.
+ * Drops snapshots of a stream that are closer to each other than needed: behind the newest `keep` all but the first in each
+ * ES_SPARSE times `every` versions, and those of events older than keep_for (NULL: however old). Also drops those of an
+ * earlier definition of the fold, which no load uses any more.
  */
 static void
-thin_out(int64 stream, bytea *fingerprint, int every)
+thin_out(int64 stream, bytea *fingerprint, int every, int keep, const Interval *keep_for)
 {
-	Oid			types[3] = {INT8OID, BYTEAOID, INT8OID};
-	Datum		values[3];
+	Oid			types[5] = {INT8OID, BYTEAOID, INT8OID, INT4OID, INTERVALOID};
+	Datum		values[5];
+	char		nulls[6] = "     ";
 	EsSql		sql;
 
 	values[0] = Int64GetDatum(stream);
 	values[1] = PointerGetDatum(fingerprint);
 	values[2] = Int64GetDatum((int64) every * ES_SPARSE);
+	values[3] = Int32GetDatum(keep);
+	values[4] = IntervalPGetDatum(keep_for);
+	nulls[4] = keep_for == NULL ? 'n' : ' ';
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_write_args("snapshots",
 					  "DELETE FROM event_store.snapshots s USING ("
@@ -225,8 +408,8 @@ thin_out(int64 stream, bytea *fingerprint, int every)
 					  " row_number() OVER (PARTITION BY version / $3 ORDER BY version) AS place"
 					  " FROM event_store.snapshots WHERE stream = $1 AND fingerprint = $2) k"
 					  " WHERE s.stream = $1 AND s.fingerprint = $2 AND s.version = k.version"
-					  " AND k.age > " CppAsString2(ES_KEEP_NEWEST) " AND k.place > 1",
-					  3, types, values, NULL);
+					  " AND k.age > $4 AND (k.place > 1 OR s.recorded_at < clock_timestamp() - $5)",
+					  5, types, values, nulls);
 	/* Those that applications have put stay: an old and a new release of one may be running side by side. */
 	if (VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD)
 		es_sql_write_args("snapshots",
@@ -235,16 +418,31 @@ thin_out(int64 stream, bytea *fingerprint, int every)
 	es_sql_end(&sql);
 }
 
-/* Stores the state of a fold that has been run up to a version. */
-void
-es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state)
+/* The digest that goes with a snapshot at a version: the head has it where that is its version; else it is not known. */
+static bytea *
+digest_at(const EsHead *head, int64 version)
 {
-	bytea	   *fingerprint = fingerprint_bytes(FINGERPRINT_FOLD, fold->aggregate->fingerprint, ES_DIGEST_LEN);
+	return version == head->version ? es_digest_bytea(head->digest) : NULL;
+}
 
-	store(stream, fingerprint, fold->version, fold->position, fold->recorded_at, state);
+/* Stores the state of a fold that has been run up to a version. The head is that of the stream as the fold has seen it. */
+void
+es_snapshot_store(const EsHead *head, const EsFold *fold, Jsonb *state)
+{
+	const EsAggregate *aggregate = fold->aggregate;
+	bytea	   *fingerprint = fingerprint_bytes(FINGERPRINT_FOLD, aggregate->fingerprint, ES_DIGEST_LEN);
+	EsSnapshot	row = {
+		.state = state,
+		.version = fold->version,
+		.position = fold->position,
+		.recorded_at = fold->recorded_at,
+		.digest = digest_at(head, fold->version)
+	};
+
+	store(head->id, fingerprint, &row);
 	CommandCounterIncrement();
 	ES_FAULT(snapshot);
-	thin_out(stream, fingerprint, fold->aggregate->snapshot_every);
+	thin_out(head->id, fingerprint, aggregate->snapshot_every, aggregate->keep_snapshots, aggregate->keep_snapshots_for);
 	CommandCounterIncrement();
 }
 
@@ -279,8 +477,7 @@ es_put_snapshot(PG_FUNCTION_ARGS)
 	EsScan	   *scan;
 	TupleTableSlot *slot;
 	int64		version;
-	int64		position;
-	TimestampTz recorded_at;
+	EsSnapshot	row = {0};
 	bytea	   *fingerprint = fingerprint_argument(fcinfo, 3);
 	bool		found = head_of(fcinfo, &head);
 
@@ -299,14 +496,17 @@ es_put_snapshot(PG_FUNCTION_ARGS)
 	scan = es_scan_create(RegisterSnapshot(GetActiveSnapshot()));
 	es_scan_stream(scan, PG_GETARG_TEXT_PP(0), &head, version, version);
 	slot = es_scan_next(scan);
-	position = DatumGetInt64(es_row_column(slot, Anum_log_position));
-	recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
+	row.position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+	row.recorded_at = DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at));
 	es_scan_end(scan);
+	row.version = version;
+	row.state = PG_GETARG_JSONB_P(2);
+	row.digest = digest_at(&head, version);
 
 	es_prevent_if_read_only("es_put_snapshot()");
-	store(head.id, fingerprint, version, position, recorded_at, PG_GETARG_JSONB_P(2));
+	store(head.id, fingerprint, &row);
 	CommandCounterIncrement();
-	thin_out(head.id, fingerprint, 100);
+	thin_out(head.id, fingerprint, 100, ES_KEEP_SNAPSHOTS, NULL);
 	CommandCounterIncrement();
 	PG_RETURN_VOID();
 }
@@ -322,7 +522,7 @@ es_get_snapshot(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (head_of(fcinfo, &head) &&
-		find(head.id, fingerprint, head.version, NULL, GetActiveSnapshot(), &found))
+		find(PG_GETARG_TEXT_PP(0), &head, fingerprint, head.version, NULL, GetActiveSnapshot(), &found))
 	{
 		Datum		values[4];
 		bool		nulls[4] = {false};

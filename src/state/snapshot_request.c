@@ -1,11 +1,13 @@
 /*
  * state/snapshot_request.c
- *	  A load that had to replay many events requests a snapshot.
+ *	  A load that had to replay many events requests a snapshot; one that met a snapshot that cannot be used has it
+ *	  replaced.
  *
  * A load must not write, and may run where nothing can be written. So it starts a background worker, which takes the
- * snapshot in a transaction of its own, and does not wait for it. A session starts at most one a second, and none where
- * there is no free worker slot: nothing depends on it. The session also counts the snapshots that it could not use; the
- * worker adds these counts to event_store.counters.
+ * snapshot in a transaction of its own, and does not wait for it. A session starts at most one a second of each kind, and
+ * none where there is no free worker slot: nothing depends on it. The session also counts the snapshots that were made under
+ * another definition; the worker adds this count to event_store.counters. It counts the unusable ones itself, when it replaces
+ * them, so that each counts once however many loads have met it.
  */
 #include "postgres.h"
 
@@ -28,45 +30,44 @@ typedef struct SnapshotTask
 {
 	Oid			database;
 	int64		stream;
-	int64		damaged;
+	int64		unusable;		/* version of a snapshot to be replaced; 0: none */
 	int64		outdated;
 } SnapshotTask;
 
 PGDLLEXPORT void es_snapshot_request_main(Datum arg);
 
-static int64 noticed_damaged = 0;
 static int64 noticed_outdated = 0;
-static TimestampTz last_request = 0;
 
-/* Notes a snapshot that was not used: damaged, or made under another definition. */
+/* Notes that a load found snapshots only of another definition. */
 void
-es_snapshot_note_unused(bool damaged)
+es_snapshot_note_outdated(void)
 {
-	if (damaged)
-		noticed_damaged++;
-	else
-		noticed_outdated++;
+	noticed_outdated++;
 }
 
-/* Requests a snapshot of a stream, to be taken in the background. It may never be. */
+/*
+ * Requests a snapshot of a stream, to be taken in the background. It may never be. With unusable, first one of that version,
+ * in place of one that cannot be used.
+ */
 void
-es_snapshot_request(int64 stream)
+es_snapshot_request(int64 stream, int64 unusable)
 {
+	static TimestampTz last_request[2] = {0, 0};
+	TimestampTz *last = &last_request[unusable != 0];
 	SnapshotTask task;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (es_store_is_copy() || !IsUnderPostmaster ||
-		!TimestampDifferenceExceeds(last_request, now, 1000))
+	if (es_store_is_copy() || !IsUnderPostmaster || !TimestampDifferenceExceeds(*last, now, 1000))
 		return;
 
 	memset(&task, 0, sizeof(task));
 	task.database = MyDatabaseId;
 	task.stream = stream;
-	task.damaged = noticed_damaged;
+	task.unusable = unusable;
 	task.outdated = noticed_outdated;
-	last_request = now;
+	*last = now;
 	if (es_worker_start("es_snapshot_request_main", "event_store snapshot taker", &task, sizeof(task), NULL))
-		noticed_damaged = noticed_outdated = 0;
+		noticed_outdated = 0;
 }
 
 /* Entry of the worker. */
@@ -79,9 +80,10 @@ es_snapshot_request_main(Datum arg)
 	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
 	es_worker_begin(task.database, "taking a snapshot", 1000);
 	stream = es_stream_name_stored(task.stream, GetActiveSnapshot());
-	if (stream != NULL && es_take_snapshot(stream) > 0)
+	if (stream != NULL && task.unusable != 0)
+		(void) es_take_snapshot(stream, task.unusable);
+	if (stream != NULL && es_take_snapshot(stream, PG_INT64_MAX) > 0)
 		es_counter_add("snapshots_taken", 1);
-	es_counter_add("snapshots_damaged", task.damaged);
 	es_counter_add("snapshots_outdated", task.outdated);
 	es_worker_end();
 }

@@ -5,7 +5,7 @@
 #ifndef ES_STATE_SNAPSHOT_REQUEST_H
 #define ES_STATE_SNAPSHOT_REQUEST_H
 
-extern void es_snapshot_request(int64 stream);
-extern void es_snapshot_note_unused(bool damaged);
+extern void es_snapshot_request(int64 stream, int64 unusable);
+extern void es_snapshot_note_outdated(void);
 
 #endif							/* ES_STATE_SNAPSHOT_REQUEST_H */

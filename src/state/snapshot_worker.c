@@ -200,7 +200,7 @@ take(text *stream, int64 id, HTAB *taken)
 	{
 		if (es_process_begin("taking a snapshot"))
 		{
-			version = es_take_snapshot(stream);
+			version = es_take_snapshot(stream, PG_INT64_MAX);
 			if (version > 0)
 				es_counter_add("snapshots_taken", 1);
 			es_process_end();

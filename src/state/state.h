@@ -167,6 +167,8 @@ typedef struct EsAggregate
 	EsRules    *rules;
 	Jsonb	   *initial;
 	int			snapshot_every;
+	int			keep_snapshots; /* how many of the newest snapshots of a stream are kept */
+	Interval   *keep_snapshots_for; /* older ones are dropped when their event is older than this; NULL: they are not */
 	uint8		fingerprint[ES_DIGEST_LEN];	/* of this and of all upcasters */
 } EsAggregate;
 
@@ -252,7 +254,7 @@ typedef struct EsFoldBase
 } EsFoldBase;
 
 extern bool es_load_replay(int64 stream, const bytea *fingerprint, int64 version, Snapshot snapshot, EsFoldBase *base);
-extern int64 es_take_snapshot(const text *stream);
+extern int64 es_take_snapshot(const text *stream, int64 max_version);
 
 /* ---------------------------------------------------------------- snapshot */
 
@@ -260,21 +262,24 @@ extern int64 es_take_snapshot(const text *stream);
  * Stored states of streams.
  */
 
+#define ES_KEEP_SNAPSHOTS	4		/* the default */
+
 typedef struct EsSnapshot
 {
 	Jsonb	   *state;
 	int64		version;
 	int64		position;
 	TimestampTz recorded_at;
+	bytea	   *digest;			/* of the stream up to its event; NULL: not known */
+	int64		unusable;		/* after a search: version of the newest one that cannot be used; 0: none */
 } EsSnapshot;
 
-extern bool es_snapshot_find(int64 stream, const uint8 *fingerprint, int64 max_version,
+extern bool es_snapshot_find(const text *stream, const EsHead *head, const uint8 *fingerprint, int64 max_version,
 							 const TimestampTz *as_of, Snapshot snapshot, EsSnapshot *found);
-extern bool es_snapshot_sound(int64 stream, const bytea *fingerprint, int64 version, int64 position,
-							  TimestampTz recorded_at, Jsonb *state, const bytea *hash);
+extern bool es_snapshot_sound(int64 stream, const bytea *fingerprint, const EsSnapshot *row, const bytea *hash);
 extern bool es_snapshot_is_of(const bytea *fingerprint, const uint8 *fold);
 extern bool es_snapshot_of_other_fold(int64 stream, Snapshot snapshot);
-extern void es_snapshot_store(int64 stream, const EsFold *fold, Jsonb *state);
+extern void es_snapshot_store(const EsHead *head, const EsFold *fold, Jsonb *state);
 
 /* ---------------------------------------------------------------- snapshot worker */
 

@@ -21,6 +21,7 @@
  */
 
 extern void es_counter_add(const char *name, int64 more);
+extern void es_counter_set(const char *name, int64 value);
 
 /* ---------------------------------------------------------------- create */
 
@@ -177,7 +178,8 @@ extern void es_guard_tables(void);
 	COLUMN(snapshot, position, INT8OID) \
 	COLUMN(snapshot, recorded_at, TIMESTAMPTZOID) \
 	COLUMN(snapshot, state, JSONBOID) \
-	COLUMN(snapshot, hash, BYTEAOID)
+	COLUMN(snapshot, hash, BYTEAOID) \
+	NULLABLE(snapshot, digest, BYTEAOID)	/* of the stream up to the snapshot's event */
 
 /* event_store.subscription_streams: one row for each stream in flight or quarantined. */
 #define ES_SUBSTREAM_COLUMNS(COLUMN, NULLABLE) \

@@ -119,7 +119,7 @@ RESET ROLE;
 SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relkind IN ('r', 'p', 'v', 'S', 'i', 'f');
 RESET event_store.partition_size;
 -- stored text runs as who registered it only while the store's owner may act as that role
-GRANT EXECUTE ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer), es_load(text) TO es_test_app;
+GRANT EXECUTE ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval), es_load(text) TO es_test_app;
 SET ROLE es_test_app;
 SELECT try($$SELECT es_register_aggregate('new', 'state || data')$$);
 RESET ROLE;

@@ -9,9 +9,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -27,11 +30,26 @@ all_are_published(void)
 	return es_sql_run("SELECT FROM pg_publication WHERE puballtables LIMIT 1") > 0;
 }
 
-/* Whether there is a marker, and so the tables are unlogged. */
+/*
+ * Whether there is a marker, and so the tables are unlogged. The projection's role may create in the schema too, and the
+ * marker is read with the rights of the store's owner: a view of that name would run its functions with them. So only an
+ * unlogged table of the owner's is one.
+ */
 static bool
 has_marker(const char *schema)
 {
-	return OidIsValid(get_relname_relid(MARKER, get_namespace_oid(schema, false)));
+	Oid			relid = get_relname_relid(MARKER, get_namespace_oid(schema, false));
+	HeapTuple	tuple = OidIsValid(relid) ? SearchSysCache1(RELOID, ObjectIdGetDatum(relid)) : NULL;
+	Form_pg_class form;
+	bool		is_ours;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	is_ours = form->relowner == es_store()->owner && form->relkind == RELKIND_RELATION &&
+		form->relpersistence == RELPERSISTENCE_UNLOGGED;
+	ReleaseSysCache(tuple);
+	return is_ours;
 }
 
 /* Notes that the unlogged tables have what the checkpoint says. */

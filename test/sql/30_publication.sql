@@ -70,6 +70,21 @@ SELECT es_run_projection('keyless');
 SELECT rebuild FROM event_store.projection_status;
 SELECT * FROM keyless ORDER BY stream;
 
+-- the projection's role may create in the schema of the rebuild: nothing there runs with the rights of the store's owner
+SELECT es_rebuild_projection('keyless');
+SELECT n.nspname AS shadow FROM pg_namespace n WHERE n.nspname ~ '^event_store_rebuild_' \gset
+DROP TABLE :shadow.event_store_marker;
+CREATE ROLE es_intruder;
+CREATE FUNCTION intrude() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'runs as %', current_user; END$$;
+CREATE VIEW :shadow.event_store_marker AS SELECT 1 AS x WHERE intrude();
+ALTER VIEW :shadow.event_store_marker OWNER TO es_intruder;
+SELECT pg_temp.try($$SELECT es_run_projection('keyless')$$);
+DROP VIEW :shadow.event_store_marker;
+DROP FUNCTION intrude;
+DROP ROLE es_intruder;
+SELECT es_run_projection('keyless');
+SELECT rebuild FROM event_store.projection_status;
+
 -- a table that is published and cannot be updated is refused at once
 ALTER TABLE keyless REPLICA IDENTITY DEFAULT;
 SELECT pg_temp.try($$SELECT es_create_projection('other', 'DELETE FROM keyless k USING new_events e WHERE k.stream = e.stream', tables => '{keyless}')$$);

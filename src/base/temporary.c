@@ -285,11 +285,12 @@ typedef struct ActiveType
 static List *active_types = NIL;
 static Oid	active_schema = InvalidOid;
 static bool active_valid = false;
+static bool active_reading = false; /* a change meanwhile means: find them again */
 
 static void
 types_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
-	active_valid = false;
+	active_valid = active_reading = false;
 }
 
 static void
@@ -318,7 +319,7 @@ type_owner(Oid type)
 	return owner;
 }
 
-/* Notes a type when it is, or its elements or columns are, a domain of a user's. */
+/* Notes a type when it is, or its elements, bounds or columns are, a domain of a user's. */
 static void
 note_domains(Oid noted, Oid type, int depth)
 {
@@ -331,6 +332,10 @@ note_domains(Oid noted, Oid type, int depth)
 		return;
 	if (get_typtype(type) == TYPTYPE_DOMAIN)
 		note_active(noted, type_owner(type));
+	else if (get_typtype(type) == TYPTYPE_RANGE)
+		note_domains(noted, get_range_subtype(type), depth + 1);
+	else if (get_typtype(type) == TYPTYPE_MULTIRANGE)
+		note_domains(noted, get_range_subtype(get_multirange_range(type)), depth + 1);
 	else if (get_typtype(type) == TYPTYPE_COMPOSITE)
 	{
 		Relation	rel = relation_open(get_typ_typrelid(type), AccessShareLock);
@@ -376,7 +381,8 @@ find_active_types(Oid schema)
 	list_free_deep(active_types);
 	active_types = NIL;
 	active_schema = schema;
-	active_valid = true;		/* what changes from here on sets it back */
+	active_valid = false;		/* until all are found: this may fail half way, at a lock or a cancel */
+	active_reading = true;
 	ScanKeyInit(&key[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(NamespaceRelationId));
 	ScanKeyInit(&key[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(schema));
@@ -393,6 +399,7 @@ find_active_types(Oid schema)
 	systable_endscan(scan);
 	relation_close(rel, AccessShareLock);
 	note_casts(schema);
+	active_valid = active_reading;
 }
 
 /*
@@ -407,8 +414,8 @@ es_refuse_temporary_types(Oid role)
 
 	if (likely(!OidIsValid(schema)))
 		return;
-	if (!active_valid || active_schema != schema)
-		find_active_types(schema);
+	for (int tries = 0; tries < 10 && (!active_valid || active_schema != schema); tries++)
+		find_active_types(schema);	/* debug_discard_caches would go on for ever */
 	foreach(lc, active_types)
 	{
 		ActiveType *active = lfirst(lc);

@@ -30,6 +30,7 @@
 #include "parser/parse_collate.h"
 #include "parser/parse_expr.h"
 #include "parser/parse_node.h"
+#include "parser/parse_type.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -234,6 +235,35 @@ note_functions(Node *node, void *context)
 	return expression_tree_walker(node, note_functions, context);
 }
 
+/* Whether a name means a type that is not core's. */
+static bool
+names_type(TypeName *name)
+{
+	return LookupTypeNameOid(NULL, name, true) >= FirstNormalObjectId;
+}
+
+/*
+ * Whether an expression, before the parser has looked up its names, may convert a literal to a type that is not core's. The
+ * parser does that itself, and calls the type's input function. The syntax of a call, or of a column, will do too.
+ */
+static bool
+find_named_type(Node *node, void *context)
+{
+	ListCell   *lc;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, TypeName) && names_type((TypeName *) node))
+		return true;
+	if (IsA(node, FuncCall) && names_type(makeTypeNameFromNameList(((FuncCall *) node)->funcname)))
+		return true;
+	if (IsA(node, A_Indirection))
+		foreach(lc, ((A_Indirection *) node)->indirection)
+			if (IsA(lfirst(lc), String) && names_type(makeTypeNameFromNameList(list_make1(lfirst(lc)))))
+				return true;
+	return raw_expression_tree_walker(node, find_named_type, context);
+}
+
 /* ---------------------------------------------------------------- compiling and running */
 
 /*
@@ -251,6 +281,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	FunctionNotes notes = {NULL, false};
 	StringInfoData definitions;
 	EsRunAs	run_as;
+	Node	   *raw;
 	Node	   *node;
 	Node	   *coerced;
 
@@ -261,7 +292,10 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	pstate->p_sourcetext = text;
 	pstate->p_pre_columnref_hook = resolve_column;
 	pstate->p_ref_hook_state = &known;
-	node = transformExpr(pstate, parse_expression(text, what), EXPR_KIND_SELECT_TARGET);
+	raw = parse_expression(text, what);
+	if (find_named_type(raw, NULL))
+		es_refuse_temporary_types(compiled->role);
+	node = transformExpr(pstate, raw, EXPR_KIND_SELECT_TARGET);
 	if (pstate->p_hasSubLinks || pstate->p_hasAggs || pstate->p_hasWindowFuncs || pstate->p_hasTargetSRFs)
 		not_an_expression(what);
 	coerced = coerce_to_target_type(pstate, node, exprType(node), result_type, -1,

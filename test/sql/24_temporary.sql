@@ -42,6 +42,8 @@ SELECT es_register_aggregate('atkv', $$state || jsonb_build_object('r', es_attac
 SELECT es_register_aggregate('atkr', $$state || es_attack_row(data)$$);
 SELECT es_register_aggregate('atkc', $$state || jsonb_build_object('r', (data ->> 'c')::es_attack_kind)$$);
 SELECT es_register_aggregate('atkt', $$state || to_jsonb(null::es_attack_rates)$$);
+SELECT es_register_aggregate('atkl', $$state || jsonb_build_object('r', array_length('{eur}'::es_attack_kind[], 1))$$);
+SELECT version FROM es_append('atkl-1', 0, 'A', '{}');
 SELECT es_register_event_type('AttackChecked', 1, $$es_attack_rate('eur') > 0$$);
 SELECT es_append(s || '-1', 0, 'A', '{"c": "eur", "rate": "1"}') IS NOT NULL FROM unnest('{atkf,atki,atkv,atkr,atkc,atkt}'::text[]) s;
 SELECT version FROM es_append('atku-1', 0, 'AttackOld', '{}');
@@ -104,8 +106,28 @@ CREATE FUNCTION es_attack.check(text) RETURNS boolean LANGUAGE plpgsql AS $$BEGI
 CREATE DOMAIN pg_temp.es_attack_kind AS text CHECK (es_attack.check(value));
 SELECT es_attack.try($$SELECT es_load('atkv-1')$$);
 SELECT es_attack.try($$SELECT es_load('atkc-1')$$);
+SELECT es_attack.try($$SELECT es_load('atkl-1')$$);	-- the parser converts a literal
 SELECT es_attack.try($$SELECT es_run_projection('es_attack_async')$$);
 DROP DOMAIN pg_temp.es_attack_kind;
+-- A range of such a type.
+CREATE DOMAIN es_attack.number AS int CHECK (es_attack.check(value::text));
+CREATE TYPE pg_temp.es_attack_kind AS RANGE (subtype = es_attack.number);
+SELECT es_attack.try($$SELECT es_load('atkv-1')$$);
+DROP TYPE pg_temp.es_attack_kind;
+-- An error while such types are looked for: they are looked for again.
+CREATE TYPE es_attack.held AS (a int);
+CREATE TEMP TABLE es_attack_first (c es_attack.held);
+CREATE DOMAIN pg_temp.es_attack_kind AS text CHECK (es_attack.check(value));
+BEGIN;
+ALTER TYPE es_attack.held RENAME ATTRIBUTE a TO b;
+PREPARE TRANSACTION 'es_attack';
+SET lock_timeout = '10ms';
+SELECT es_attack.try($$SELECT es_load('atkv-1')$$);
+RESET lock_timeout;
+ROLLBACK PREPARED 'es_attack';
+SELECT es_attack.try($$SELECT es_load('atkv-1')$$);
+DROP DOMAIN pg_temp.es_attack_kind;
+DROP TABLE es_attack_first;
 CREATE DOMAIN es_attack.active AS text CHECK (es_attack.check(value));
 CREATE TEMP TABLE es_attack_rates (c es_attack.active);
 SELECT es_attack.try($$SELECT es_load('atkr-1')$$);
@@ -154,7 +176,7 @@ SELECT es_register_event_type('AttackChecked', 1, 'true');
 RESET search_path;
 
 SELECT es_drop_projection(n) FROM unnest('{es_attack_inline,es_attack_async,es_attack_truncate}'::text[]) n;
-SELECT es_unregister_aggregate(c) FROM unnest('{atkf,atki,atkv,atkr,atkc,atkt,atkn}'::text[]) c;
+SELECT es_unregister_aggregate(c) FROM unnest('{atkf,atki,atkv,atkr,atkc,atkt,atkl,atkn}'::text[]) c;
 SELECT es_unregister_upcaster('AttackOld', 1);
 SELECT es_unregister_event_type('AttackChecked', 1);
 DROP TABLE public.es_attack_out;

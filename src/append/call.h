@@ -72,6 +72,7 @@ typedef struct EsCallStream
 	int32		category;
 	int			first_element;	/* number of the first element that names it; -1: none yet */
 	bool		writes;			/* an element of it has events */
+	bool		absent;			/* it does not exist, and we hold its name */
 	EsHead		head;
 } EsCallStream;
 

@@ -201,7 +201,8 @@ resolve_names(EsCall *call)
 
 		stream->category = es_name_find(ES_CATEGORY, VARDATA_ANY(stream->name),
 										es_category_length(stream->name));
-		if (stream->category == 0)
+		/* A category that only a check names need not be there. */
+		if (stream->category == 0 && stream->writes)
 		{
 			if (strangers == NULL)
 				strangers = MemoryContextAllocHuge(call->context,
@@ -422,23 +423,61 @@ greatest_version(const EsCall *call, const EsCallStream *stream)
 	return element->expected;
 }
 
-/* Locks the heads of all streams, and makes those that do not exist. */
+/*
+ * Makes the heads of streams first..last in the order of locks that are absent and will be written, with version 0.
+ * Returns whether there were any.
+ */
+static bool
+make_absent(EsHeads *heads, const OrderedStream *order, int first, int last)
+{
+	bool		made = false;
+
+	for (int i = first; i <= last; i++)
+	{
+		EsCallStream *stream = order[i].stream;
+
+		if (!stream->absent || !stream->writes)
+			continue;
+		es_head_identify(&stream->head, stream->category);
+		es_head_insert(heads, stream->name, &stream->head);
+		stream->absent = false;
+		made = true;
+	}
+	return made;
+}
+
+/*
+ * Locks all streams: the heads of those that exist, the names of those that do not. Heads are made when the events are
+ * written, so that a call which is refused or only checks writes nothing. But names are locked in the lock table, which
+ * has room for so many. Where a call has more, it makes the heads of those so far, which come before the others in the
+ * order of locks.
+ */
 static void
 lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 {
 	bool		made = false;
+	int			first = 0;		/* of the streams whose names may be held */
 
 	for (int i = 0; i < call->stream_count; i++)
 	{
 		EsCallStream *stream = order[i].stream;
 
-		switch (es_head_lock(heads, stream->name, stream->category,
-							 greatest_version(call, stream), &stream->head))
+		switch (es_head_lock(heads, stream->name, greatest_version(call, stream), &stream->head))
 		{
 			case ES_HEAD_LOCKED:
 				break;
-			case ES_HEAD_MADE:
-				made = true;
+			case ES_HEAD_ABSENT:
+				stream->absent = true;
+				if (!es_absent_too_many())
+					break;
+				made |= make_absent(heads, order, first, i);
+				first = i + 1;
+				if (es_absent_too_many())
+					ereport(ERROR,
+							(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+							 errmsg("a transaction cannot lock more than %d streams that do not exist", ES_MAX_ABSENT),
+							 errdetail("Stream \"%s\" would be one more.", text_to_cstring(stream->name)),
+							 errhint("Append to them, or lock fewer in one transaction.")));
 				break;
 			case ES_HEAD_BEYOND:
 				wrong_version(stream, &call->elements[stream->first_element]);
@@ -653,12 +692,21 @@ es_call_execute(EsCall *call)
 	{
 		allocate_positions(call);
 		ES_FAULT(after_allocation);
+		for (int i = 0; i < call->stream_count; i++)
+			if (order[i].stream->writes && order[i].stream->absent)
+				es_head_identify(&order[i].stream->head, order[i].stream->category);
 		stamp = stamp_call(call);
 		write_events(call, stamp);
 		ES_FAULT(after_insert);
 		for (int i = 0; i < call->stream_count; i++)
-			if (order[i].stream->writes)
-				es_head_update(&heads, order[i].stream->name, &order[i].stream->head);
+		{
+			EsCallStream *stream = order[i].stream;
+
+			if (stream->writes && stream->absent)
+				es_head_insert(&heads, stream->name, &stream->head);
+			else if (stream->writes)
+				es_head_update(&heads, stream->name, &stream->head);
+		}
 		store_keys(call, batch_request, stamp);
 	}
 	for (int e = 0; e < call->element_count; e++)

@@ -297,6 +297,17 @@ typedef RelFileLocator EsRelFile;
 typedef RelFileNode EsRelFile;
 #endif
 
+/* 17 can also ask for stronger locks, not here. */
+static inline bool
+es_lock_held_by_me(const LOCKTAG *tag, LOCKMODE lockmode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, lockmode, false);
+#else
+	return LockHeldByMe(tag, lockmode);
+#endif
+}
+
 /* 17 put a process's virtual transaction into one field. */
 static inline LocalTransactionId
 es_proc_lxid(const PGPROC *proc)

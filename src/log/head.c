@@ -3,9 +3,8 @@
  *	  Head rows: a stream's version, and its lock.
  *
  * An append locks the head row of its stream FOR NO KEY UPDATE, to the end of the transaction. What the locked row
- * says (version, last position, digest) then holds. If the stream does not exist yet, the append inserts its head
- * with version 0. It inserts speculatively, as ON CONFLICT does: if two transactions insert the same head, one of
- * them waits for the other, and then locks the other's row.
+ * says (version, last position, digest) then holds. If the stream does not exist, its name is locked (log/absent.c), and
+ * its head is inserted when it has its first events.
  *
  * Row locks are kept in the rows and not in the lock table, so 100,000 of them do not fill that.
  */
@@ -28,6 +27,7 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/absent.h"
 #include "log/early_release.h"
 #include "log/log.h"
 #include "log/newest.h"
@@ -274,7 +274,7 @@ slot_is_open(EsHeads *heads)
  * that locks the head after this function has begun may be missed.
  *
  * Where the head is committed, one that holds it has left its mark in the version that is visible now. Only where it is
- * not, uncommitted ones are looked for.
+ * not, the lock on the name and uncommitted heads are looked for.
  */
 bool
 es_stream_has_open_append(const text *name)
@@ -288,6 +288,8 @@ es_stream_has_open_append(const text *name)
 	es_heads_open(&heads, AccessShareLock);
 	if (find_row(&heads, name, hash_name(&heads, name), snapshot))
 		open = slot_is_open(&heads);
+	else if (es_absent_is_locked(name))
+		open = true;			/* whoever gives this lock back has inserted the head before, and is found now */
 	else
 	{
 		InitDirtySnapshot(dirty);
@@ -324,38 +326,84 @@ fill_slot(EsHeads *heads, const EsHead *head, const text *name)
 	ExecStoreVirtualTuple(slot);
 }
 
-/*
- * Inserts the head of a new stream. Waits for a concurrent transaction that is inserting the same head. Returns false
- * when there is one already, committed or inserted by an earlier command of ours; then the caller looks it up again.
- */
-static bool
-insert_head(EsHeads *heads, const text *name, int32 category, EsHead *head)
+/* Gives a stream that is to be made its id. */
+void
+es_head_identify(EsHead *head, int32 category)
 {
-	ItemPointerData conflict_tid;
+	head->category = category;
+	head->id = nextval_internal(es_store()->stream_seq, false);
+}
+
+/*
+ * Inserts the head of a stream that es_head_lock() has found absent, and gives the lock on its name back: from now on
+ * the row is the lock.
+ *
+ * Nobody else can have inserted it since, but somebody who does not go by our locks: by SQL with the triggers off, or by
+ * logical replication. He has the same right to it as an update that came first.
+ */
+void
+es_head_insert(EsHeads *heads, const text *name, EsHead *head)
+{
 	List	   *arbiters;
-	uint32		token;
 	bool		conflict = false;
 
 	make_estate(heads);
 	/* A conflict is only one of the index by name. Another unique index, which a DBA has added, raises its error. */
 	arbiters = list_make1_oid(RelationGetRelid(heads->rows.index));
-	memset(head, 0, sizeof(*head));
-	head->category = category;
-	head->id = nextval_internal(es_store()->stream_seq, false);
 	fill_slot(heads, head, name);
-
-	ItemPointerSetInvalid(&conflict_tid);
-	if (!es_check_index_constraints(heads->rri, heads->rows.slot, heads->estate, &conflict_tid, arbiters))
-		return false;
-
-	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
-	table_tuple_insert_speculative(heads->rows.rel, heads->rows.slot, GetCurrentCommandId(true), 0, NULL, token);
+	table_tuple_insert(heads->rows.rel, heads->rows.slot, GetCurrentCommandId(true), 0, NULL);
 	es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, true, &conflict, arbiters);
-	table_tuple_complete_speculative(heads->rows.rel, heads->rows.slot, token, !conflict);
-	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	if (conflict)
+		es_newest_conflict();
 	ResetPerTupleExprContext(heads->estate);
 	head->tid = heads->rows.slot->tts_tid;
-	return !conflict;
+	es_newest_written(hash_name(heads, name), &head->tid);
+	ExecClearTuple(heads->rows.slot);
+	es_absent_unlock(name);
+}
+
+/*
+ * Looks for a head that the latest snapshot does not show: a committed or an uncommitted one. Returns whether there is
+ * one; *other is the open transaction that has inserted it, or invalid, and *tid its place.
+ */
+static bool
+find_uncommitted(EsHeads *heads, const text *name, TransactionId *other, ItemPointer tid)
+{
+	SnapshotData dirty;
+	EsIndexKey	key = {1, BTEqualStrategyNumber, PointerGetDatum(name)};
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	es_lookup_begin(&heads->rows, &dirty, false, 1, &key);
+	found = es_lookup_next(&heads->rows);
+	if (found)
+	{
+		*other = dirty.xmin;
+		*tid = heads->rows.slot->tts_tid;
+	}
+	es_lookup_end(&heads->rows);
+	ExecClearTuple(heads->rows.slot);
+	return found;
+}
+
+/*
+ * Locks the name of a stream that was not found. Returns true when there is no such stream, and false when there is one
+ * by now, or may be: then the caller looks for it again.
+ */
+static bool
+lock_absent(EsHeads *heads, const text *name)
+{
+	TransactionId other;
+	ItemPointerData tid;
+
+	es_absent_lock(name);
+	if (!find_uncommitted(heads, name, &other, &tid))
+		return true;
+	/* The row is the lock, so nobody needs the name. */
+	es_absent_unlock(name);
+	if (TransactionIdIsValid(other))
+		XactLockTableWait(other, heads->rows.rel, &tid, XLTW_Lock);
+	return false;
 }
 
 /*
@@ -381,8 +429,8 @@ locking_transaction(EsHeads *heads)
 }
 
 /*
- * Locks a stream to the end of the transaction, and fills in its head. If the stream does not exist, its head is
- * made, with version 0. Waits for a concurrent append to the stream. Above READ COMMITTED, raises PostgreSQL's own
+ * Locks a stream to the end of the transaction, and fills in its head. If the stream does not exist, its name is
+ * locked, and nothing is written. Waits for a concurrent append to the stream. Above READ COMMITTED, raises PostgreSQL's own
  * 40001 when the head is newer than the transaction's snapshot.
  *
  * limit is the greatest version with which the call can succeed; PG_INT64_MAX means any. When the committed version
@@ -392,7 +440,7 @@ locking_transaction(EsHeads *heads)
  * lock the row, one after the other.
  */
 EsHeadLock
-es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head)
+es_head_lock(EsHeads *heads, const text *name, int64 limit, EsHead *head)
 {
 	uint64		hash = hash_name(heads, name);
 
@@ -409,10 +457,10 @@ es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHe
 		if (!find_row(heads, name, hash, snapshot))
 		{
 			UnregisterSnapshot(snapshot);
-			if (insert_head(heads, name, category, head))
+			if (lock_absent(heads, name))
 			{
-				ExecClearTuple(heads->rows.slot);
-				return ES_HEAD_MADE;
+				memset(head, 0, sizeof(*head));
+				return ES_HEAD_ABSENT;
 			}
 			continue;
 		}

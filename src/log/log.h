@@ -176,6 +176,7 @@ extern bool es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key
 extern void es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, const EsIndexKey *keys);
 extern void es_lookup_begin_blocks(EsLookup *lookup, Snapshot snapshot, BlockNumber first, BlockNumber count);
 extern bool es_lookup_next(EsLookup *lookup);
+extern void es_lookup_end(EsLookup *lookup);
 extern BlockNumber es_lookup_blocks(EsLookup *lookup);
 
 extern void es_row_insert(EsLookup *lookup, const Datum *values);
@@ -228,17 +229,23 @@ typedef struct EsHeads
 	}			digest;			/* the digest that the slot points to; last, as its size seems to vary */
 } EsHeads;
 
+/* A transaction holds the names of so many streams that do not exist, and not more. */
+#define ES_MAX_ABSENT	64
+
 typedef enum EsHeadLock
 {
 	ES_HEAD_LOCKED,
-	ES_HEAD_MADE,				/* the stream is new; the head can be updated after a CommandCounterIncrement() */
+	ES_HEAD_ABSENT,				/* there is no such stream, and nobody else can make it */
 	ES_HEAD_BEYOND				/* not locked, because its committed version is greater than the limit */
 } EsHeadLock;
 
 extern void es_heads_open(EsHeads *heads, LOCKMODE lockmode);
 extern void es_heads_close(EsHeads *heads);
-extern EsHeadLock es_head_lock(EsHeads *heads, const text *name, int32 category, int64 limit, EsHead *head);
+extern EsHeadLock es_head_lock(EsHeads *heads, const text *name, int64 limit, EsHead *head);
+extern void es_head_identify(EsHead *head, int32 category);
+extern void es_head_insert(EsHeads *heads, const text *name, EsHead *head);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);
+extern bool es_absent_too_many(void);
 extern void es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot);
 extern text *es_heads_next(EsHeads *heads, EsHead *head);
 

@@ -116,6 +116,13 @@ end_reading(EsLookup *lookup)
 	lookup->table_scan = NULL;
 }
 
+/* Ends reading before its end. The table stays open. */
+void
+es_lookup_end(EsLookup *lookup)
+{
+	end_reading(lookup);
+}
+
 /* Releases everything but the locks that keep says. */
 void
 es_lookup_close(EsLookup *lookup, EsKeepLocks keep)

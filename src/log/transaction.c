@@ -12,6 +12,7 @@
 #include "access/xact.h"
 
 #include "base/base.h"
+#include "log/absent.h"
 #include "log/early_release.h"
 #include "log/log.h"
 #include "log/newest.h"
@@ -34,6 +35,7 @@ reset(void)
 {
 	first_position = 0;
 	progressed = has_work = store_made = false;
+	es_absent_end_of_transaction();
 	es_shared_end_of_transaction();
 	for (int i = 0; i < at_end_count; i++)
 		at_end[i] ();

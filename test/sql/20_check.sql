@@ -134,7 +134,7 @@ SELECT pg_temp.damage($$UPDATE event_store.heads SET created_at = '2000-01-01', 
 SELECT pg_temp.damage($$UPDATE event_store.heads SET digest = '\x00' WHERE name = 'acct-1'$$);
 SELECT pg_temp.damage($$UPDATE event_store.heads SET name = 'other-1' WHERE name = 'order-1'$$);
 SELECT pg_temp.damage($$UPDATE event_store.categories SET name = 'purse' WHERE name = 'order'$$);
-SELECT pg_temp.damage($$UPDATE event_store.heads SET last_position = 4 WHERE name = 'acct-9'$$);
+SELECT pg_temp.damage($$INSERT INTO event_store.heads SELECT 0, 4, created_at, category, 0, 4, recorded_at, digest, 'acct-9' FROM event_store.heads WHERE name = 'acct-1'$$);
 SELECT pg_temp.damage($$DELETE FROM event_store.event_types WHERE name = 'Withdrawn'$$);
 
 -- the mark and the sequences

@@ -82,7 +82,7 @@ SELECT es_register_upcaster('Closed', 1, 'NULL');
 SELECT findings();
 SELECT findings('a-1');
 SELECT es_unregister_upcaster('Changed', 1), es_unregister_upcaster('Closed', 1);
--- a stream that was checked but never written has a head row, and nothing else
+-- a stream that was checked but never written leaves nothing behind
 SELECT count(*) FROM es_append_multi('[{"stream": "d-1", "expected_version": 3}, {"stream": "empty-1", "expected_version": 0}]');
 SELECT name, version FROM event_store.heads WHERE version = 0;
 SELECT findings();

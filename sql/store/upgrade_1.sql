@@ -27,7 +27,20 @@ ALTER TABLE event_store.checkpoints ADD COLUMN counted_after bigint NOT NULL DEF
 COMMENT ON COLUMN event_store.checkpoints.counted_after IS
 'since this position every event that matches has counted in events, or in the quarantine: es_check';
 COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';
-UPDATE event_store.checkpoints SET counted_after = position, counted_events = events;
+-- What was parked counts when it is applied, and so do calls that reach beyond the position: they were not delivered yet.
+UPDATE event_store.checkpoints c SET counted_after = c.position, counted_events = c.events
+    + (SELECT coalesce(sum(q.events), 0) FROM event_store.quarantine q WHERE q.projection = c.projection AND NOT q.rebuild)
+    + (SELECT count(*)
+        FROM event_store.projections p
+        JOIN event_store.log l ON l.position BETWEEN c.scan_from AND c.position AND l.position + l.rest > c.position
+        JOIN event_store.categories k ON k.id = l.category
+        JOIN event_store.event_types t ON t.id = l.event_type
+        WHERE p.name = c.projection AND (p.categories IS NULL OR k.name = ANY (p.categories))
+            AND (p.event_types IS NULL OR t.name = ANY (p.event_types)))
+WHERE NOT c.rebuild;
+-- A rebuild has counted from its beginning on.
+UPDATE event_store.checkpoints c SET counted_after = p.from_position
+FROM event_store.projections p WHERE p.name = c.projection AND c.rebuild;
 
 -- The mark had no primary key, and its updates failed where all tables were published. Its unique key may have been made the
 -- replica identity by hand.

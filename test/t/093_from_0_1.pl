@@ -76,8 +76,20 @@ $node->command_ok([ 'psql', '-X', '-q', '-o', '/dev/null', '-v', 'ON_ERROR_STOP=
 is($node->safe_psql('old', q[SELECT extversion FROM pg_extension WHERE extname = 'event_store']), '0.1.0', 'it is of that version');
 my (undef, undef, $error) = $node->psql('old', 'SELECT es_upgrade_store()');
 like($error, qr/the extension "event_store" has to be updated before its store.*Its version is 0\.1\.0.*ALTER EXTENSION event_store UPDATE/s, 'the extension comes first');
+# As if the projection had parked a stream. (With upcasters its events are not counted.)
+$node->safe_psql('old', q[DELETE FROM event_store.upcasters;
+	INSERT INTO event_store.quarantine (projection, rebuild, stream, together, position, events, error, error_code, error_position, attempts, since)
+	SELECT 'payments', false, 1, 1, min(l.position), count(*), 'parked', 'P0001', min(l.position), 1, now() FROM event_store.log l, event_store.checkpoints c, event_store.event_types t
+	WHERE l.stream = 1 AND l.position <= c.position AND t.id = l.event_type AND t.name = 'Paid';
+	UPDATE event_store.checkpoints c SET events = c.events - q.events, quarantined = 1 FROM event_store.quarantine q;
+	DELETE FROM payments WHERE stream = 'account-1']);
 is(last_line($node, 'old', 'ALTER EXTENSION event_store UPDATE; SELECT es_upgrade_store()'), 2, 'then the store');
 is($node->safe_psql('old', q[SELECT * FROM es_check('all')]), '', 'es_check() finds nothing');
+is(last_line($node, 'old', q[SELECT version FROM es_append('account-2', 37, 'Paid', '{"amount": 8}')]), 38, 'it goes on');
+is(last_line($node, 'old', q[SELECT es_run_projection('payments')]), 1, '... and so does its projection');
+is($node->safe_psql('old', q[SELECT * FROM es_check('all')]), '', 'what it had parked before the upgrade is counted');
+is(last_line($node, 'old', q[SELECT es_retry_quarantined('payments')]), 38, 'what was parked can be applied');
+is($node->safe_psql('old', q[SELECT * FROM es_check('all')]), '', '... and is counted');
 
 # A store that is made now is the same as one that was made then.
 my @dumps;

@@ -211,6 +211,7 @@ extern uint64 es_script_run(const char *name, const EsScriptValue *values, int c
 extern int	es_as_of_wait;				/* milliseconds */
 extern bool es_early_lock_release;
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
+extern int	es_heartbeat;			/* seconds; 0: none */
 extern int	es_idle_append_timeout;		/* milliseconds; 0: for ever */
 extern int	es_mark_interval;		/* milliseconds */
 extern int	es_mark_wait;				/* milliseconds */
@@ -339,10 +340,12 @@ typedef struct EsSql
 	Oid			saved_user;
 	int			saved_context;
 	int			guc_level;
+	bool		saved_unheard;	/* the same of whoever began before */
 } EsSql;
 
 extern void es_pin_setting(const char *name, const char *value);
 extern void es_sql_begin(EsSql *sql, Oid role);
+extern void es_sql_begin_unheard(EsSql *sql, Oid role);
 extern void es_sql_end(EsSql *sql);
 extern char *es_vpsprintf(const char *fmt, va_list args) pg_attribute_printf(1, 0);
 extern uint64 es_sql_run(const char *statement);

@@ -25,6 +25,7 @@
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
+int			es_heartbeat = 0;
 int			es_idle_append_timeout = 0;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
@@ -54,6 +55,12 @@ es_settings_init(void)
 							 &es_early_lock_release,
 							 false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.heartbeat",
+							"Sets how old the published times may grow where nothing happens; 0 means as old as they will.",
+							"The coordinator publishes them again, for loads as of a time on standbys.",
+							&es_heartbeat,
+							0, 0, 24 * 60 * 60,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.idempotency_retention",
 							"Sets how long an idempotency key is remembered; 0 means for ever.",
 							NULL,

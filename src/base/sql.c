@@ -9,20 +9,29 @@
  *
  * The store's tables have triggers that refuse changes (store/guard.c). A statement of ours that changes one of
  * them says so, with es_sql_write_args() and its like: while it runs, the triggers of that table let it pass.
+ *
+ * A DBA's event triggers hear of DDL. What the store does by itself, in the middle of an append or in a background process,
+ * they must not be able to stop or to delay: es_sql_begin_unheard(). Such statements run as subcommands, as those that
+ * PostgreSQL makes of a user's DDL, and event triggers fire for whole commands only, whether they are ENABLE ALWAYS or not.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "parser/parser.h"
+#include "tcop/dest.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 
 #include "base/base.h"
 
@@ -33,6 +42,8 @@ es_pin_setting(const char *name, const char *value)
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+static bool unheard = false;	/* between es_sql_begin_unheard() and es_sql_end() */
+
 /* Connects SPI; role InvalidOid means the caller itself, with the caller's rights. */
 void
 es_sql_begin(EsSql *sql, Oid role)
@@ -41,6 +52,8 @@ es_sql_begin(EsSql *sql, Oid role)
 		es_switch_role(role, 0, &sql->saved_user, &sql->saved_context);
 	else
 		GetUserIdAndSecContext(&sql->saved_user, &sql->saved_context);
+	sql->saved_unheard = unheard;
+	unheard = false;
 	sql->guc_level = NewGUCNestLevel();
 	es_pin_setting("search_path", "pg_catalog, pg_temp");
 	es_pin_setting("standard_conforming_strings", "on");
@@ -49,10 +62,19 @@ es_sql_begin(EsSql *sql, Oid role)
 	SPI_connect();
 }
 
+/* The same for DDL that event triggers are not to hear of. */
+void
+es_sql_begin_unheard(EsSql *sql, Oid role)
+{
+	es_sql_begin(sql, role);
+	unheard = true;
+}
+
 void
 es_sql_end(EsSql *sql)
 {
 	SPI_finish();
+	unheard = sql->saved_unheard;
 	AtEOXact_GUC(false, sql->guc_level);
 	SetUserIdAndSecContext(sql->saved_user, sql->saved_context);
 }
@@ -86,6 +108,27 @@ es_sql_write_on(const char *table)
 	written = table;
 }
 
+/* Runs a utility statement as a subcommand. False, and nothing is done: it is another kind of statement. */
+static bool
+run_unheard(const char *statement)
+{
+	RawStmt    *raw = linitial_node(RawStmt, raw_parser(statement, RAW_PARSE_DEFAULT));
+	PlannedStmt *planned;
+
+	if (IsA(raw->stmt, SelectStmt) || IsA(raw->stmt, InsertStmt) || IsA(raw->stmt, UpdateStmt) || IsA(raw->stmt, DeleteStmt))
+		return false;
+	planned = makeNode(PlannedStmt);
+	planned->commandType = CMD_UTILITY;
+	planned->utilityStmt = raw->stmt;
+	planned->stmt_location = raw->stmt_location;
+	planned->stmt_len = raw->stmt_len;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ProcessUtility(planned, statement, false, PROCESS_UTILITY_SUBCOMMAND, NULL, NULL, None_Receiver, NULL);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	return true;
+}
+
 /* Runs a statement, without a plan or with one, that changes a table of the store; NULL: none of them. */
 static int
 execute(const char *table, const char *statement, int nargs, Oid *types, SPIPlanPtr plan, Datum *values,
@@ -93,6 +136,9 @@ execute(const char *table, const char *statement, int nargs, Oid *types, SPIPlan
 {
 	const char *before = written;
 	int			rc;
+
+	if (unheard && plan == NULL && run_unheard(statement))
+		return SPI_OK_UTILITY;
 
 	/* The common case needs no place to come back to. */
 	if (table == NULL && before == NULL)

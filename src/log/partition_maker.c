@@ -90,7 +90,7 @@ es_partition_make(int64 from, int64 to)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("partition \"event_store.%s\" of the event log is not attached", table),
 				 errhint("Attach it again: only older partitions can be detached while the log goes on.")));
-	es_sql_begin(&sql, es_store()->owner);
+	es_sql_begin_unheard(&sql, es_store()->owner);
 	es_script_run("log/partition", values, lengthof(values));
 	es_guard_partition(table);
 	es_script_run("log/attach", values, lengthof(values));

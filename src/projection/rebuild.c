@@ -166,7 +166,7 @@ es_rebuild_forget(const char *name)
 	if (OidIsValid(get_namespace_oid(rebuild.schema, true)))
 	{
 		/* The tables belong to the projection's role, the schema to the store's owner. */
-		es_sql_begin(&sql, es_store()->owner);
+		es_sql_begin_unheard(&sql, es_store()->owner);
 		es_pin_setting("client_min_messages", "warning");	/* no NOTICE about each table */
 		es_sql_runf("DROP SCHEMA %s CASCADE", quote_identifier(rebuild.schema));
 		es_sql_end(&sql);

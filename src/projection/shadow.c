@@ -79,7 +79,7 @@ es_shadow_make(const char *projection, const char *schema, const char *role, Lis
 	Oid			role_id = es_run_as_role(role);
 	bool		unlogged;
 
-	es_sql_begin(&sql, es_store()->owner);
+	es_sql_begin_unheard(&sql, es_store()->owner);
 	es_sql_runf("CREATE SCHEMA %s", quote_identifier(schema));
 	es_sql_runf("COMMENT ON SCHEMA %s IS %s", quote_identifier(schema),
 				quote_literal_cstr(psprintf("rebuild of projection %s; gone when it has ended", projection)));
@@ -90,7 +90,7 @@ es_shadow_make(const char *projection, const char *schema, const char *role, Lis
 		make_marker(schema);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
-	es_sql_begin(&sql, role_id);
+	es_sql_begin_unheard(&sql, role_id);
 	foreach(lc, tables)
 		es_sql_runf("CREATE %s TABLE %s.%s (LIKE %s INCLUDING ALL)", unlogged ? "UNLOGGED" : "", quote_identifier(schema),
 					es_table_name(lfirst(lc)), (char *) lfirst(lc));
@@ -108,14 +108,14 @@ es_shadow_keep_private(const char *schema, const char *role, List *tables)
 
 	if (has_marker(schema))
 		return;
-	es_sql_begin(&sql, es_store()->owner);
+	es_sql_begin_unheard(&sql, es_store()->owner);
 	change = all_are_published();
 	if (change)
 		make_marker(schema);
 	es_sql_end(&sql);
 	if (!change)
 		return;
-	es_sql_begin(&sql, es_run_as_role(role));
+	es_sql_begin_unheard(&sql, es_run_as_role(role));
 	foreach(lc, tables)
 		es_sql_runf("ALTER TABLE %s.%s SET UNLOGGED", quote_identifier(schema), es_table_name(lfirst(lc)));
 	es_sql_end(&sql);
@@ -131,7 +131,7 @@ es_shadow_was_emptied(const char *schema)
 
 	if (!has_marker(schema))
 		return false;
-	es_sql_begin(&sql, es_store()->owner);
+	es_sql_begin_unheard(&sql, es_store()->owner);
 	emptied = es_sql_runf("SELECT FROM %s." MARKER, quote_identifier(schema)) == 0;
 	if (emptied)
 		set_marker(schema);

@@ -221,6 +221,8 @@ check_triggers(Relation rel)
 					 errmsg("table \"%s.%s\" has a trigger \"%s\"", ES_SCHEMA,
 							RelationGetRelationName(rel), trigger->tgname),
 					 errdetail("Appends write below SQL and would not fire it."),
+					 strcmp(trigger->tgname, "repack_trigger") == 0 ?
+					 errhint("pg_repack is at work on this table: wait until it has ended. What is changed while its trigger is not there would be lost. Instead of it use VACUUM FULL, CLUSTER or REINDEX CONCURRENTLY instead.") :
 					 errhint("Drop the trigger; read the log by position instead.")));
 	}
 }

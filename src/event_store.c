@@ -28,6 +28,7 @@ _PG_init(void)
 	es_shared_init();
 	es_store_init();
 	es_subscriber_init();
+	es_trouble_init();
 	es_log_init();
 	es_state_init();
 	es_projection_init();

@@ -262,6 +262,14 @@ CREATE TABLE event_store.counters (
 );
 COMMENT ON TABLE event_store.counters IS 'what the status view counts';
 
+CREATE TABLE event_store.duties (
+    name        text COLLATE "C" PRIMARY KEY,
+    since       timestamptz NOT NULL,
+    error_code  text NOT NULL,
+    error       text NOT NULL
+);
+COMMENT ON TABLE event_store.duties IS 'what the coordinator cannot do, as long as it fails';
+
 -- ---------------------------------------------------------------- subscriptions
 
 CREATE TABLE event_store.subscriptions (

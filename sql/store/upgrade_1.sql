@@ -62,4 +62,12 @@ ALTER TABLE event_store.aggregates ADD COLUMN keep_snapshots integer NOT NULL DE
     ADD COLUMN keep_snapshots_for interval;
 INSERT INTO event_store.counters (name, value) VALUES ('damaged_stream', 0);
 
+CREATE TABLE event_store.duties (
+    name        text COLLATE "C" PRIMARY KEY,
+    since       timestamptz NOT NULL,
+    error_code  text NOT NULL,
+    error       text NOT NULL
+);
+COMMENT ON TABLE event_store.duties IS 'what the coordinator cannot do, as long as it fails';
+
 UPDATE event_store.store SET layout = 2;

@@ -43,6 +43,7 @@ COMMENT ON VIEW event_store.partitions IS
 -- ---------------------------------------------------------------- projections
 
 -- The planner must be told that there is one mark (LIMIT 1): it would take the query for a costly one, and compile it.
+-- Lag is against what is committed, not against the mark: where no coordinator publishes, the mark stands still.
 -- Lag in time is the age of the first event that was not delivered: one probe of an index.
 -- Where a projection was not active for minutes its rate is 0: exp() would underflow.
 CREATE OR REPLACE VIEW event_store.projection_status AS
@@ -55,8 +56,8 @@ SELECT p.name,
     CASE p.mode WHEN 'inline' THEN m.mark ELSE c.position END AS position,
     m.mark,
     CASE p.mode WHEN 'inline' THEN 0
-        ELSE greatest(m.mark - c.position - (
-            SELECT coalesce(sum(greatest(least(x.start_position, m.mark) - greatest(x.last_position, c.position), 0)), 0)::bigint
+        ELSE greatest(m.newest - c.position - (
+            SELECT coalesce(sum(greatest(least(x.start_position, m.newest) - greatest(x.last_position, c.position), 0)), 0)::bigint
             FROM event_store.epochs x), 0) END AS lag_events,
     CASE p.mode WHEN 'inline' THEN 0
         ELSE coalesce(extract(epoch FROM clock_timestamp() - n.recorded_at), 0) END::double precision AS lag_seconds,
@@ -70,18 +71,27 @@ SELECT p.name,
     c.error_code AS last_error_code,
     c.error_position AS last_error_position,
     c.last_active,
-    b.state AS rebuild
+    b.state AS rebuild,
+    w.coordinator_pid
 FROM event_store.projections p
 JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
-CROSS JOIN (SELECT mark FROM event_store.mark LIMIT 1) m
+CROSS JOIN (
+    SELECT k.mark, coalesce((SELECT l.position FROM event_store.log l ORDER BY l.position DESC LIMIT 1), k.mark) AS newest
+    FROM event_store.mark k
+    LIMIT 1) m
+CROSS JOIN (
+    SELECT min(l.pid) AS coordinator_pid
+    FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = :process_lock AND l.objid = 0 AND l.granted
+        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w
 LEFT JOIN event_store.rebuilds b ON b.projection = p.name
 LEFT JOIN LATERAL (
     SELECT l.recorded_at FROM event_store.log l
-    WHERE p.mode = 'async' AND l.position > c.position AND l.position <= m.mark
+    WHERE p.mode = 'async' AND l.position > c.position
     ORDER BY l.position
     LIMIT 1) n ON true;
 COMMENT ON VIEW event_store.projection_status IS
-'one row a projection: what it does, how far it is behind, why it failed';
+'one row a projection: what it does, how far it is behind, why it failed, and who sees to it';
 
 CREATE OR REPLACE VIEW event_store.projection_quarantine AS
 SELECT q.projection AS name, h.name AS stream, q.position, q.events, q.error, q.error_code, q.error_position,
@@ -129,7 +139,11 @@ SELECT m.mark, m.stable_until,
     (SELECT value FROM event_store.counters WHERE name = 'sessions_ended') AS sessions_ended,
     w.coordinator_pid, w.workers,
     (SELECT h.name FROM event_store.counters c JOIN event_store.heads h ON h.id = c.value
-        WHERE c.name = 'damaged_stream') AS damaged_snapshot_of
+        WHERE c.name = 'damaged_stream') AS damaged_snapshot_of,
+    CASE WHEN w.coordinator_pid IS NOT NULL THEN (
+        SELECT jsonb_agg(jsonb_build_object('duty', d.name, 'since', d.since, 'error_code', d.error_code, 'error', d.error)
+            ORDER BY d.since)
+        FROM event_store.duties d) END AS failing_duties
 FROM event_store.mark m
 CROSS JOIN event_store.position_seq q
 LEFT JOIN LATERAL (
@@ -151,7 +165,7 @@ CROSS JOIN (
     WHERE l.locktype = 'advisory' AND l.objsubid = :process_lock AND l.granted
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w;
 COMMENT ON VIEW event_store.status IS
-'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes';
+'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes and what they cannot do';
 
 -- ---------------------------------------------------------------- subscriptions
 

@@ -6,7 +6,8 @@
  * when anybody sends NOTIFY event_store, and from time to time. It asks to be woken *before* it looks
  * (es_coordinator_arm()), so that it misses nothing that comes while it looks.
  *
- * On an idle server nothing is written. After the mark has reached the newest position, it is published twice more,
+ * On an idle server nothing is written, unless event_store.heartbeat asks for it: then the times are published again when they
+ * are that old, for standbys, whose loads as of a time have nobody else to ask. After the mark has reached the newest position, it is published twice more,
  * so that stable_until passes the time of the last event (`goal`). While an open append holds the mark back, the
  * coordinator only looks, at growing intervals.
  */
@@ -27,6 +28,7 @@
 
 #define CHANNEL				"event_store"
 
+#define RETRY_NOTIFY		100		/* milliseconds */
 #define SETTLE_WAIT			"10"	/* milliseconds that it waits for open appends when it publishes */
 
 static EsMarkState state;		/* the published mark and the newest position, when the coordinator looked last */
@@ -160,6 +162,15 @@ run_round(void)
 	rounds.poll = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), es_poll_interval);
 }
 
+/* When the published times are to be published again though nothing has happened. */
+static TimestampTz
+heartbeat_at(void)
+{
+	if (es_heartbeat == 0)
+		return DT_NOEND;
+	return TimestampTzPlusMilliseconds(Max(goal, state.stable_until), (int64) es_heartbeat * 1000);
+}
+
 /* The duty: takes note of news, and looks and publishes. Returns when it must be called again at the latest. */
 static TimestampTz
 keep_publishing(void)
@@ -168,6 +179,11 @@ keep_publishing(void)
 	TimestampTz next;
 
 	if (pg_atomic_read_u64(asked) != 0 && pg_atomic_exchange_u64(asked, 0) != 0)
+	{
+		goal = GetCurrentTimestamp();
+		rounds.pending = true;
+	}
+	if (heartbeat_at() <= GetCurrentTimestamp())
 	{
 		goal = GetCurrentTimestamp();
 		rounds.pending = true;
@@ -183,7 +199,7 @@ keep_publishing(void)
 	}
 	run_round();
 
-	next = rounds.poll;
+	next = Min(rounds.poll, heartbeat_at());
 	if (rounds.pending || rounds.publish)
 		next = Min(next, TimestampTzPlusMilliseconds(rounds.last, rounds.delay));
 	return next;
@@ -243,7 +259,14 @@ notify(void)
 	return false;
 }
 
-static EsDuty notifying = {.name = "send a notification",.run = notify,.wanted = news_to_send,.punctual = true};
+/* None while there is nothing to send. What could not be sent, because somebody is dropping the extension, waits a little. */
+static int
+pause_of_notifying(void)
+{
+	return news_to_send() ? RETRY_NOTIFY : 0;
+}
+
+static EsDuty notifying = {.name = "send a notification",.run = notify,.wanted = news_to_send,.pace = pause_of_notifying,.punctual = true};
 
 /* Registers the duties; called once, when the library is loaded. */
 void

@@ -292,6 +292,14 @@ extern void es_store_check_copied(void);
 extern void es_prevent_if_read_only(const char *what);
 extern void es_subscriber_init(void);
 
+/* ---------------------------------------------------------------- trouble */
+
+/*
+ * What the coordinator could not do when it tried last.
+ */
+
+extern void es_trouble_init(void);
+
 /* ---------------------------------------------------------------- rights */
 
 /*

@@ -18,9 +18,11 @@
 /* Milliseconds. */
 #define RETRY_LOCK			500		/* after a lock was not to be had */
 #define RETRY_DUTY			5000	/* after another error */
+#define LOCK_PATIENCE		1000	/* that no lock was to be had, before it is noted */
 
 static EsDuty *duties[ES_SHARED_WORDS];
 static int	count = 0;
+static EsTroubleNote note = NULL;
 
 /* To be called when the library is loaded. The duty is done behind those that are registered already. */
 void
@@ -58,6 +60,47 @@ es_duty_tell(const EsDuty *duty, uint64 word)
 		pg_atomic_write_u64(to, word);
 }
 
+/* Sets how trouble is noted; called once, when the library is loaded. */
+void
+es_duty_on_trouble(EsTroubleNote its_note)
+{
+	note = its_note;
+}
+
+/* Notes trouble, or its end. Errors are ignored: what cannot be written is in the log. */
+static bool
+try_note(const char *duty, const ErrorData *error)
+{
+	volatile bool noted = false;
+
+	if (note == NULL)
+		return true;
+	PG_TRY();
+	{
+		noted = note(duty, error);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(TopMemoryContext);
+		FlushErrorState();
+		es_process_abort();
+	}
+	PG_END_TRY();
+	return noted;
+}
+
+/* After an error of a duty. */
+static void
+note_trouble(EsDuty *duty, const ErrorData *error)
+{
+	if (duty->noted)
+		return;
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
+		!TimestampDifferenceExceeds(duty->failing_since, GetCurrentTimestamp(), LOCK_PATIENCE))
+		return;
+	duty->noted = try_note(duty->name, error);
+}
+
 /*
  * Does a duty, not before it is time for it; when it has no more to do, it is time again after its interval. Returns what
  * the duty does. An error is logged when it is the first in a row.
@@ -90,7 +133,10 @@ es_duty_perform(EsDuty *duty)
 					 errmsg("event_store coordinator could not %s: %s", duty->name, error->message),
 					 error->detail ? errdetail_internal("%s", error->detail) : 0,
 					 errhint("It goes on trying, and says so when it has succeeded.")));
+		if (!duty->failing)
+			duty->failing_since = GetCurrentTimestamp();
 		duty->failing = true;
+		note_trouble(duty, error);
 		retry = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? RETRY_LOCK : RETRY_DUTY;
 		FreeErrorData(error);
 	}
@@ -100,6 +146,8 @@ es_duty_perform(EsDuty *duty)
 		duty->failing = false;
 		ereport(LOG, (errmsg("event_store coordinator could %s again", duty->name)));
 	}
+	if (done && duty->noted && try_note(duty->name, NULL))
+		duty->noted = false;
 	if (!more)
 	{
 		int			pause = !done ? retry : duty->pace != NULL ? duty->pace() : duty->interval;
@@ -128,10 +176,11 @@ run_duty(EsDuty *duty)
 	return duty->punctual && wanted(duty) ? duty->next : DT_NOEND;
 }
 
-/* A coordinator begins. */
+/* A coordinator begins. What an earlier one has noted is over, or will be noted again. */
 void
 es_duties_begin(void)
 {
+	(void) try_note(NULL, NULL);
 	for (int i = 0; i < count; i++)
 		if (duties[i]->begin != NULL)
 			duties[i]->begin();

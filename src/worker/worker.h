@@ -120,9 +120,18 @@ typedef struct EsDuty
 	/* The coordinator's. */
 	int			number;			/* of its word in shared memory */
 	bool		failing;
+	bool		noted;			/* that it fails, where es_duty_on_trouble() says */
+	TimestampTz failing_since;
 	TimestampTz next;			/* not before */
 } EsDuty;
 
+/*
+ * Writes down, in a transaction of its own, that a duty fails; without an error that it works again; without a duty that all
+ * work. False: not now.
+ */
+typedef bool (*EsTroubleNote) (const char *duty, const ErrorData *error);
+
+extern void es_duty_on_trouble(EsTroubleNote note);
 extern void es_duty_register(EsDuty *duty);
 extern bool es_duty_perform(EsDuty *duty);
 extern pg_atomic_uint64 *es_duty_word(const EsDuty *duty);

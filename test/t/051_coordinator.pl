@@ -215,6 +215,27 @@ ask(q[SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'Sy
 like(heard($position), qr/payload "$position"/, 'they are when the lock is free');
 is(lines(qr/could send a notification again/, $from), 1, 'and the log says so');
 eval { $stuck->quit };
+
+# What was not sent yet waits for as long as somebody drops the extension; it does not keep the coordinator busy.
+$stuck = $node->background_psql($db, on_error_stop => 0);
+$stuck->query_until(qr/begun/, "SET synchronous_commit = on;\n\\echo begun\nBEGIN; CREATE TABLE written_too (); NOTIFY other; COMMIT;\n");
+ok(poll(q[SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep']), 'a session is stuck in its commit again');
+$from = log_size();
+$position = append();
+$node->wait_for_log(qr/could not send a notification/, $from);
+my $dropper = $node->background_psql($db);
+$dropper->query_safe(q[SET client_min_messages = warning; BEGIN; LOCK TABLE event_store.store; DROP EXTENSION event_store CASCADE]);
+ask(q[SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep']);
+sub rolled_back { return ask(q[SELECT pg_stat_clear_snapshot() IS NULL, xact_rollback FROM pg_stat_database WHERE datname = current_database()]) =~ s/.*\|//r }
+rolled_back();
+my $rolled_back = rolled_back();
+$start = time;
+select(undef, undef, undef, 0.2) while time < $start + 3;
+cmp_ok(rolled_back() - $rolled_back, '<', 1000 * (time - $start), 'it tries now and then meanwhile');
+$dropper->query_safe('ROLLBACK');
+$dropper->quit;
+like(heard($position), qr/payload "$position"/, 'and sends it afterwards');
+eval { $stuck->quit };
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
 $node->reload;
 
@@ -247,9 +268,22 @@ ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{100}'), array_fill('Tr
 $position = append();
 ok(poll("SELECT mark = $position FROM event_store.mark"), 'a lock on the log does not hold up the mark');
 $node->wait_for_log(qr/could not make a partition of the event log ahead/, $from);
+ok(poll(q[SELECT failing_duties->0->>'duty' = 'make a partition of the event log ahead' AND failing_duties->0->>'error_code' = '55P03'
+		AND failing_duties->0->>'error' LIKE '%lock timeout%' AND failing_duties->0->'since' IS NOT NULL FROM event_store.status]),
+	'the status says which duty fails, and why');
 $holder->query_safe('COMMIT');
 ok(poll(q[SELECT count(*) = 2 FROM event_store.partitions WHERE from_position > (SELECT mark FROM event_store.mark)]), 'when it is gone they are made');
 is(lines(qr/could not make a partition/, $from), 1, 'said once');
+ok(poll(q[SELECT failing_duties IS NULL FROM event_store.status]), 'and the status has nothing to say any more');
+# One that a coordinator leaves behind is not the next one's.
+$holder->query_safe('BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE');
+ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{100}'), array_fill('Tried'::text, '{100}'), NULL)]);
+ok(poll(q[SELECT failing_duties IS NOT NULL FROM event_store.status]), 'it fails again');
+ask('SELECT es_stop_worker()');
+is(ask(q[SELECT failing_duties IS NULL AND coordinator_pid IS NULL FROM event_store.status]), 't', 'without a coordinator none fails');
+$holder->query_safe('COMMIT');
+ask('SELECT es_start_worker()');
+ok(poll(q[SELECT count(*) = 0 FROM event_store.duties]), 'the next one begins with none');
 ask(q[ALTER SYSTEM RESET event_store.partition_size]);
 $node->reload;
 
@@ -310,9 +344,13 @@ SET client_min_messages = error; DO $$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM 
 	# Each is let in between two appends; a victim of a deadlock would end the test.
 	ask(q[SET client_min_messages = warning; SET lock_timeout = '20s'; BEGIN; DROP EXTENSION event_store CASCADE; ROLLBACK]) for 1 .. 5;
 	cmp_ok(time - $start, '<', 20, 'DROP EXTENSION gets its locks while workers and an appender are busy');
+	is(ask(q[SELECT coordinator_pid IS NOT NULL FROM event_store.projection_status]), 't', 'the status of projections says that somebody sees to them');
 	$start = time;
 	is(ask('SELECT es_stop_worker()'), 't', 'es_stop_worker() stops them');
 	is(ask(q[SELECT coordinator_pid IS NULL AND workers = 0 FROM event_store.status]), 't', 'all of them');
+	append();
+	ok(poll(q[SELECT coordinator_pid IS NULL AND lag_events > 0 AND lag_seconds > 0 FROM event_store.projection_status]),
+		'with nobody to publish there is a lag, and the status says that nobody sees to it');
 	ask('SELECT es_start_worker()');
 	ok(poll(q[SELECT workers = 1 FROM event_store.status]), 'and they come back');
 	ask(q[SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%busy-1%' AND pid <> pg_backend_pid()]);

@@ -46,3 +46,7 @@ AS 'MODULE_PATHNAME', 'es_register_aggregate' LANGUAGE C VOLATILE PARALLEL UNSAF
 COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) IS
 'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
 REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;
+
+-- ---------------------------------------------------------------- rights
+
+COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, consume, import, define, operate, erase, read_personal, monitor';

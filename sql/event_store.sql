@@ -33,7 +33,7 @@ COMMENT ON FUNCTION es_upgrade_store() IS 'brings the store to the layout this v
 
 CREATE FUNCTION es_grant(role text, "right" text) RETURNS void
 AS 'MODULE_PATHNAME', 'es_grant' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, import, operate';
+COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, consume, import, define, operate, erase, read_personal, monitor';
 
 CREATE FUNCTION es_revoke(role text, "right" text) RETURNS void
 AS 'MODULE_PATHNAME', 'es_revoke' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

@@ -34,7 +34,7 @@ sub make_everything
 		SET event_store.partition_size = 1000;
 		CREATE EXTENSION event_store;
 		SELECT es_create_store(trace => true);
-		SELECT es_grant('es_app', 'append'), es_grant('es_app', 'import'), es_grant('es_reader', 'read');
+		SELECT es_grant('es_app', 'append'), es_grant('es_app', 'import'), es_grant('es_reader', 'read'), es_grant('es_reader', 'consume');
 
 		SELECT es_register_event_type('Paid', check_expr => $$(data->>'amount')::numeric > 0$$);
 		SELECT es_register_aggregate('account', initial_state => '{"balance": 0}', snapshot_every => 10,

@@ -70,4 +70,10 @@ CREATE TABLE event_store.duties (
 );
 COMMENT ON TABLE event_store.duties IS 'what the coordinator cannot do, as long as it fails';
 
+-- Rights that were split: whoever had one has both parts.
+INSERT INTO event_store.grants (role, "right")
+SELECT g.role, n."new" FROM event_store.grants g
+JOIN (VALUES ('read', 'consume'), ('operate', 'define')) n ("old", "new") ON n."old" = g."right"
+ON CONFLICT DO NOTHING;
+
 UPDATE event_store.store SET layout = 2;

@@ -242,11 +242,15 @@ store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuil
 Datum
 es_rebuild_projection(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_begin_change(fcinfo, "es_rebuild_projection()");
+	EsProjection *projection;
 	List	   *tables = NIL;
 	ListCell   *lc;
 	Rebuild		rebuild;
 
+	(void) es_store_now();
+	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(3))
+		es_check_may_define("es_rebuild_projection()");
+	projection = es_projection_begin_change(fcinfo, "es_rebuild_projection()");
 	es_filter_check_arguments(fcinfo, 2, 3);
 	if (PG_ARGISNULL(4))
 		es_null_argument("fast");

@@ -29,10 +29,17 @@ PG_FUNCTION_INFO_V1(es_revoke);
 typedef struct Right
 {
 	const char *name;
-	const char *functions;		/* names, every overload of them */
+	const char *functions;		/* names, every overload of them; NULL for none */
 	const char *relations;		/* with the privilege to give, NULL for none */
 } Right;
 
+#define VIEWS_TO_WATCH \
+	"event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.epochs, " \
+	"event_store.grants, " \
+	"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, " \
+	"event_store.subscription_status, event_store.subscription_quarantine"
+
+/* docs/reference.md has a table of them, by function; t/096_rights.pl compares it with what is here. */
 static const Right rights[] = {
 	{"append",
 		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version', "
@@ -42,24 +49,33 @@ static const Right rights[] = {
 		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
 		"'es_high_water_mark', 'es_find_append', 'es_load', 'es_load_version', 'es_load_at', 'es_load_valid_at', "
 		"'es_load_category', 'es_history', 'es_get_snapshot', 'es_replayed_events', 'es_wait_for_projection', "
-		"'es_fetch', 'es_ack', 'es_nack', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_check_cursor'",
+		"'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_check_cursor'",
 	"SELECT ON event_store.events, event_store.feed, event_store.streams, event_store.mark, event_store.epochs"},
+	{"consume",
+		"'es_fetch', 'es_ack', 'es_nack', 'es_high_water_mark'",
+	NULL},
 	{"import",
 		"'es_stream_version'",
 	"INSERT ON event_store.import"},
+	{"define",
+		"'es_register_aggregate', 'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', "
+		"'es_register_upcaster', 'es_unregister_upcaster', 'es_test_upcasters', "
+		"'es_create_projection', 'es_drop_projection', 'es_set_projection_mode', "
+		"'es_create_subscription', 'es_drop_subscription'",
+	NULL},
 	{"operate",
-		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_register_aggregate', "
-		"'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', 'es_register_upcaster', "
-		"'es_unregister_upcaster', 'es_test_upcasters', 'es_snapshot', 'es_drop_snapshots', "
-		"'es_create_projection', 'es_pause_projection', 'es_resume_projection', 'es_drop_projection', "
-		"'es_set_projection_mode', 'es_rebuild_projection', 'es_cancel_rebuild', 'es_run_projection', "
-		"'es_wait_for_projection', 'es_retry_quarantined', 'es_start_worker', 'es_stop_worker', 'es_workers', "
-		"'es_create_subscription', 'es_drop_subscription', 'es_retry_quarantined_subscription', 'es_check', "
+		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_snapshot', 'es_drop_snapshots', "
+		"'es_pause_projection', 'es_resume_projection', 'es_rebuild_projection', 'es_cancel_rebuild', "
+		"'es_run_projection', 'es_wait_for_projection', 'es_retry_quarantined', "
+		"'es_retry_quarantined_subscription', 'es_start_worker', 'es_stop_worker', 'es_workers', 'es_check', "
 		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_begin_epoch'",
-	"SELECT ON event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.epochs, "
-		"event_store.grants, "
-		"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, "
-		"event_store.subscription_status, event_store.subscription_quarantine"},
+	"SELECT ON " VIEWS_TO_WATCH},
+	/* What an erasure and personal fields will need: nothing yet. */
+	{"erase", NULL, NULL},
+	{"read_personal", NULL, NULL},
+	{"monitor",
+		"'es_workers', 'es_high_water_mark', 'es_epoch'",
+	"SELECT ON " VIEWS_TO_WATCH},
 };
 
 /*
@@ -87,7 +103,7 @@ find_right(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unrecognized right \"%s\"", name),
-			 errhint("Rights are append, read, import and operate.")));
+			 errhint("Rights are append, read, consume, import, define, operate, erase, read_personal and monitor.")));
 }
 
 /*
@@ -125,7 +141,7 @@ function_still_needed(const char *role, const char *right, const char *function)
 
 	for (int i = 0; i < lengthof(rights) && !needed; i++)
 		needed = strcmp(rights[i].name, right) != 0 &&
-			strstr(rights[i].functions, quoted) != NULL && has_right(role, rights[i].name);
+			rights[i].functions != NULL && strstr(rights[i].functions, quoted) != NULL && has_right(role, rights[i].name);
 	pfree(quoted);
 	return needed;
 }
@@ -144,7 +160,7 @@ apply(const Right *right, const char *role, bool give)
 								 "  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
 								 "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
 								 "  AND x.extname = 'event_store') ORDER BY 2",
-								 es_extension_schema(), right->functions);
+								 es_extension_schema(), right->functions == NULL ? "NULL" : right->functions);
 	EsSql		sql;
 	uint64		count;
 	SPITupleTable *functions;
@@ -211,6 +227,27 @@ es_check_store_owner(void)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of the event store"),
 				 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
+}
+
+/*
+ * Raises 42501 unless the caller may define projections. For functions that belong to another right and give a
+ * definition on the way.
+ */
+void
+es_check_may_define(const char *function)
+{
+	EsSql		sql;
+	bool		may;
+
+	es_sql_begin(&sql, InvalidOid);
+	may = es_sql_runf("SELECT FROM pg_proc p WHERE p.pronamespace = %u AND p.proname = 'es_create_projection'"
+					  " AND has_function_privilege(p.oid, 'EXECUTE')", es_extension_schema()) > 0;
+	es_sql_end(&sql);
+	if (!may)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to give a new definition"),
+				 errdetail("With it, %s needs the right define.", function)));
 }
 
 static void

@@ -232,7 +232,7 @@ SET client_min_messages = warning;
 DROP ROLE IF EXISTS es_test_analyst;
 RESET client_min_messages;
 CREATE ROLE es_test_analyst;
-SELECT es_grant('es_test_analyst', 'operate'), es_grant('es_test_analyst', 'read');
+SELECT es_grant('es_test_analyst', 'define'), es_grant('es_test_analyst', 'read');
 CREATE FUNCTION public.es_test_secret(s jsonb) RETURNS jsonb STABLE LANGUAGE plpgsql AS $$BEGIN RETURN to_jsonb(current_user::text); END$$;
 REVOKE ALL ON FUNCTION public.es_test_secret(jsonb) FROM PUBLIC;
 SET ROLE es_test_analyst;

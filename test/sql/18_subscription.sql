@@ -376,7 +376,7 @@ SELECT try($$SELECT es_create_subscription('mine')$$), try($$SELECT es_drop_subs
     try($$SELECT es_ack('mail', 1)$$), try($$SELECT es_nack('mail', 1, 'r')$$), try($$SELECT es_retry_quarantined_subscription('mail')$$),
     try($$TABLE event_store.subscription_status$$), try($$TABLE event_store.subscription_quarantine$$);
 RESET ROLE;
-SELECT es_grant('es_test_consumer', 'read'), es_grant('es_test_operator', 'operate');
+SELECT es_grant('es_test_consumer', 'consume'), es_grant('es_test_operator', 'operate'), es_grant('es_test_operator', 'define');
 SET ROLE es_test_consumer;
 SELECT got('mail', max_count => 1);
 SELECT es_ack('mail', 8), try($$SELECT es_nack('mail', 8, 'r')$$);

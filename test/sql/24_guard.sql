@@ -54,7 +54,7 @@ RESET session_replication_role;
 SELECT handler FROM event_store.projections;
 
 -- Stored text is code of users, with the rights of its role: it does not pass either, whatever calls it.
-SELECT es_grant('es_test_writer', 'operate');
+SELECT es_grant('es_test_writer', 'define');
 GRANT ALL ON guarded, writable TO es_test_writer;
 SET ROLE es_test_writer;
 SELECT es_create_projection('thief', 'UPDATE event_store.projections SET handler = ''SELECT'' FROM new_events', side_effects => true);
@@ -122,7 +122,7 @@ CREATE TRIGGER mine BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION es_refus
 SELECT pg_temp.try('INSERT INTO mine VALUES (1)');
 
 -- clean up
-SELECT es_revoke('es_test_writer', 'operate');
+SELECT es_revoke('es_test_writer', 'define');
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 DROP TABLE mine, above, guarded, writable;

@@ -19,7 +19,7 @@ CREATE ROLE es_test_low;
 SELECT current_database() AS db \gset
 GRANT TEMPORARY, CREATE ON DATABASE :"db" TO es_test_low;
 GRANT USAGE, CREATE ON SCHEMA es_attack TO es_test_low;
-SELECT es_grant('es_test_low', r) FROM unnest('{append,read,operate}'::text[]) r;
+SELECT es_grant('es_test_low', r) FROM unnest('{append,read,operate,define}'::text[]) r;
 
 -- What a superuser registers, and then something that it uses is gone.
 CREATE TABLE public.es_attack_rates (cur text, rate numeric);
@@ -183,7 +183,7 @@ DROP TABLE public.es_attack_out;
 DROP FUNCTION public.es_attack_rate(text), public.es_attack_inlined(text), public.es_attack_variable(text), public.es_attack_row(jsonb),
 	public.es_attack_truncate();
 DROP SCHEMA es_attack CASCADE;
-SELECT es_revoke('es_test_low', r) FROM unnest('{append,read,operate}'::text[]) r;
+SELECT es_revoke('es_test_low', r) FROM unnest('{append,read,operate,define}'::text[]) r;
 REVOKE ALL ON DATABASE :"db" FROM es_test_low;
 DROP OWNED BY es_test_low;
 DROP ROLE es_test_low;

@@ -190,7 +190,7 @@ fails('renamed', 'ALTER TABLE renamed RENAME TO other', 'ALTER TABLE other RENAM
 fails('narrow', 'ALTER TABLE narrow RENAME n TO m', 'ALTER TABLE narrow RENAME m TO n', '42703', qr/column "n" does not exist/, 'a column that is renamed')
 	if 0;
 q1('CREATE ROLE teller; CREATE TABLE revoked (position bigint PRIMARY KEY, n int); GRANT SELECT, INSERT ON revoked TO teller; GRANT USAGE ON SCHEMA public TO teller');
-q1(q[SELECT es_grant('teller', 'operate')]);
+q1(q[SELECT es_grant('teller', 'operate'), es_grant('teller', 'define')]);
 {
 	no warnings 'redefine';
 	my $plain = \&create;

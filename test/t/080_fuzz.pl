@@ -166,7 +166,7 @@ my %sensible = (
 	of_type => sub { return pick('NULL', literal(type())) },
 	reason => sub { return q['broken'] },
 	recorded_at => sub { return 'now()' },
-	right => sub { return literal(pick(qw(append read import operate))) },
+	right => sub { return literal(pick(qw(append read consume import define operate monitor erase))) },
 	role => sub { return q['fuzz_app'] },
 	rules => sub { return pick('NULL', q['{"Deposited": {"add": {"balance": "amount"}}}']) },
 	schema_version => sub { return pick('NULL', 1, 2) },
@@ -198,7 +198,7 @@ my %sensible = (
 	wait => sub { return pick(q['0'], q['1 ms']) },
 	data => sub { return literal(data()) },
 	events => sub { return literal(events()) },
-	'"right"' => sub { return literal(pick(qw(append read import operate))) },
+	'"right"' => sub { return literal(pick(qw(append read consume import define operate monitor erase))) },
 );
 
 # What users register is text that we compile and run.
@@ -493,7 +493,7 @@ while (time - $start < $seconds || lacking() && time - $start < 4 * $seconds)
 	# What earlier calls took away or broke.
 	$node->safe_psql($database, q[
 		SET default_transaction_read_only = off;
-		SELECT es_grant('fuzz_app', r) FROM unnest('{append,read,import,operate}'::text[]) r;
+		SELECT es_grant('fuzz_app', r) FROM unnest('{append,read,consume,import,define,operate}'::text[]) r;
 		SELECT es_create_subscription(s) FROM unnest('{p1,p2}'::text[]) s WHERE NOT EXISTS (SELECT FROM event_store.subscriptions WHERE name = s);
 		SELECT es_start_worker();
 		SELECT es_drop_projection(name) FROM event_store.projections;

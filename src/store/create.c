@@ -13,6 +13,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -207,16 +208,19 @@ make_schema(Oid owner, bool has_schema)
 	EsScriptValue values[] = {
 		es_script_identifier("owner", GetUserNameFromId(owner, false)),
 		es_script_identifier("code", get_namespace_name(es_extension_schema())),
+		es_script_identifier("database", get_database_name(MyDatabaseId)),
 	};
 	EsSql		sql;
 
 	es_sql_begin(&sql, InvalidOid);
 	if (!has_schema)
-		es_script_run("store/schema", values, 1);
+		es_script_run("store/schema", values, lengthof(values));
+	if (es_sql_runf("SELECT WHERE NOT has_database_privilege(%u, %u, 'CREATE')", owner, MyDatabaseId) > 0)
+		es_script_run("store/owner_database", values, lengthof(values));
 	if (es_sql_runf("SELECT WHERE NOT has_server_privilege(%u, 'event_store_import', 'USAGE')", owner) > 0)
-		es_script_run("store/owner_server", values, 1);
+		es_script_run("store/owner_server", values, lengthof(values));
 	if (es_sql_runf("SELECT WHERE NOT has_schema_privilege(%u, %u, 'USAGE')", owner, es_extension_schema()) > 0)
-		es_script_run("store/owner_code", values, 2);
+		es_script_run("store/owner_code", values, lengthof(values));
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 }

@@ -73,11 +73,27 @@ RESET ROLE;
 SELECT es_revoke('es_test_app', 'append');
 -- a superuser's projection would run as superuser: its owner may not do that
 SELECT try($$SELECT es_create_projection('p', 'SELECT FROM new_events')$$);
+-- one of another role does, and is rebuilt
+GRANT es_test_app TO es_test_owner;
+GRANT CREATE ON SCHEMA public TO es_test_app;
+SELECT es_grant('es_test_app', 'define'), es_grant('es_test_app', 'operate');
+SET ROLE es_test_app;
+CREATE TABLE public.es_test_seen (position bigint PRIMARY KEY);
+SELECT es_create_projection('p', 'INSERT INTO es_test_seen SELECT position FROM new_events', tables => '{es_test_seen}');
+SELECT es_run_projection('p'), es_rebuild_projection('p');
+SELECT es_run_projection('p');
+SELECT * FROM es_test_seen;
+RESET ROLE;
+SELECT es_revoke('es_test_app', 'define'), es_revoke('es_test_app', 'operate');
+REVOKE es_test_app FROM es_test_owner;
+REVOKE CREATE ON SCHEMA public FROM es_test_app;
+DROP TABLE es_test_seen;
 SELECT es_check();
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;
 REVOKE ALL ON FOREIGN SERVER event_store_import FROM es_test_owner;
+REVOKE CREATE ON DATABASE :"db" FROM es_test_owner;
 REVOKE ALL ON FUNCTION es_create_store(integer, boolean, boolean, text) FROM es_test_mallory;
 GRANT CREATE ON DATABASE :"db" TO es_test_owner;
 

@@ -17,6 +17,7 @@
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -174,6 +175,8 @@ read_list(const EsStore *store)
 	int			noted_count = read_noted(&noted);
 
 	generation = es_store()->generation;	/* again: invalidation messages may have come with a lock */
+	/* A snapshot of the catalogs that was taken before a partition was committed would show a gap where it is noted. */
+	InvalidateCatalogSnapshot();
 	found.count = read_attached(es_store(), &found.partitions);
 	es_partition_gaps_find(&found, noted, noted_count);
 
@@ -215,9 +218,13 @@ EsPartitionList *
 es_partition_list_upto(int64 upto, bool exists)
 {
 	(void) es_partition_list();
-	if (unlikely(upto >= list.end) &&
-		(exists || es_partition_exists(psprintf("log_%lld", (long long) list.end))))
-		list_generation = 0;
+	if (unlikely(upto >= list.end))
+	{
+		/* Who made it has sent them before its events could be written; and the name may be known as one that is not there. */
+		AcceptInvalidationMessages();
+		if (exists || es_partition_exists(psprintf("log_%lld", (long long) es_partition_list()->end)))
+			list_generation = 0;
+	}
 	return es_partition_list();
 }
 

@@ -110,7 +110,7 @@ static void
 leave(int code, Datum arg)
 {
 	/* Core does that only for user locks, and after an error: the next process with this one's place would have it. */
-	if (is_shown && MyProc != NULL)
+	if (is_shown && MyProc != NULL && es_lock_held_by_me(&shown, ExclusiveLock))
 		(void) LockRelease(&shown, ExclusiveLock, true);
 	es_shared_detach(entry, place);
 	if (role != ES_COORDINATOR)

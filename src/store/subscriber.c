@@ -15,6 +15,7 @@
 #include "access/relation.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_subscription_rel.h"
 #include "miscadmin.h"
 #include "utils/inval.h"
@@ -50,7 +51,8 @@ read_targets(Oid nsp)
 	{
 		Form_pg_subscription_rel row = (Form_pg_subscription_rel) GETSTRUCT(tuple);
 
-		if (get_rel_namespace(row->srrelid) != nsp)
+		/* 19 can bring the values of sequences too, but only when it is told to. They say nothing about the rows. */
+		if (get_rel_namespace(row->srrelid) != nsp || get_rel_relkind(row->srrelid) == RELKIND_SEQUENCE)
 			continue;
 		subscribed = true;
 		if (row->srsubstate != SUBREL_STATE_READY)

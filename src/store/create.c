@@ -215,7 +215,9 @@ make_schema(Oid owner, bool has_schema)
 	es_sql_begin(&sql, InvalidOid);
 	if (!has_schema)
 		es_script_run("store/schema", values, lengthof(values));
-	if (es_sql_runf("SELECT WHERE NOT has_database_privilege(%u, %u, 'CREATE')", owner, MyDatabaseId) > 0)
+	/* Only rebuilds need this one, so whoever cannot give it makes the store all the same. */
+	if (es_sql_runf("SELECT WHERE NOT has_database_privilege(%u, %u, 'CREATE')"
+					" AND has_database_privilege(%u, 'CREATE WITH GRANT OPTION')", owner, MyDatabaseId, MyDatabaseId) > 0)
 		es_script_run("store/owner_database", values, lengthof(values));
 	if (es_sql_runf("SELECT WHERE NOT has_server_privilege(%u, 'event_store_import', 'USAGE')", owner) > 0)
 		es_script_run("store/owner_server", values, lengthof(values));

@@ -105,6 +105,15 @@ RESET ROLE;
 GRANT USAGE ON FOREIGN SERVER event_store_import TO es_test_owner;
 SET ROLE es_test_owner;
 SELECT try('SELECT es_create_store()');
+-- ... in a database on which it has no privilege, not even PUBLIC's
+RESET ROLE;
+REVOKE ALL ON DATABASE :"db" FROM PUBLIC, es_test_owner;
+SET ROLE es_test_owner;
+SELECT try('SELECT es_create_store()');
+RESET ROLE;
+GRANT CONNECT, TEMPORARY ON DATABASE :"db" TO PUBLIC;
+GRANT CREATE ON DATABASE :"db" TO es_test_owner;
+SET ROLE es_test_owner;
 -- cannot give EXECUTE on functions that are not its own, and is told so
 SET client_min_messages = error;
 SELECT try($$SELECT es_grant('es_test_app', 'append')$$) LIKE '42501:%';

@@ -176,6 +176,10 @@ $subscriber->stop;
 $publisher->stop;
 for my $node ($publisher, $subscriber)
 {
-	unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal|WARNING: .*leak/, 'no crash and no leak in the log of ' . $node->name);
+	my $log = slurp_file($node->logfile);
+
+	# A worker of 15.18 that applies rows to a partition with triggers for rows leaks; that of 15.20 does not.
+	$log =~ s/^.*relcache reference leak: relation "log_0" not closed.*$//mg if $node->pg_version < '15.20';
+	unlike($log, qr/TRAP:|PANIC:|terminated by signal|WARNING: .*leak/, 'no crash and no leak in the log of ' . $node->name);
 }
 done_testing();

@@ -460,6 +460,7 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 
 	for (int i = 0; i < call->stream_count; i++)
 	{
+		/* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): lock_order() has filled as many as there are streams */
 		EsCallStream *stream = order[i].stream;
 
 		switch (es_head_lock(heads, stream->name, greatest_version(call, stream), &stream->head))
@@ -693,6 +694,7 @@ es_call_execute(EsCall *call)
 		allocate_positions(call);
 		ES_FAULT(after_allocation);
 		for (int i = 0; i < call->stream_count; i++)
+			/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the same */
 			if (order[i].stream->writes && order[i].stream->absent)
 				es_head_identify(&order[i].stream->head, order[i].stream->category);
 		stamp = stamp_call(call);

@@ -217,6 +217,7 @@ extern int	es_mark_interval;		/* milliseconds */
 extern int	es_mark_wait;				/* milliseconds */
 extern int	es_max_batch;			/* events */
 extern int	es_max_categories;
+extern int	es_max_event_types;
 extern int	es_max_workers;
 extern char *es_metadata;				/* jsonb text merged under each append's metadata */
 extern bool es_notify;

@@ -15,6 +15,7 @@
 #define ES_DEFAULT_MARK_INTERVAL	20
 #define ES_DEFAULT_MAX_BATCH		50000
 #define ES_DEFAULT_MAX_CATEGORIES	10000
+#define ES_DEFAULT_MAX_EVENT_TYPES	60000
 #define ES_DEFAULT_MAX_WORKERS		2
 #define ES_DEFAULT_POLL_INTERVAL	1000
 #define ES_DEFAULT_PARTITION_SIZE	10000000
@@ -31,6 +32,7 @@ int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
 int			es_max_batch = ES_DEFAULT_MAX_BATCH;
 int			es_max_categories = ES_DEFAULT_MAX_CATEGORIES;
+int			es_max_event_types = ES_DEFAULT_MAX_EVENT_TYPES;
 int			es_max_workers = ES_DEFAULT_MAX_WORKERS;
 char	   *es_metadata = NULL;
 bool		es_notify = true;
@@ -96,6 +98,12 @@ es_settings_init(void)
 							"A stream is named category-id; many categories are a sign of ids in the wrong place.",
 							&es_max_categories,
 							ES_DEFAULT_MAX_CATEGORIES, 1, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.max_event_types",
+							"Sets the number of event types that the store accepts.",
+							"Each session keeps the names that it has met; many types are a sign of ids in the wrong place.",
+							&es_max_event_types,
+							ES_DEFAULT_MAX_EVENT_TYPES, 1, INT_MAX,
 							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.max_workers",
 							"Sets the number of background workers that run a database's projections.",

@@ -69,6 +69,7 @@ static EsRound pending[ES_PENDING];
 static int	pending_count = 0;
 static Oid	known_sequence = InvalidOid;	/* the sequence of positions that known_mark belongs to */
 static int64 known_mark = 0;	/* this session knows that all positions up to it are settled */
+static int64 flushed_mark = 0;	/* this session knows that all events up to it are durable */
 static long first_delay = 50;	/* microseconds that settle() sleeps before it looks again for the first time */
 
 PG_FUNCTION_INFO_V1(es_high_water_mark);
@@ -90,7 +91,7 @@ check_sequence(Oid sequence)
 		return;
 	while (pending_count > 0)
 		forget_round(pending_count - 1);
-	known_mark = 0;
+	known_mark = flushed_mark = 0;
 	known_sequence = sequence;
 }
 
@@ -274,6 +275,25 @@ read_row_now(EsMarkRow *row)
 }
 
 /*
+ * Makes sure that all events up to a mark are durable. Whoever asks again and again while no event comes must not flush
+ * what others write, who need not wait for that. Up to the published mark all was flushed before it was published.
+ */
+static void
+flush_upto(int64 mark)
+{
+	EsMarkRow	row;
+
+	if (mark <= flushed_mark)
+		return;
+	read_row_now(&row);
+	if (mark <= row.mark)
+		es_early_release_await_all();
+	else
+		es_early_release_flush_all();
+	flushed_mark = mark;
+}
+
+/*
  * Returns a registered snapshot, and stores the mark that goes with it: the snapshot shows everything up to the mark.
  * At READ COMMITTED on a primary, the mark is found now. At the higher levels it is the published mark as the
  * transaction's own snapshot shows it, and on a standby or a logical subscriber the published mark that has come. With flush, everything
@@ -310,7 +330,7 @@ mark_snapshot(int64 *mark, bool flush)
 	}
 	*mark = below_own(*mark);
 	if (flush)
-		es_early_release_flush_all();
+		flush_upto(*mark);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	return snapshot;
 }

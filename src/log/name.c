@@ -202,29 +202,39 @@ es_name_ids(EsNameKind kind, List *names)
 }
 
 /*
- * Refuses a category beyond the limit. An id is at least the number of names so far, so only ids beyond the limit
- * need a count.
+ * Refuses a name beyond the limit of its kind: each session keeps all names that it has met. An id is at least the number
+ * of names so far, so only ids beyond the limit need a count.
  */
 static void
-check_category_limit(int32 id, const char *name, int len)
+check_limit(EsNameKind kind, int32 id, const char *name, int len)
 {
+	int			limit = kind == ES_CATEGORY ? es_max_categories : es_max_event_types;
 	EsSql		sql;
 	uint64		count;
 	bool		isnull;
 
-	if (id <= es_max_categories)
+	if (id <= limit)
 		return;
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run("SELECT count(*) FROM event_store.categories");
+	es_sql_run(kind == ES_CATEGORY ? "SELECT count(*) FROM event_store.categories" :
+			   "SELECT count(*) FROM event_store.event_types");
 	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	es_sql_end(&sql);
-	if (count > (uint64) es_max_categories)
+	if (count <= (uint64) limit)
+		return;
+	if (kind == ES_CATEGORY)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many categories: \"%.*s\" would be number %llu",
 						pg_mbcliplen(name, len, 64), name, (unsigned long long) count),
-				 errdetail("The setting event_store.max_categories is %d.", es_max_categories),
+				 errdetail("The setting event_store.max_categories is %d.", limit),
 				 errhint("A stream is named category-id, such as account-123: the category is the kind of thing, the part before the first \"-\".")));
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many event types: \"%.*s\" would be number %llu",
+					pg_mbcliplen(name, len, 64), name, (unsigned long long) count),
+			 errdetail("The setting event_store.max_event_types is %d.", limit),
+			 errhint("An event type says what happened, such as OrderPlaced: ids belong into the data.")));
 }
 
 /*
@@ -255,8 +265,7 @@ es_name_make(EsNameKind kind, const char *name, int len)
 		id = es_name_find(kind, name, len);
 		CHECK_FOR_INTERRUPTS();
 	} while (id == 0);			/* it was there, but the transaction that had inserted it was rolled back then */
-	if (kind == ES_CATEGORY)
-		check_category_limit(id, name, len);
+	check_limit(kind, id, name, len);
 	return id;
 }
 

@@ -450,6 +450,7 @@ es_check(PG_FUNCTION_ARGS)
 
 	es_sql_begin(&sql, es_store()->owner);
 	es_pin_setting("DateStyle", "ISO");
+	es_pin_setting("jit", "off");	/* it would compile for each partition, and take longer than the queries */
 	check.scratch = AllocSetContextCreate(CurrentMemoryContext, "event_store check", ALLOCSET_DEFAULT_SIZES);
 	check_partitions(&check);
 	run_queries(&check);

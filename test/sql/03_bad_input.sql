@@ -116,6 +116,11 @@ SET event_store.max_categories = 1;
 SELECT pg_temp.try($$SELECT es_append('brandnew-1', 0, 'T', '{}')$$) LIKE '54000: too many categories: "brandnew" would be number%';
 SELECT version > 0 FROM es_append('bad-1', NULL, 'Good', '{}');
 RESET event_store.max_categories;
+-- too many event types
+SET event_store.max_event_types = 1;
+SELECT pg_temp.try($$SELECT es_append('bad-1', NULL, 'BrandNew', '{}')$$) LIKE '54000: too many event types: "BrandNew" would be number%';
+SELECT version > 0 FROM es_append('bad-1', NULL, 'Good', '{}');
+RESET event_store.max_event_types;
 -- settings
 SELECT pg_temp.try($$SET event_store.partition_size = 0$$);
 SELECT pg_temp.try($$SET event_store.mark_wait = -1$$) LIKE '22023: -1%';

@@ -66,6 +66,34 @@ $idle->query_safe('ROLLBACK');
 $idle->quit;
 $node->safe_psql('postgres', 'DROP DATABASE other');
 
+# ---- a poll flushes what it reports, and nothing else
+
+$node->safe_psql('postgres', 'CREATE DATABASE polls');
+$node->safe_psql('polls', q[CREATE EXTENSION event_store; SELECT es_create_store(); CREATE TABLE others (n int); SELECT es_append('counter-1', 0, 'Counted', '{}'::jsonb)]);
+my $unflushed = 'SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()';
+my $quiet = 'SELECT es_high_water_mark() AS mark \gset';
+my $lazy = 'INSERT INTO others VALUES (1)';
+my $poll = $node->background_psql('polls');
+$poll->query_safe($quiet);
+$poll->query_safe('SET synchronous_commit = off');
+$poll->query_safe($lazy);
+$poll->query_safe($quiet);
+is($poll->query_safe($unflushed), 't', 'a mark that was reported before needs no flush');
+$poll->query_safe(q[SELECT es_append('counter-1', 1, 'Counted', '{}'::jsonb)]);
+$poll->query_safe($quiet);
+is($poll->query_safe($unflushed), 'f', 'a new one does');
+$poll->query_safe($lazy);
+my $another = $node->background_psql('polls');
+$another->query_safe($quiet);
+is($another->query_safe($unflushed), 'f', 'so does one that this session has not reported');
+$node->safe_psql('polls', 'SELECT es_publish_mark()');
+$poll->query_safe($lazy);
+my $third = $node->background_psql('polls');
+$third->query_safe($quiet);
+is($third->query_safe($unflushed), 't', 'but not the published one, which was flushed before');
+$_->quit for $poll, $another, $third;
+$node->safe_psql('postgres', 'DROP DATABASE polls');
+
 # ---- a reader waits for an open append, but not longer than it is told
 
 $node->safe_psql($db, 'SELECT es_publish_mark()');

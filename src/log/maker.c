@@ -6,7 +6,8 @@
  * others, and its lock held, as long as that transaction is open, and its user decides how long that is. Others that
  * need it meanwhile would queue behind that transaction, with heads locked that it may need.
  *
- * One worker is enough. A session that finds somebody making it waits for that one first. A session that waits, for
+ * One worker is enough. So a session claims that it starts one (starters_lock()), and one that finds somebody making it
+ * waits for that one first. A session that waits, for
  * another one's worker or for its own, does not wait by the lock manager, and that could not see a deadlock. So a
  * worker gives up when it does not get a lock in time, and nobody waits for another one's worker longer than
  * ES_MAKER_WAIT.
@@ -40,14 +41,35 @@ typedef struct MakerTask
 	int64		position;
 } MakerTask;
 
-/* Whether somebody is making it now. */
-bool
-es_maker_at_work(const EsMaker *maker)
+/*
+ * The lock that a session holds while its worker is at work. A worker that is only being started holds no lock yet; by
+ * this one others know of it, and do not start one each. Nobody waits for it.
+ */
+static LOCKTAG
+starters_lock(const EsMaker *maker)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, maker->table, 0, ES_LOCK_MAKER);
+	return tag;
+}
+
+static bool
+is_held(const LOCKTAG *tag, LOCKMODE lockmode)
 {
 	int			count;
 
-	pfree(GetLockConflicts(&maker->lock, maker->lockmode, &count));
+	pfree(GetLockConflicts(tag, lockmode, &count));
 	return count > 0;
+}
+
+/* Whether somebody is making it now, or has started a worker for it. */
+bool
+es_maker_at_work(const EsMaker *maker)
+{
+	LOCKTAG		starter = starters_lock(maker);
+
+	return is_held(&maker->lock, maker->lockmode) || is_held(&starter, ExclusiveLock);
 }
 
 /* Whether it is there. Invalidation messages of a maker that has committed are accepted first. */
@@ -73,36 +95,61 @@ can_worker_make(const EsMaker *maker)
 	return !own && IsUnderPostmaster;
 }
 
+/* Starts a worker, and waits until it has ended. False when it cannot be started. */
+static bool
+run_worker(const EsMaker *maker, int lock_timeout)
+{
+	BackgroundWorkerHandle *handle;
+	MakerTask	task = {MyDatabaseId, es_partition_size, lock_timeout, maker->position};
+
+	return can_worker_make(maker) &&
+		es_worker_start(maker->function, maker->title, &task, sizeof(task), &handle) &&
+		WaitForBackgroundWorkerShutdown(handle) == BGWH_STOPPED;
+}
+
 /*
- * Starts a worker that makes it, and waits until the worker has ended. lock_timeout is in milliseconds. If the worker
- * has not made it and took at least that long, it did not get a lock. If it ended sooner, it has met an error.
+ * Starts a worker that makes it, and waits until the worker has ended, unless another session has just done so.
+ * lock_timeout is in milliseconds. If the worker has not made it and took at least that long, it did not get a lock. If it
+ * ended sooner, it has met an error.
  */
 EsMade
 es_maker_run(const EsMaker *maker, int lock_timeout)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	BackgroundWorkerHandle *handle;
-	MakerTask	task = {MyDatabaseId, es_partition_size, lock_timeout, maker->position};
+	LOCKTAG		starter = starters_lock(maker);
+	bool		made;
+	bool		ran;
 
-	if (!can_worker_make(maker) ||
-		!es_worker_start(maker->function, maker->title, &task, sizeof(task), &handle) ||
-		WaitForBackgroundWorkerShutdown(handle) != BGWH_STOPPED)
-		return ES_NOT_MADE;
-	if (is_made(maker))
+	if (LockAcquire(&starter, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return ES_BEING_MADE;
+	/* Another session's worker may have made it just before. */
+	made = is_made(maker);
+	ran = !made && run_worker(maker, lock_timeout);
+	(void) LockRelease(&starter, ExclusiveLock, false);
+	if (made || (ran && is_made(maker)))
 		return ES_MADE;
-	return TimestampDifferenceExceeds(start, GetCurrentTimestamp(), lock_timeout) ? ES_LOCKED_OUT : ES_NOT_MADE;
+	return ran && TimestampDifferenceExceeds(start, GetCurrentTimestamp(), lock_timeout) ? ES_LOCKED_OUT : ES_NOT_MADE;
 }
 
 /* Waits a while for a maker that is at work already. If it is not made then, starts a worker. */
 EsMade
 es_maker_await_or_run(const EsMaker *maker)
 {
-	for (int waited = 0; waited < ES_MAKER_WAIT && es_maker_at_work(maker); waited++)
+	EsMade		result = ES_BEING_MADE;
+
+	for (int waited = 0; waited < ES_MAKER_WAIT && result == ES_BEING_MADE; waited++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(1000);
+		if (es_maker_at_work(maker))
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(1000);
+		}
+		else
+			result = is_made(maker) ? ES_MADE : es_maker_run(maker, ES_MAKER_LOCK_TIMEOUT);
 	}
-	return is_made(maker) ? ES_MADE : es_maker_run(maker, ES_MAKER_LOCK_TIMEOUT);
+	if (result == ES_BEING_MADE)
+		result = is_made(maker) ? ES_MADE : es_maker_run(maker, ES_MAKER_LOCK_TIMEOUT);
+	return result == ES_BEING_MADE ? ES_NOT_MADE : result;
 }
 
 /*

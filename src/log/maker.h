@@ -25,6 +25,7 @@ typedef struct EsMaker
 typedef enum EsMade
 {
 	ES_MADE,					/* it is there */
+	ES_BEING_MADE,				/* another session has just started a worker */
 	ES_LOCKED_OUT,				/* a worker did not get a lock in time, and gave up */
 	ES_NOT_MADE					/* no worker could do it, or it met an error */
 } EsMade;

@@ -205,6 +205,13 @@ is_made(int64 position)
 	return position < es_partition_list()->end;
 }
 
+/* Whether there is a partition for a position, and room behind it. */
+static bool
+has_room(int64 position)
+{
+	return !nearly_full(es_partition_list(), position);
+}
+
 /* Describes, for log/maker.c, how to make the partition for a position. */
 static EsMaker
 maker_for(int64 position)
@@ -283,13 +290,11 @@ es_partition_prepare(int64 events)
 	if (is_made(last + events))
 	{
 		/* There still is room. So do not start a second worker, and wait a while after one that has failed. */
+		maker.is_made = has_room;
 		if (!es_maker_at_work(&maker) &&
-			TimestampDifferenceExceeds(last_failure, GetCurrentTimestamp(), AHEAD_RETRY_INTERVAL))
-		{
-			(void) es_maker_run(&maker, AHEAD_LOCK_TIMEOUT);
-			if (nearly_full(es_partition_list(), last + events))
-				last_failure = GetCurrentTimestamp();
-		}
+			TimestampDifferenceExceeds(last_failure, GetCurrentTimestamp(), AHEAD_RETRY_INTERVAL) &&
+			es_maker_run(&maker, AHEAD_LOCK_TIMEOUT) > ES_BEING_MADE)
+			last_failure = GetCurrentTimestamp();
 		return;
 	}
 

@@ -328,8 +328,10 @@ CREATE TABLE event_store.seals (
     tree            bytea NOT NULL,
     root            bytea NOT NULL,
     sealed_at       timestamptz NOT NULL,
-    manifest        bytea NOT NULL
+    manifest        bytea NOT NULL,
+    recorded_after  timestamptz
 );
+CREATE INDEX seals_recorded_after ON event_store.seals (recorded_after);
 -- Digests do not compress.
 ALTER TABLE event_store.seals ALTER COLUMN manifest SET STORAGE EXTERNAL;
 COMMENT ON TABLE event_store.seals IS
@@ -337,6 +339,8 @@ COMMENT ON TABLE event_store.seals IS
 COMMENT ON COLUMN event_store.seals.tree IS 'root of the Merkle tree of the range''s events in order of position';
 COMMENT ON COLUMN event_store.seals.root IS
 'digest of this seal and the root before it: stands for the whole log up to here';
+COMMENT ON COLUMN event_store.seals.recorded_after IS
+'every event behind this seal was recorded later than this; NULL: not known';
 COMMENT ON COLUMN event_store.seals.manifest IS
 'place and four bytes of the digest of each event, to name one that was changed';
 

@@ -76,4 +76,9 @@ SELECT g.role, n."new" FROM event_store.grants g
 JOIN (VALUES ('read', 'consume'), ('operate', 'define')) n ("old", "new") ON n."old" = g."right"
 ON CONFLICT DO NOTHING;
 
+ALTER TABLE event_store.seals ADD COLUMN recorded_after timestamptz;
+CREATE INDEX seals_recorded_after ON event_store.seals (recorded_after);
+COMMENT ON COLUMN event_store.seals.recorded_after IS
+'every event behind this seal was recorded later than this; NULL: not known';
+
 UPDATE event_store.store SET layout = 2;

@@ -223,11 +223,17 @@ lock_seals(bool wait)
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+/*
+ * Stores a seal. Every event behind the published mark is recorded later than `stable_until`, which was published with it.
+ * So where the seal reaches that mark, this is noted with the seal: es_position_at() need not look behind it for an earlier
+ * time. A seal of a part of the log that ends before the mark says nothing about the events between.
+ */
 static void
-store_seal(const EsSeal *seal, StringInfo manifest)
+store_seal(const EsSeal *seal, const EsMarkState *published, StringInfo manifest)
 {
-	Oid			types[6] = {INT8OID, INT8OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID};
-	Datum		values[6];
+	Oid			types[7] = {INT8OID, INT8OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, TIMESTAMPTZOID};
+	Datum		values[7];
+	bool		known = seal->to >= published->mark && !TIMESTAMP_NOT_FINITE(published->stable_until);
 	EsSql		sql;
 
 	SET_VARSIZE(manifest->data, manifest->len);
@@ -237,11 +243,13 @@ store_seal(const EsSeal *seal, StringInfo manifest)
 	values[3] = PointerGetDatum(es_digest_bytea(seal->tree));
 	values[4] = PointerGetDatum(es_digest_bytea(seal->root));
 	values[5] = PointerGetDatum(manifest->data);
+	values[6] = TimestampTzGetDatum(published->stable_until);
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_write_args("seals",
 					  "INSERT INTO event_store.seals"
-					  " (after_position, to_position, events, tree, root, sealed_at, manifest)"
-					  " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6)", 6, types, values, NULL);
+					  " (after_position, to_position, events, tree, root, sealed_at, manifest, recorded_after)"
+					  " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7)", 7, types, values,
+					  known ? NULL : "      n");
 	es_sql_end(&sql);
 }
 
@@ -250,7 +258,7 @@ store_seal(const EsSeal *seal, StringInfo manifest)
  * seal in *last. Returns false when there are no events to seal. The snapshot must show everything up to the mark.
  */
 static bool
-seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
+seal_next(Snapshot snapshot, int64 mark, const EsMarkState *published, EsSeal *last)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store seal", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -297,7 +305,7 @@ seal_next(Snapshot snapshot, int64 mark, EsSeal *last)
 		es_tree_root(&tree, digests->hasher, seal.tree);
 		es_seal_digest(digests->hasher, &digests->store_id, seal.after, seal.to, seal.events, seal.tree, last->root,
 					   seal.root);
-		store_seal(&seal, &manifest);
+		store_seal(&seal, published, &manifest);
 		ES_FAULT(seal);
 		*last = seal;
 	}
@@ -315,6 +323,7 @@ static int64
 seal_up_to(int64 count, EsSeal *last, int64 *mark)
 {
 	Snapshot	snapshot = es_mark_snapshot_inside(mark);
+	EsMarkState published;
 	int64		made = 0;
 
 	(void) last_seal(snapshot, last);
@@ -323,7 +332,8 @@ seal_up_to(int64 count, EsSeal *last, int64 *mark)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the last seal, up to position %lld, is damaged", (long long) last->to),
 				 errhint("SELECT * FROM es_verify_log() tells what else is wrong.")));
-	while (made < count && last->to < *mark && seal_next(snapshot, *mark, last))
+	es_mark_state(&published);
+	while (made < count && last->to < *mark && seal_next(snapshot, *mark, &published, last))
 		made++;
 	UnregisterSnapshot(snapshot);
 	return made;

@@ -339,9 +339,27 @@ es_read_all(PG_FUNCTION_ARGS)
 	return return_rows(fcinfo, open_all);
 }
 
+/* A position behind which every event is recorded later than a time: that of a seal, or the mark. */
+static int64
+recorded_later_behind(TimestampTz at, int64 mark)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		values[1] = {TimestampTzGetDatum(at)};
+	EsSql		sql;
+	bool		isnull;
+
+	es_sql_begin(&sql, es_store()->owner);
+	if (es_sql_run_kept(&plan, "SELECT to_position FROM event_store.seals WHERE recorded_after >= $1"
+						" ORDER BY recorded_after, to_position LIMIT 1", 1, types, values, NULL) > 0)
+		mark = Min(mark, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
+	es_sql_end(&sql);
+	return mark;
+}
+
 /*
- * Backward from the mark to the first event that is old enough: recorded_at is monotonic in a stream
- * but not quite in the log, so nothing shorter is exact.
+ * Backward to the first event that is old enough: recorded_at is monotonic in a stream but not quite in the log, so
+ * nothing shorter is exact. But it begins with the seal behind which all are too new.
  */
 Datum
 es_position_at(PG_FUNCTION_ARGS)
@@ -357,7 +375,7 @@ es_position_at(PG_FUNCTION_ARGS)
 	at = PG_GETARG_TIMESTAMPTZ(0);
 	scan = es_scan_create(es_mark_snapshot(&mark));
 	scan->backward = true;
-	es_scan_positions(scan, 0, mark);
+	es_scan_positions(scan, 0, recorded_later_behind(at, mark));
 	while (position == 0 && (slot = es_scan_next(scan)) != NULL)
 		if (DatumGetTimestampTz(es_row_column(slot, Anum_log_recorded_at)) <= at)
 			position = DatumGetInt64(es_row_column(slot, Anum_log_position));

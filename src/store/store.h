@@ -200,7 +200,8 @@ extern void es_guard_tables(void);
 	COLUMN(seal, tree, BYTEAOID) \
 	COLUMN(seal, root, BYTEAOID)	/* chained */ \
 	COLUMN(seal, sealed_at, TIMESTAMPTZOID) \
-	COLUMN(seal, manifest, BYTEAOID)
+	COLUMN(seal, manifest, BYTEAOID) \
+	NULLABLE(seal, recorded_after, TIMESTAMPTZOID)	/* every event behind it is recorded later than this */
 
 /* event_store.erased: one row for each event whose data and salt were erased. */
 #define ES_ERASED_COLUMNS(COLUMN, NULLABLE) \

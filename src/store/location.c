@@ -34,6 +34,13 @@ static bool store_valid = false;
 static bool store_reading = false;	/* an invalidation meanwhile means: read again */
 static uint64 store_generation = 0;
 
+/*
+ * How often something may have changed that the caches of other files have read, and how often it had when the store was
+ * read last.
+ */
+static uint64 changes = 1;
+static uint64 changes_seen = 0;
+
 /* A column of a table that is read or written below SQL. */
 typedef struct EsColumnDef
 {
@@ -144,10 +151,25 @@ is_ours(Oid relid)
 	return relid == store.row_type;
 }
 
+/*
+ * Whether other files have caches of what a relation, which is ours, tells: the partitions of the log, epochs, what is
+ * registered. Of the others only the OIDs are kept, and that their columns and triggers are right. These are the ones
+ * that VACUUM and ANALYZE invalidate all the time, because their rows change.
+ */
+static bool
+is_cached_elsewhere(Oid relid)
+{
+	return relid == store.log || relid == store.log_partitions || relid == store.epochs || relid == store.aggregates ||
+		relid == store.upcasters || relid == store.event_checks || relid == store.projections || relid == store.grants ||
+		relid == store.row_type;
+}
+
 /* A new partition invalidates its parent too: rare enough for re-reading a dozen OIDs. */
 static void
 relcache_callback(Datum arg, Oid relid)
 {
+	if (relid == InvalidOid || is_cached_elsewhere(relid))
+		changes++;
 	if (store_reading || (store_valid && (relid == InvalidOid || is_ours(relid))))
 		store_valid = store_reading = false;
 }
@@ -155,6 +177,7 @@ relcache_callback(Datum arg, Oid relid)
 static void
 namespace_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
+	changes++;
 	store_valid = store_reading = false;
 }
 
@@ -169,6 +192,7 @@ es_store_init(void)
 void
 es_store_forget(void)
 {
+	changes++;
 	store_valid = false;
 }
 
@@ -415,6 +439,7 @@ es_store(void)
 {
 	EsStore		found;
 	Oid			nsp;
+	uint64		seen;
 	int			tries = 0;
 
 	if (likely(store_valid))
@@ -428,6 +453,7 @@ es_store(void)
 
 	do
 	{
+		seen = changes;
 		store_reading = true;
 		memset(&found, 0, sizeof(found));
 		nsp = get_namespace_oid(ES_SCHEMA, false);
@@ -443,8 +469,12 @@ es_store(void)
 	} while (!store_reading && ++tries < 10);	/* debug_discard_caches would go on for ever */
 
 	store_reading = false;
-	found.generation = ++store_generation;
-	store = found;
+	/* What was read is what it was, and nothing else has changed: other files may keep what they know. */
+	found.generation = store.generation;
+	if (seen != changes_seen || memcmp(&found, &store, sizeof(EsStore)) != 0)
+		found.generation = ++store_generation;
+	changes_seen = seen;
+	memcpy(&store, &found, sizeof(EsStore));
 	store_valid = true;
 	return &store;
 }

@@ -41,7 +41,7 @@ SELECT setval('event_store.floor_seq', :floor) > 0;
 CALL round(200);
 CALL round(250);
 SELECT count(*) FROM (SELECT es_append('tick-' || i % 7, -2, 'Ticked', '{}') FROM generate_series(1, 30) i) s;
-SELECT count(*), count(recorded_after) FROM event_store.seals;
+SELECT count(recorded_after) >= 4 FROM event_store.seals;
 SELECT es_position_at('-infinity'), es_position_at((SELECT min(recorded_at) FROM event_store.log) - interval '1 us'),
     es_position_at('infinity') = es_high_water_mark();
 SELECT wrong();

@@ -5,7 +5,7 @@
 SET client_min_messages = warning;
 DROP SCHEMA IF EXISTS event_store CASCADE;
 SELECT es_create_store();
-CREATE FUNCTION scans(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION scans_of_list(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     before bigint;
 BEGIN
@@ -15,16 +15,16 @@ BEGIN
     PERFORM es_append('cached-1', -2, 'Happened', '{}');
     RETURN pg_stat_get_xact_numscans('event_store.log_partitions'::regclass) - before;
 END $$;
-SELECT t, scans(format('ALTER TABLE event_store.%I SET (autovacuum_vacuum_threshold = 50)', t)) AS scans
+SELECT t, scans_of_list(format('ALTER TABLE event_store.%I SET (autovacuum_vacuum_threshold = 50)', t)) AS scans
 FROM unnest('{mark,heads,categories,event_types,append_keys,batch_keys,snapshots,seals,subscription_streams,erased}'::text[]) t;
-SELECT t, scans(format('ALTER TABLE event_store.%I SET (autovacuum_vacuum_threshold = 50)', t)) > 0 AS read_anew
+SELECT t, scans_of_list(format('ALTER TABLE event_store.%I SET (autovacuum_vacuum_threshold = 50)', t)) > 0 AS read_anew
 FROM unnest('{epochs,aggregates,upcasters,event_checks,projections,log_partitions}'::text[]) t;
-SELECT scans('SELECT 1');
+SELECT scans_of_list('SELECT 1');
 -- a change of one of them is noticed all the same
 BEGIN;
 ALTER TABLE event_store.heads ADD COLUMN more int;
 SELECT es_append('cached-1', -2, 'Happened', '{}');
 ROLLBACK;
 SELECT version > 0 FROM es_append('cached-1', -2, 'Happened', '{}');
-DROP FUNCTION scans;
+DROP FUNCTION scans_of_list;
 DROP SCHEMA event_store CASCADE;

@@ -5,15 +5,20 @@
 SET client_min_messages = warning;
 DROP SCHEMA IF EXISTS event_store CASCADE;
 SELECT es_create_store();
+-- (the least of three: a coordinator may make a partition meanwhile)
 CREATE FUNCTION scans_of_list(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     before bigint;
+    least bigint;
 BEGIN
     PERFORM es_append('cached-1', -2, 'Happened', '{}');
-    before := pg_stat_get_xact_numscans('event_store.log_partitions'::regclass);
-    EXECUTE statement;
-    PERFORM es_append('cached-1', -2, 'Happened', '{}');
-    RETURN pg_stat_get_xact_numscans('event_store.log_partitions'::regclass) - before;
+    FOR i IN 1..3 LOOP
+        before := pg_stat_get_xact_numscans('event_store.log_partitions'::regclass);
+        EXECUTE statement;
+        PERFORM es_append('cached-1', -2, 'Happened', '{}');
+        least := least(least, pg_stat_get_xact_numscans('event_store.log_partitions'::regclass) - before);
+    END LOOP;
+    RETURN least;
 END $$;
 SELECT t, scans_of_list(format('ALTER TABLE event_store.%I SET (autovacuum_vacuum_threshold = 50)', t)) AS scans
 FROM unnest('{mark,heads,categories,event_types,append_keys,batch_keys,snapshots,seals,subscription_streams,erased}'::text[]) t;

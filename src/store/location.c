@@ -458,6 +458,7 @@ es_store(void)
 		memset(&found, 0, sizeof(found));
 		nsp = get_namespace_oid(ES_SCHEMA, false);
 		found.owner = schema_owner(nsp);
+		es_check_not_distributed(nsp);
 		for (int i = 0; i < lengthof(relations); i++)
 		{
 			find(nsp, &relations[i], &found);

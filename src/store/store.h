@@ -281,6 +281,14 @@ extern void es_store_forget(void);
 extern void es_store_check_triggers(Relation table);
 extern void es_store_check_partition(Relation partition);
 
+/* ---------------------------------------------------------------- citus */
+
+/*
+ * Refusing a store whose tables were given to Citus.
+ */
+
+extern void es_check_not_distributed(Oid schema);
+
 /* ---------------------------------------------------------------- subscriber */
 
 /*

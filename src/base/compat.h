@@ -159,14 +159,14 @@ es_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot, CommandId c
 	return result;
 }
 
-/* 19 made flags of why a row is deleted, none here. Does not wait for another transaction. */
+/* 19 made flags of why a row is deleted, none here. */
 static inline TM_Result
-es_tuple_delete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot, TM_FailureData *tmfd)
+es_tuple_delete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot, bool wait, TM_FailureData *tmfd)
 {
 #if PG_VERSION_NUM >= 190000
-	return table_tuple_delete(rel, tid, cid, 0, snapshot, InvalidSnapshot, false, tmfd);
+	return table_tuple_delete(rel, tid, cid, 0, snapshot, InvalidSnapshot, wait, tmfd);
 #else
-	return table_tuple_delete(rel, tid, cid, snapshot, InvalidSnapshot, false, tmfd, false);
+	return table_tuple_delete(rel, tid, cid, snapshot, InvalidSnapshot, wait, tmfd, false);
 #endif
 }
 

@@ -169,6 +169,8 @@ es_run_as_in_worker(void)
 	in_worker = true;
 	for (int i = 0; i < lengthof(pinned); i++)
 		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+	/* As es_handler_run() has it. */
+	SetConfigOption("row_security", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*

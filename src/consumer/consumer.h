@@ -45,6 +45,11 @@ extern void es_filter_read(EsFilter *filter, Datum categories, bool categories_n
 extern void es_filter_resolve(const EsFilter *filter, EsTransform *transform, EsFilterIds *ids);
 extern void es_filter_scan(const EsFilterIds *ids, EsScan *scan);
 
+/* ---------------------------------------------------------------- renamed */
+
+extern void es_filter_type_renamed(const char *type);
+extern void es_filter_stored(const char *kind, const char *name);
+
 /* ---------------------------------------------------------------- name */
 
 extern void es_check_name(const text *value, const char *argument, bool may_be_empty);

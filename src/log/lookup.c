@@ -261,13 +261,18 @@ es_row_insert(EsLookup *lookup, const Datum *values)
 }
 
 /*
- * Deletes a row that the caller has found. No other transaction may be able to change it at the same time. After a
- * CommandCounterIncrement() a row with the same key can be inserted.
+ * Deletes a row that the caller has found, or waits for a transaction that is deleting it and needs nothing more when that
+ * has committed. No other transaction may be able to update it. After a CommandCounterIncrement() a row with the same key
+ * can be inserted.
  */
 void
 es_row_delete(EsLookup *lookup, ItemPointer tid)
 {
-	simple_heap_delete(lookup->rel, tid);
+	TM_FailureData failure;
+	TM_Result	result = es_tuple_delete(lookup->rel, tid, GetCurrentCommandId(true), InvalidSnapshot, true, &failure);
+
+	if (result != TM_Ok && result != TM_Deleted)
+		elog(ERROR, "a row of \"%s\" cannot be deleted: %d", RelationGetRelationName(lookup->rel), (int) result);
 }
 
 /*
@@ -279,5 +284,5 @@ es_row_delete_unless_busy(EsLookup *lookup, Snapshot snapshot)
 {
 	TM_FailureData failure;
 
-	return es_tuple_delete(lookup->rel, &lookup->slot->tts_tid, GetCurrentCommandId(true), snapshot, &failure) == TM_Ok;
+	return es_tuple_delete(lookup->rel, &lookup->slot->tts_tid, GetCurrentCommandId(true), snapshot, false, &failure) == TM_Ok;
 }

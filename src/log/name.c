@@ -237,6 +237,9 @@ check_limit(EsNameKind kind, int32 id, const char *name, int len)
 			 errhint("An event type says what happened, such as OrderPlaced: ids belong into the data.")));
 }
 
+/* As often as this one after the other, somebody else inserts the same name and is rolled back. */
+#define MAX_TRIES	100
+
 /*
  * The id of a name, which is inserted if it is not stored yet. Waits for a concurrent transaction that is inserting
  * the same name. To avoid deadlocks, callers insert several names in sorted order, before they lock any stream.
@@ -249,6 +252,7 @@ es_name_make(EsNameKind kind, const char *name, int len)
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1];
 	char		statement[128];
+	uint64		inserted;
 
 	if (id != 0)
 		return id;
@@ -256,15 +260,23 @@ es_name_make(EsNameKind kind, const char *name, int len)
 	values[0] = PointerGetDatum(cstring_to_text_with_len(name, len));
 	snprintf(statement, sizeof(statement),
 			 "INSERT INTO event_store.%s (name) VALUES ($1) ON CONFLICT DO NOTHING", name_table_name(kind));
-	do
+	for (int tries = 1; id == 0; tries++)
 	{
 		es_sql_begin(&sql, es_store()->owner);
-		es_sql_write_args(name_table_name(kind), statement, 1, types, values, NULL);
+		inserted = es_sql_write_args(name_table_name(kind), statement, 1, types, values, NULL);
 		es_sql_end(&sql);
 		CommandCounterIncrement();
 		id = es_name_find(kind, name, len);
 		CHECK_FOR_INTERRUPTS();
-	} while (id == 0);			/* it was there, but the transaction that had inserted it was rolled back then */
+		/* It may have been there, and the transaction that had inserted it was rolled back then. But not for ever. */
+		if (id == 0 && (inserted > 0 || tries == MAX_TRIES))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("could not store the name \"%.*s\" in event_store.%s", pg_mbcliplen(name, len, 64), name,
+							name_table_name(kind)),
+					 errdetail("A row that is inserted there is not there afterwards."),
+					 errhint("Drop the triggers and rules of that table.")));
+	}
 	check_limit(kind, id, name, len);
 	return id;
 }

@@ -16,11 +16,14 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -351,6 +354,8 @@ check_table(Oid relid)
 	form = (Form_pg_class) GETSTRUCT(tuple);
 	if (form->relkind != RELKIND_RELATION && form->relkind != RELKIND_PARTITIONED_TABLE)
 		trouble = "It is not a table.";
+	else if (form->relkind == RELKIND_RELATION && form->relhassubclass && find_inheritance_children(relid, NoLock) != NIL)
+		trouble = "Other tables inherit from it.";
 	else if (form->relpersistence == RELPERSISTENCE_TEMP)
 		trouble = "It is temporary.";
 	else if (form->relpersistence == RELPERSISTENCE_UNLOGGED)
@@ -370,7 +375,7 @@ check_table(Oid relid)
 
 /* The argument tables, as an array of names: OIDs would mean nothing after a dump. (Datum) 0: it is NULL. */
 static Datum
-tables_argument(FunctionCallInfo fcinfo, int n)
+tables_argument(FunctionCallInfo fcinfo, int n, List **relids)
 {
 	ArrayType  *array;
 	Datum	   *elements;
@@ -396,6 +401,7 @@ tables_argument(FunctionCallInfo fcinfo, int n)
 			es_null_element("tables", i);
 		relid = DatumGetObjectId(elements[i]);
 		check_table(relid);
+		*relids = lappend_oid(*relids, relid);
 		for (int j = 0; j < i; j++)
 			if (strcmp(get_rel_name(relid), get_rel_name(DatumGetObjectId(elements[j]))) == 0)
 				ereport(ERROR,
@@ -406,6 +412,64 @@ tables_argument(FunctionCallInfo fcinfo, int n)
 																  get_rel_name(relid)));
 	}
 	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* Adds the name of a table to a list, as it is stored. */
+static List *
+add_name(List *names, Oid relid)
+{
+	return lappend(names, quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)));
+}
+
+/*
+ * Refuses tables of which another projection has one, or a partition of one: a rebuild makes a table equal to what one
+ * projection would have written, and would delete the rows of the other. The lock lets nobody else check meanwhile.
+ */
+void
+es_projection_check_tables(const char *projection, const List *relids)
+{
+	LOCKTAG		tag;
+	List	   *related = NIL;
+	Datum	   *elements;
+	int			count = 0;
+	Oid			types[2] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[2];
+	ListCell   *lc;
+	EsSql		sql;
+
+	foreach(lc, relids)
+	{
+		ListCell   *lc2;
+
+		foreach(lc2, find_all_inheritors(lfirst_oid(lc), NoLock, NULL))
+			related = add_name(related, lfirst_oid(lc2));
+		if (get_rel_relispartition(lfirst_oid(lc)))
+			foreach(lc2, get_partition_ancestors(lfirst_oid(lc)))
+				related = add_name(related, lfirst_oid(lc2));
+	}
+	elements = palloc(sizeof(Datum) * list_length(related));
+	foreach(lc, related)
+		elements[count++] = CStringGetTextDatum(lfirst(lc));
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, es_store()->projections, 0, ES_LOCK_PROJECTION_TABLES);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
+	es_sql_begin(&sql, es_store()->owner);
+	if (es_sql_run_args("SELECT p.name, (SELECT min(t) FROM unnest(p.tables) t WHERE t = ANY ($2))"
+						" FROM event_store.projections p WHERE p.name <> $1 AND p.tables && $2 ORDER BY p.name LIMIT 1",
+						2, types, values, NULL) > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s belongs to projection \"%s\"", SPI_getvalue(row, desc, 2), SPI_getvalue(row, desc, 1)),
+				 errdetail("A rebuild of \"%s\" would delete its rows.", projection),
+				 errhint("Give each projection tables of its own, and join them in a view.")));
+	}
+	es_sql_end(&sql);
 }
 
 static bool
@@ -437,6 +501,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	char		nulls[11];
 	bool		is_inline = is_inline_mode(fcinfo, 5);
 	bool		made;
+	List	   *relids = NIL;
 	EsSql		sql;
 
 	(void) es_store_now();
@@ -474,7 +539,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 		values[i] = PG_ARGISNULL(i) ? (Datum) 0 : PG_GETARG_DATUM(i);
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 	}
-	values[4] = tables_argument(fcinfo, 4);
+	values[4] = tables_argument(fcinfo, 4, &relids);
 	nulls[4] = values[4] == (Datum) 0 ? 'n' : ' ';
 	values[5] = CStringGetTextDatum(is_inline ? "inline" : "async");
 	values[6] = PG_GETARG_DATUM(6);
@@ -484,6 +549,8 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[10] = CStringGetTextDatum(path);
 
 	es_handler_check(handler, role, path, PG_GETARG_BOOL(8));
+	if (relids != NIL)
+		es_projection_check_tables(name, relids);
 
 	es_sql_begin(&sql, es_store()->owner);
 	made = es_sql_write_args("projections",
@@ -508,6 +575,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	if (made)
 	{
 		es_projection_changed();
+		es_filter_stored("projection", name);
 		if (is_inline)
 			es_inline_begin(name);
 	}
@@ -625,6 +693,7 @@ make_projections_stale(text *type, text *to_type)
 	es_sql_end(&sql);
 	if (rows > 0)
 		es_projection_changed();
+	es_filter_type_renamed(text_to_cstring(type));
 }
 
 /* Called once, when the library is loaded. */

@@ -41,6 +41,7 @@ extern EsProjection *es_projection_get(const char *name);
 extern EsHandler *es_projection_handler(EsProjection *projection);
 extern bool es_has_inline_projections(void);
 extern void es_projection_changed(void);
+extern void es_projection_check_tables(const char *projection, const List *relids);
 extern uint64 es_projection_change(const char *table, const char *statement, const char *name);
 extern void es_projection_set_state(const char *name, const char *state);
 extern void es_check_replica_identity(Oid relid);

@@ -15,7 +15,10 @@
 #include "access/relation.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -33,6 +36,7 @@
 typedef struct Table
 {
 	const char *live;			/* qualified and quoted */
+	const char *only;			/* the same, without tables that inherit from it */
 	const char *shadow;
 	bool		has_key;
 	StringInfoData same_key;	/* condition on l, the live row, and s, the shadow row */
@@ -82,6 +86,7 @@ describe(Table *table, const char *live, const char *schema)
 	Bitmapset  *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
 
 	table->live = live;
+	table->only = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? live : psprintf("ONLY %s", live);
 	table->shadow = psprintf("%s.%s", quote_identifier(schema), es_table_name(live));
 	table->has_key = key != NULL;
 	initStringInfo(&table->same_key);
@@ -136,7 +141,7 @@ update_rows(void *arg)
 {
 	const Table *table = arg;
 
-	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->live, table->changes.data,
+	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->only, table->changes.data,
 				table->shadow, table->same_key.data, table->left.data, table->right.data);
 }
 
@@ -157,7 +162,7 @@ update(const Table *table)
 					" AND c.confrelid OPERATOR(pg_catalog.=) %s::pg_catalog.regclass"
 					" AND c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}')", quote_literal_cstr(table->live)) > 0)
 		ReThrowError(error);
-	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->live, table->shadow,
+	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->only, table->shadow,
 				table->same_key.data, table->left.data, table->right.data);
 }
 
@@ -169,10 +174,10 @@ apply_slowly(Table *tables, int count)
 		Table	   *table = &tables[i];
 
 		if (table->has_key)
-			es_sql_runf("DELETE FROM %s l WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", table->live, table->shadow,
+			es_sql_runf("DELETE FROM %s l WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", table->only, table->shadow,
 						table->same_key.data);
 		else
-			es_sql_runf("DELETE FROM %s", table->live);
+			es_sql_runf("DELETE FROM %s", table->only);
 	}
 	for (int i = 0; i < count; i++)
 	{
@@ -181,11 +186,47 @@ apply_slowly(Table *tables, int count)
 		if (table->has_key && table->changes.len > 0)
 			update(table);
 		if (table->has_key)
-			insert_all(table, psprintf(" WHERE NOT EXISTS (SELECT FROM %s l WHERE %s)", table->live,
+			insert_all(table, psprintf(" WHERE NOT EXISTS (SELECT FROM %s l WHERE %s)", table->only,
 									   table->same_key.data));
 		else
 			insert_all(table, "");
 	}
+}
+
+/* The trigger of a table that fires for an event, by the given bit; NULL: there is none, or it is disabled. */
+static const char *
+trigger_for(Relation rel, int16 event)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (!trigger->tgisinternal && trigger->tgenabled != TRIGGER_DISABLED && (trigger->tgtype & event) != 0)
+			return trigger->tgname;
+	}
+	return NULL;
+}
+
+/*
+ * Refuses the fast way for a table whose triggers would not hear of the rows that go: those for DELETE do not fire when it
+ * is truncated. What they keep elsewhere would stay, and the triggers for INSERT would add to it.
+ */
+void
+es_difference_check_fast(const char *name)
+{
+	Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(name)), NoLock, false);
+	Relation	rel = relation_open(relid, AccessShareLock);
+	const char *trigger = trigger_for(rel, TRIGGER_TYPE_DELETE);
+
+	if (trigger != NULL && trigger_for(rel, TRIGGER_TYPE_TRUNCATE) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table %s has the trigger \"%s\" for DELETE, and none for TRUNCATE", name, trigger),
+				 errdetail("A fast rebuild truncates the table, and the trigger would not fire."),
+				 errhint("Rebuild it without fast, or make a trigger for TRUNCATE that does the same for all rows.")));
+	relation_close(rel, NoLock);
 }
 
 static void
@@ -195,7 +236,7 @@ apply_fast(Table *tables, int count)
 
 	initStringInfo(&names);
 	for (int i = 0; i < count; i++)
-		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", tables[i].live);
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", tables[i].only);
 	es_sql_runf("TRUNCATE %s", names.data);
 	for (int i = 0; i < count; i++)
 		insert_all(&tables[i], "");
@@ -228,7 +269,11 @@ es_difference_apply(Oid role, const char *search_path, const char *schema, List 
 	EsSql		sql;
 
 	for (int i = 0; i < count; i++)
+	{
+		if (fast)
+			es_difference_check_fast(list_nth(names, i));
 		describe(&tables[i], list_nth(names, i), schema);
+	}
 	es_refuse_temporary_types(role);	/* triggers may call anything, as a handler does */
 	es_sql_begin(&sql, role);
 	es_pin_setting("search_path", search_path);

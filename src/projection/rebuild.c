@@ -244,6 +244,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	EsProjection *projection;
 	List	   *tables = NIL;
+	List	   *relids = NIL;
 	ListCell   *lc;
 	Rebuild		rebuild;
 
@@ -285,10 +286,16 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 							  (unsigned int) hash_bytes((const unsigned char *) rebuild.name, strlen(rebuild.name)));
 	foreach(lc, projection->tables)
 	{
+		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(lfirst(lc))), NoLock, false);
+
 		/* Now, and not when all the work is done. */
-		es_check_replica_identity(RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(lfirst(lc))), NoLock, false));
+		es_check_replica_identity(relid);
+		if (rebuild.fast)
+			es_difference_check_fast(lfirst(lc));
 		tables = lappend(tables, pstrdup(lfirst(lc)));
+		relids = lappend_oid(relids, relid);
 	}
+	es_projection_check_tables(rebuild.name, relids);
 
 	es_rebuild_forget(rebuild.name);	/* an earlier rebuild is replaced */
 	es_shadow_make(rebuild.name, rebuild.schema, rebuild.role, tables);

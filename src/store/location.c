@@ -16,6 +16,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "storage/lmgr.h"
@@ -228,7 +229,21 @@ check_columns(Relation rel, const EsColumnDef *columns, int count)
 	}
 }
 
-/* Writes below SQL fire no triggers: refused where there are any but those that refuse changes. */
+/* Raises an error: a constraint needs the executor. */
+ES_NORETURN static void
+skipped(Relation rel, const char *constraint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("table \"%s.%s\" has a constraint \"%s\"", ES_SCHEMA, RelationGetRelationName(rel), constraint),
+			 errdetail("Appends write below SQL and would not check it."),
+			 errhint("Drop the constraint.")));
+}
+
+/*
+ * Writes below SQL fire no triggers: refused where there are any but those that refuse changes. Foreign keys, and what is
+ * deferrable, are checked by triggers of core.
+ */
 static void
 check_triggers(Relation rel)
 {
@@ -238,6 +253,8 @@ check_triggers(Relation rel)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
+		if (trigger->tgisinternal && TRIGGER_FOR_INSERT(trigger->tgtype) && OidIsValid(trigger->tgconstraint))
+			skipped(rel, get_constraint_name(trigger->tgconstraint));
 		if (!trigger->tgisinternal && strcmp(trigger->tgname, "es_immutable") != 0 &&
 			strcmp(trigger->tgname, "es_immutable_row") != 0)
 			ereport(ERROR,
@@ -249,6 +266,16 @@ check_triggers(Relation rel)
 					 errhint("pg_repack is at work on this table: wait until it has ended. What is changed while its trigger is not there would be lost. Instead of it use VACUUM FULL, CLUSTER or REINDEX CONCURRENTLY instead.") :
 					 errhint("Drop the trigger; read the log by position instead.")));
 	}
+}
+
+/* The same for CHECK constraints. Those of the log are checked, by log/row.c. */
+static void
+check_checks(Relation rel)
+{
+	TupleConstr *constraints = RelationGetDescr(rel)->constr;
+
+	if (constraints != NULL && constraints->num_check > 0 && rel->rd_rel->relkind == RELKIND_RELATION)
+		skipped(rel, constraints->check[0].ccname);
 }
 
 /* The same for a table that is written below SQL now and then; the caller has opened it. */
@@ -356,7 +383,10 @@ find(Oid nsp, const StoreRelation *relation, EsStore *into)
 		else
 			check_columns(rel, relation->columns, relation->column_count);
 		if (relation->no_triggers)
+		{
 			check_triggers(rel);
+			check_checks(rel);
+		}
 		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
 		relation_close(rel, AccessShareLock);
 	}

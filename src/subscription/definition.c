@@ -165,6 +165,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 				 errmsg("subscription \"%s\" already exists with another definition", text_to_cstring(name)),
 				 errhint("Drop it first with es_drop_subscription, or choose another name.")));
 	es_sql_end(&sql);
+	es_filter_stored("subscription", text_to_cstring(name));
 	PG_RETURN_VOID();
 }
 

@@ -245,13 +245,15 @@ SELECT * FROM ranked ORDER BY 1;
 SELECT es_create_projection('unlisted', 'INSERT INTO seen (stream) SELECT stream FROM new_events');
 SELECT try($$SELECT es_rebuild_projection('unlisted')$$);
 SELECT es_drop_projection('unlisted');
-SELECT es_create_projection('qualified', 'INSERT INTO read_model.seen (stream) SELECT stream FROM new_events', tables => '{seen}');
+CREATE TABLE read_model.qualified (stream text);
+SELECT es_create_projection('qualified', 'INSERT INTO read_model.qualified (stream) SELECT stream FROM new_events', tables => '{read_model.qualified}');
 SELECT try($$SELECT es_rebuild_projection('qualified')$$);
 SELECT es_drop_projection('qualified');
 CREATE FUNCTION write_elsewhere(s text) RETURNS text LANGUAGE plpgsql SET search_path = read_model AS
     $$ BEGIN INSERT INTO seen (stream) VALUES (s); RETURN s; END $$;
-SELECT es_create_projection('elsewhere', 'INSERT INTO latest SELECT write_elsewhere(stream) FROM new_events ON CONFLICT DO NOTHING',
-    tables => '{latest}', event_types => '{Set}');
+CREATE TABLE elsewhere (LIKE latest INCLUDING ALL);
+SELECT es_create_projection('elsewhere', 'INSERT INTO elsewhere SELECT write_elsewhere(stream) FROM new_events ON CONFLICT DO NOTHING',
+    tables => '{elsewhere}', event_types => '{Set}');
 SELECT es_rebuild_projection('elsewhere');
 SET client_min_messages = error;
 SELECT es_run_projection('elsewhere');
@@ -416,15 +418,16 @@ SET ROLE es_projector;
 SET search_path = read_model, public;
 SELECT try($$SELECT es_create_projection('mine', 'INSERT INTO latest SELECT stream FROM new_events ON CONFLICT DO NOTHING')$$);
 RESET ROLE;
-GRANT INSERT, SELECT ON latest TO es_projector;
+CREATE TABLE mine (LIKE latest INCLUDING ALL);
+GRANT INSERT, SELECT ON mine TO es_projector;
 SET ROLE es_projector;
 SELECT try($$SELECT es_create_projection('mine', 'INSERT INTO stock SELECT stream, 1 FROM new_events')$$);
-SELECT es_create_projection('mine', 'INSERT INTO latest SELECT current_user || stream FROM new_events ON CONFLICT DO NOTHING', event_types => '{Set}', tables => '{latest}');
+SELECT es_create_projection('mine', 'INSERT INTO mine SELECT current_user || stream FROM new_events ON CONFLICT DO NOTHING', event_types => '{Set}', tables => '{mine}');
 RESET ROLE;
 -- run by anybody, it acts as whoever created it
 SELECT es_run_projection('mine');
-SELECT stream FROM latest ORDER BY 1;
-REVOKE INSERT ON latest FROM es_projector;
+SELECT stream FROM mine ORDER BY 1;
+REVOKE INSERT ON mine FROM es_projector;
 SELECT version FROM es_append('thing-1', NULL, 'Set', '1');
 SET client_min_messages = error;
 SELECT es_run_projection('mine');

@@ -52,7 +52,8 @@ SELECT es_snapshot('acct-1');
 SELECT es_put_snapshot('order-1', 1, '{"own": true}', 'app v1');
 CREATE TABLE seen (stream text, n int);
 SELECT es_create_projection('seen', $$INSERT INTO seen SELECT stream, 1 / (length(stream) - 6) FROM new_events$$, categories => '{acct}', tables => '{seen}');
-SELECT es_create_projection('counted', $$INSERT INTO seen SELECT stream, 1 FROM new_events WHERE stream <> 'order-1' OR (1 / (version - 1)) > 0$$, tables => '{seen}');
+CREATE TABLE counted (stream text, n int);
+SELECT es_create_projection('counted', $$INSERT INTO counted SELECT stream, 1 FROM new_events WHERE stream <> 'order-1' OR (1 / (version - 1)) > 0$$, tables => '{counted}');
 SELECT es_run_projection('counted');
 SELECT name, stream FROM event_store.projection_quarantine;
 SELECT es_create_subscription('mails', '{order}');
@@ -257,7 +258,7 @@ DROP OWNED BY es_test_checker;
 DROP ROLE es_test_checker;
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
-DROP TABLE seen;
+DROP TABLE seen, counted;
 -- a store of another node
 SELECT es_create_store(node => 3);
 SELECT * FROM es_check();

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -69,7 +70,10 @@ catch(void (*body) (void *arg), void *arg, bool keep)
 	MemoryContext old = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
+	Oid			user;
+	int			context;
 
+	GetUserIdAndSecContext(&user, &context);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(old);
 	PG_TRY();
@@ -95,6 +99,11 @@ catch(void (*body) (void *arg), void *arg, bool keep)
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	CurrentResourceOwner = owner;
+	/*
+	 * Core puts back the user first and the session user after that, which makes that one the user: a worker that had
+	 * taken on a role in body() (es_switch_role()) would go on as somebody else.
+	 */
+	SetUserIdAndSecContext(user, context);
 	return error;
 }
 

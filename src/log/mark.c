@@ -402,20 +402,6 @@ set_floor(TimestampTz floor)
 	es_sql_end(&sql);
 }
 
-/*
- * Where an epoch begins, the store may have come here without the sequence's value. The first event here must not be
- * stamped at or before a floor that was published elsewhere.
- */
-void
-es_mark_restore_floor(void)
-{
-	EsMarkRow	row;
-
-	read_row_now(&row);
-	if (!TIMESTAMP_NOT_FINITE(row.floor) && row.floor > es_mark_floor())
-		set_floor(row.floor);
-}
-
 Datum
 es_high_water_mark(PG_FUNCTION_ARGS)
 {
@@ -476,32 +462,28 @@ update_row(EsLookup *rows, ItemPointer tid, const EsMarkRow *row)
 }
 
 /*
- * Publishes: raises what the row has to what *row has, and sets *row to what it has then. Waits for another session that
- * publishes.
+ * Locks the newest version of the row, and leaves it in the slot; *row is what it has. Waits for another session that
+ * publishes. The caller has opened the table.
  */
 static void
-write_row(EsMarkRow *row)
+lock_row(EsLookup *rows, EsMarkRow *row)
 {
-	EsLookup	rows;
-	EsMarkRow	old;
 	TM_Result	result;
 	ItemPointerData tid;
 
-	open_row(&rows, RowExclusiveLock);
-	es_store_check_triggers(rows.rel);
 	do
 	{
 		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 		TM_FailureData failure;
 
 		CHECK_FOR_INTERRUPTS();
-		find_row(&rows, snapshot);
-		es_newest_check_snapshot(rows.rel, rows.slot);
-		tid = rows.slot->tts_tid;
-		if (written_by_us(&rows))
+		find_row(rows, snapshot);
+		es_newest_check_snapshot(rows->rel, rows->slot);
+		tid = rows->slot->tts_tid;
+		if (written_by_us(rows))
 			result = TM_Ok;		/* ours already, as a head (written_by_us() in log/head.c) */
 		else
-			result = table_tuple_lock(rows.rel, &tid, snapshot, rows.slot, GetCurrentCommandId(false),
+			result = table_tuple_lock(rows->rel, &tid, snapshot, rows->slot, GetCurrentCommandId(false),
 									  LockTupleNoKeyExclusive, LockWaitBlock,
 									  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
 		UnregisterSnapshot(snapshot);
@@ -510,12 +492,43 @@ write_row(EsMarkRow *row)
 	} while (result == TM_Updated || result == TM_Deleted);
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected result %d of locking the row of the mark", (int) result);
-	take_row(rows.slot, &old);
+	take_row(rows->slot, row);
+}
+
+/* Publishes: raises what the row has to what *row has, and sets *row to what it has then. */
+static void
+write_row(EsMarkRow *row)
+{
+	EsLookup	rows;
+	EsMarkRow	old;
+	ItemPointerData tid;
+
+	open_row(&rows, RowExclusiveLock);
+	es_store_check_triggers(rows.rel);
+	lock_row(&rows, &old);
 	tid = rows.slot->tts_tid;
 	row->mark = Max(row->mark, old.mark);
 	row->stable_until = Max(row->stable_until, old.stable_until);
 	row->floor = Max(row->floor, old.floor);
 	update_row(&rows, &tid, row);
+	es_lookup_close(&rows, ES_KEEP_LOCKS);
+}
+
+/*
+ * Where an epoch begins, the store may have come here without the sequence's value. The first event here must not be
+ * stamped at or before a floor that was published elsewhere. The row stays locked: somebody who publishes at the same
+ * time may have set a later one.
+ */
+void
+es_mark_restore_floor(void)
+{
+	EsLookup	rows;
+	EsMarkRow	row;
+
+	open_row(&rows, RowExclusiveLock);
+	lock_row(&rows, &row);
+	if (!TIMESTAMP_NOT_FINITE(row.floor) && row.floor > es_mark_floor())
+		set_floor(row.floor);
 	es_lookup_close(&rows, ES_KEEP_LOCKS);
 }
 

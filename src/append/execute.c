@@ -308,6 +308,13 @@ lock_order(EsCall *call, OrderedStream *one)
 	return order;
 }
 
+/* The stream at a place of the order. The analyzer does not see that lock_order() has filled as many as there are streams. */
+static inline EsCallStream *
+nth(const OrderedStream *order, int i)
+{
+	return order[i].stream;		/* NOLINT(clang-analyzer-core.uninitialized.UndefReturn) */
+}
+
 /* Whether an event satisfies a check. An error of the check rejects the event too, with YE009. */
 static bool
 satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
@@ -434,7 +441,7 @@ make_absent(EsHeads *heads, const OrderedStream *order, int first, int last)
 
 	for (int i = first; i <= last; i++)
 	{
-		EsCallStream *stream = order[i].stream;
+		EsCallStream *stream = nth(order, i);
 
 		if (!stream->absent || !stream->writes)
 			continue;
@@ -460,8 +467,7 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 
 	for (int i = 0; i < call->stream_count; i++)
 	{
-		/* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): lock_order() has filled as many as there are streams */
-		EsCallStream *stream = order[i].stream;
+		EsCallStream *stream = nth(order, i);
 
 		switch (es_head_lock(heads, stream->name, greatest_version(call, stream), &stream->head))
 		{
@@ -694,15 +700,14 @@ es_call_execute(EsCall *call)
 		allocate_positions(call);
 		ES_FAULT(after_allocation);
 		for (int i = 0; i < call->stream_count; i++)
-			/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the same */
-			if (order[i].stream->writes && order[i].stream->absent)
-				es_head_identify(&order[i].stream->head, order[i].stream->category);
+			if (nth(order, i)->writes && nth(order, i)->absent)
+				es_head_identify(&nth(order, i)->head, nth(order, i)->category);
 		stamp = stamp_call(call);
 		write_events(call, stamp);
 		ES_FAULT(after_insert);
 		for (int i = 0; i < call->stream_count; i++)
 		{
-			EsCallStream *stream = order[i].stream;
+			EsCallStream *stream = nth(order, i);
 
 			if (stream->writes && stream->absent)
 				es_head_insert(&heads, stream->name, &stream->head);

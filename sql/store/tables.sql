@@ -270,6 +270,21 @@ CREATE TABLE event_store.duties (
 );
 COMMENT ON TABLE event_store.duties IS 'what the coordinator cannot do, as long as it fails';
 
+CREATE TABLE event_store.journal (
+    at         timestamptz NOT NULL,
+    id         uuid NOT NULL,
+    by_role    text NOT NULL,
+    acting_as  text NOT NULL,
+    action     text NOT NULL,
+    object     text NOT NULL,
+    before     jsonb,
+    after      jsonb,
+    reason     text,
+    PRIMARY KEY (at, id)
+);
+COMMENT ON TABLE event_store.journal IS
+'what the store was told to do: rights, definitions, commands; by whom, and how it was before. Never data of events';
+
 -- ---------------------------------------------------------------- subscriptions
 
 CREATE TABLE event_store.subscriptions (

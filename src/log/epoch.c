@@ -381,6 +381,7 @@ es_begin_epoch(PG_FUNCTION_ARGS)
 				 errdetail("It is %lld.", (long long) above)));
 	LockRelationOid(es_store()->epochs, ShareUpdateExclusiveLock);
 	begin_epoch(PG_ARGISNULL(0), above);
+	es_journal_note("es_begin_epoch", "store", NULL, "above", PG_ARGISNULL(0) ? NULL : psprintf("%lld", (long long) above));
 	PG_RETURN_INT64(newest_epoch());
 }
 

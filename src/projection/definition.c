@@ -259,7 +259,10 @@ es_projection_change(const char *table, const char *statement, const char *name)
 
 	values[0] = CStringGetTextDatum(name);
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_write_args(table, statement, 1, types, values, NULL);
+	if (table != NULL && strcmp(table, "projections") == 0)
+		rows = es_journal_change(sql.saved_user, NULL, table, statement, 1, types, values, NULL);
+	else
+		rows = es_sql_write_args(table, statement, 1, types, values, NULL);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 	return rows;
@@ -289,8 +292,14 @@ es_projection_set_state(const char *name, const char *state)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(state);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_write_args("projections",
-					  "UPDATE event_store.projections SET state = $2 WHERE name = $1", 2, types, values, NULL);
+	/* That it has failed is in its status; the journal has what was commanded. */
+	if (strcmp(state, "failed") == 0)
+		es_sql_write_args("projections",
+						  "UPDATE event_store.projections SET state = $2 WHERE name = $1", 2, types, values, NULL);
+	else
+		es_journal_change(sql.saved_user, strcmp(state, "paused") == 0 ? "es_pause_projection" : "es_resume_projection",
+						  "projections", "UPDATE event_store.projections SET state = $2 WHERE name = $1",
+						  2, types, values, NULL);
 	es_sql_end(&sql);
 	es_projection_changed();
 }
@@ -553,7 +562,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 		es_projection_check_tables(name, relids);
 
 	es_sql_begin(&sql, es_store()->owner);
-	made = es_sql_write_args("projections",
+	made = es_journal_change(sql.saved_user, NULL, "projections",
 							 "INSERT INTO event_store.projections VALUES"
 							 " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', false)"
 							 " ON CONFLICT (name) DO NOTHING", 11, types, values, nulls) > 0;

@@ -118,7 +118,7 @@ set_mode(const char *name, const char *statement, int64 position)
 					  " scan_from = greatest($2, p.from_position) + 1, counted_after = greatest($2, p.from_position),"
 					  " counted_events = events FROM event_store.projections p"
 					  " WHERE p.name = $1 AND c.projection = $1 AND NOT c.rebuild", 2, types, values, NULL);
-	es_sql_write_args("projections", statement, 2, types, values, NULL);
+	es_journal_change(sql.saved_user, "es_set_projection_mode", "projections", statement, 2, types, values, NULL);
 	es_sql_end(&sql);
 	es_projection_changed();
 }

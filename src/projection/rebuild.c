@@ -226,7 +226,7 @@ store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuil
 	values[7] = CStringGetTextDatum(rebuild->schema);
 	values[8] = Int64GetDatum(projection->from_position);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_write_args("rebuilds",
+	es_journal_change(sql.saved_user, NULL, "rebuilds",
 					  "INSERT INTO event_store.rebuilds (projection, handler, categories, event_types, fast, role,"
 					  " search_path, schema, state, started_at) SELECT $1, $2, coalesce($3, categories),"
 					  " coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp()"
@@ -315,6 +315,8 @@ es_cancel_rebuild(PG_FUNCTION_ARGS)
 	bool		found = read_rebuild(name, &rebuild);
 
 	es_rebuild_forget(name);
+	if (found)
+		es_journal_note("es_cancel_rebuild", "projection", name, NULL, NULL);
 	es_projection_changed();
 	PG_RETURN_BOOL(found);
 }

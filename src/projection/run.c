@@ -452,6 +452,8 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 	task.handler = es_projection_handler(projection);
 	for (uint64 i = 0; i < count; i++)
 		events += es_apply_quarantined(&task, groups[i]);
+	es_journal_note("es_retry_quarantined", "projection", name, "stream",
+					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	PG_RETURN_INT64(events);
 }
 

@@ -583,8 +583,8 @@ apply_change(Change *change)
 
 	es_prevent_if_read_only("changing definitions");
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_write_args(change->table, change->statement, change->count, change->types, change->values,
-							 change->nulls);
+	rows = es_journal_change(sql.saved_user, NULL, change->table, change->statement, change->count, change->types,
+							 change->values, change->nulls);
 	es_sql_end(&sql);
 	definitions_changed();
 	return rows;

@@ -555,6 +555,7 @@ es_drop_snapshots(PG_FUNCTION_ARGS)
 							 "DELETE FROM event_store.snapshots s USING event_store.heads h, event_store.categories c"
 							 " WHERE h.id = s.stream AND c.id = h.category AND c.name = $1", 1, types, values, NULL);
 	es_sql_end(&sql);
+	es_journal_note("es_drop_snapshots", "category", text_to_cstring(PG_GETARG_TEXT_PP(0)), NULL, NULL);
 	CommandCounterIncrement();
 	PG_RETURN_INT64(rows);
 }

@@ -290,6 +290,7 @@ es_create_store(PG_FUNCTION_ARGS)
 		es_sql_begin(&sql, owner);
 		make_tables(node);
 		es_sql_end(&sql);
+		es_journal_note("es_create_store", "store", NULL, "node", psprintf("%d", node));
 	}
 	else
 	{
@@ -394,7 +395,10 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 		upgraded = true;
 	}
 	if (upgraded)
+	{
 		finish_upgrade();
+		es_journal_note("es_upgrade_store", "store", NULL, "layout", psprintf("%d", ES_LAYOUT));
+	}
 	es_check_whole();
 	(void) es_store();
 	PG_RETURN_INT32(ES_LAYOUT);

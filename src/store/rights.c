@@ -69,7 +69,7 @@ static const Right rights[] = {
 		"'es_run_projection', 'es_wait_for_projection', 'es_retry_quarantined', "
 		"'es_retry_quarantined_subscription', 'es_start_worker', 'es_stop_worker', 'es_workers', 'es_check', "
 		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_begin_epoch'",
-	"SELECT ON " VIEWS_TO_WATCH},
+	"SELECT ON " VIEWS_TO_WATCH ", event_store.journal"},
 	/* What an erasure and personal fields will need: nothing yet. */
 	{"erase", NULL, NULL},
 	{"read_personal", NULL, NULL},
@@ -263,11 +263,13 @@ change_right(FunctionCallInfo fcinfo, bool give)
 	if (give)
 	{
 		apply(right, role, true);
-		on_grants("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING", role, right->name);
+		if (on_grants("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING", role, right->name) > 0)
+			es_journal_note("es_grant", "role", role, "right", right->name);
 	}
 	else
 	{
-		on_grants("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right->name);
+		if (on_grants("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right->name) > 0)
+			es_journal_note("es_revoke", "role", role, "right", right->name);
 		CommandCounterIncrement();
 		apply(right, role, false);
 		reapply_others(role, right->name);

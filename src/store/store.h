@@ -50,6 +50,16 @@ extern char *es_store_table_names(void);
 extern void es_guard_partition(const char *table);
 extern void es_guard_tables(void);
 
+/* ---------------------------------------------------------------- journal */
+
+/*
+ * Who has changed what the store is told to do.
+ */
+
+extern uint64 es_journal_change(Oid acting_as, const char *action, const char *table, const char *statement, int nargs,
+								Oid *types, Datum *values, const char *nulls);
+extern void es_journal_note(const char *action, const char *kind, const char *name, const char *key, const char *value);
+
 /* ---------------------------------------------------------------- location */
 
 /*

@@ -152,7 +152,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	values[3] = PG_GETARG_DATUM(3);
 
 	es_sql_begin(&sql, es_store()->owner);
-	if (es_sql_write_args("subscriptions",
+	if (es_journal_change(sql.saved_user, NULL, "subscriptions",
 						  "INSERT INTO event_store.subscriptions"
 						  " (name, categories, event_types, from_position, position, created_at)"
 						  " VALUES ($1, $2, $3, $4, $4, clock_timestamp()) ON CONFLICT (name) DO NOTHING",
@@ -188,7 +188,10 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 					  "DELETE FROM event_store.subscription_streams WHERE subscription = $1", 1, types, values, NULL);
 	es_sql_write_args("subscription_consumers",
 					  "DELETE FROM event_store.subscription_consumers WHERE subscription = $1", 1, types, values, NULL);
-	es_sql_write_args("subscriptions", "DELETE FROM event_store.subscriptions WHERE id = $1", 1, types, values, NULL);
+	types[0] = TEXTOID;
+	values[0] = PointerGetDatum(name);
+	es_journal_change(sql.saved_user, NULL, "subscriptions",
+					  "DELETE FROM event_store.subscriptions WHERE name = $1", 1, types, values, NULL);
 	es_sql_end(&sql);
 	PG_RETURN_VOID();
 }
@@ -227,5 +230,7 @@ es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
 							  " WHERE subscription = $1 AND reason IS NOT NULL AND ($2 IS NULL OR stream = $2)",
 							  2, types, values, nulls);
 	es_sql_end(&sql);
+	es_journal_note("es_retry_quarantined_subscription", "subscription", text_to_cstring(name), "stream",
+					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	PG_RETURN_INT64(count);
 }

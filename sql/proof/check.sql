@@ -7,6 +7,7 @@
 -- gaps: the ranges of positions that are in no attached partition. What points into one, or would lie in it, is no
 -- finding. partitions, partition_from, partition_to: the attached partitions, and the positions from <= p < to of each.
 -- extension_schema, tables, digest_length: the schema's oid, the names of the store's tables, bytes of a digest.
+-- system: the identifier of this server.
 
 -- ---------------------------------------------------------------- the mark and the sequences
 
@@ -378,3 +379,32 @@ CROSS JOIN LATERAL (VALUES
 ) w (number, found, kind, position, detail)
 WHERE w.found
 ORDER BY s.id, s.version, s.position, w.number;
+
+-- ---------------------------------------------------------------- roles
+
+SELECT 'role', NULL, NULL,
+    CASE WHEN d.role_system <> :system THEN format('%s is of role %I of another server: SELECT es_create_store()', d.what, d.role)
+        WHEN r.oid IS NULL THEN format('%s is of role %I, which does not exist any more', d.what, d.role)
+        ELSE format('%s is of role %I, which is now %I: SELECT es_create_store()', d.what, d.role, r.rolname) END
+FROM (
+    SELECT 1 AS number, format('the aggregate of category %L', a.category) AS what, a.role, a.role_oid, a.role_system
+    FROM event_store.aggregates a
+    UNION ALL
+    SELECT 2, format('the upcaster of %L from version %s', u.event_type, u.from_version), u.role, u.role_oid, u.role_system
+    FROM event_store.upcasters u
+    UNION ALL
+    SELECT 3, format('the check of %L version %s', c.event_type, c.schema_version), c.role, c.role_oid, c.role_system
+    FROM event_store.event_checks c
+    WHERE c.check_expr IS NOT NULL
+    UNION ALL
+    SELECT 4, format('projection %L', p.name), p.role, p.role_oid, p.role_system
+    FROM event_store.projections p
+    UNION ALL
+    SELECT 5, format('the rebuild of projection %L', b.projection), b.role, b.role_oid, b.role_system
+    FROM event_store.rebuilds b
+    UNION ALL
+    SELECT 6, format('right %L', g."right"), g.role, g.role_oid, g.role_system
+    FROM event_store.grants g) d
+LEFT JOIN pg_roles r ON r.oid = d.role_oid AND d.role_system = :system
+WHERE r.oid IS NULL OR r.rolname <> d.role
+ORDER BY d.number, d.what COLLATE "C";

@@ -119,13 +119,17 @@ CREATE TABLE event_store.batch_keys (
 COMMENT ON TABLE event_store.batch_keys IS 'idempotency keys of batches and what they returned';
 
 CREATE TABLE event_store.grants (
-    role     text NOT NULL,
-    "right"  text NOT NULL,
-    PRIMARY KEY (role, "right")
+    role         text COLLATE "C" NOT NULL,
+    "right"      text COLLATE "C" NOT NULL,
+    role_oid     oid NOT NULL DEFAULT 0,
+    role_system  bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (role, "right", role_oid, role_system)
 );
 COMMENT ON TABLE event_store.grants IS 'what es_grant gave, for es_create_store to put back';
 
 -- ---------------------------------------------------------------- state
+
+-- Roles: by OID, with the name and the system identifier of the server where that was taken. 0: not known yet.
 
 CREATE TABLE event_store.aggregates (
     category        text COLLATE "C" PRIMARY KEY,
@@ -137,6 +141,8 @@ CREATE TABLE event_store.aggregates (
     search_path     text NOT NULL,
     keep_snapshots  integer NOT NULL DEFAULT 4 CHECK (keep_snapshots > 0),
     keep_snapshots_for  interval,
+    role_oid        oid NOT NULL DEFAULT 0,
+    role_system     bigint NOT NULL DEFAULT 0,
     CHECK (num_nonnulls(fold, rules) = 1)
 );
 COMMENT ON TABLE event_store.aggregates IS 'how events of a category are folded into state: es_register_aggregate';
@@ -148,6 +154,8 @@ CREATE TABLE event_store.upcasters (
     to_type       text COLLATE "C" NOT NULL,
     role          text NOT NULL,
     search_path   text NOT NULL,
+    role_oid      oid NOT NULL DEFAULT 0,
+    role_system   bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (event_type, from_version)
 );
 COMMENT ON TABLE event_store.upcasters IS 'how old shapes of events are read: es_register_upcaster';
@@ -158,6 +166,8 @@ CREATE TABLE event_store.event_checks (
     check_expr      text,
     role            text NOT NULL,
     search_path     text NOT NULL,
+    role_oid        oid NOT NULL DEFAULT 0,
+    role_system     bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (event_type, schema_version)
 );
 COMMENT ON TABLE event_store.event_checks IS 'what an appended event must satisfy: es_register_event_type';
@@ -192,7 +202,9 @@ CREATE TABLE event_store.projections (
     role           text NOT NULL,
     search_path    text NOT NULL,
     state          text NOT NULL CHECK (state IN ('running', 'paused', 'failed')),
-    stale          boolean NOT NULL
+    stale          boolean NOT NULL,
+    role_oid       oid NOT NULL DEFAULT 0,
+    role_system    bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE event_store.projections IS 'how tables are kept up to date from events: es_create_projection';
 
@@ -235,7 +247,9 @@ CREATE TABLE event_store.rebuilds (
     schema       text NOT NULL,
     state        text NOT NULL CHECK (state IN ('running', 'failed')),
     started_at   timestamptz NOT NULL,
-    stale        boolean NOT NULL DEFAULT false
+    stale        boolean NOT NULL DEFAULT false,
+    role_oid     oid NOT NULL DEFAULT 0,
+    role_system  bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE event_store.rebuilds IS 'rebuilds that are under way or have failed';
 

@@ -85,6 +85,18 @@ CREATE TABLE event_store.journal (
 COMMENT ON TABLE event_store.journal IS
 'what the store was told to do: rights, definitions, commands; by whom, and how it was before. Never data of events';
 
+-- Roles by OID: es_upgrade_store() then looks for them by name, as es_create_store() does on another server.
+ALTER TABLE event_store.aggregates ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
+ALTER TABLE event_store.upcasters ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
+ALTER TABLE event_store.event_checks ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
+ALTER TABLE event_store.projections ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
+ALTER TABLE event_store.rebuilds ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
+ALTER TABLE event_store.grants
+    ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0,
+    DROP CONSTRAINT grants_pkey,
+    ALTER COLUMN role TYPE text COLLATE "C", ALTER COLUMN "right" TYPE text COLLATE "C",
+    ADD CONSTRAINT grants_pkey PRIMARY KEY (role, "right", role_oid, role_system);
+
 -- Rights that were split: whoever had one has both parts.
 INSERT INTO event_store.grants (role, "right")
 SELECT g.role, n."new" FROM event_store.grants g

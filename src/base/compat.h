@@ -170,6 +170,13 @@ es_tuple_delete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 #endif
 }
 
+/* What pg_has_role() calls the right to SET ROLE. */
+#if PG_VERSION_NUM >= 160000
+#define ES_SET_ROLE_PRIVILEGE	"SET"
+#else
+#define ES_SET_ROLE_PRIVILEGE	"MEMBER"
+#endif
+
 /* 16 tells being a member of a role from being allowed to SET ROLE to it. */
 static inline bool
 es_member_can_set_role(Oid member, Oid role)

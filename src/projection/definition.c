@@ -112,7 +112,9 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	projection->batch_size = DatumGetInt32(slot->tts_values[Anum_projection_batch_size - 1]);
 	projection->from_position = DatumGetInt64(slot->tts_values[Anum_projection_from_position - 1]);
 	projection->side_effects = DatumGetBool(slot->tts_values[Anum_projection_side_effects - 1]);
-	projection->role = text_column(slot, Anum_projection_role);
+	projection->role.name = text_column(slot, Anum_projection_role);
+	projection->role.oid = DatumGetObjectId(slot->tts_values[Anum_projection_role_oid - 1]);
+	projection->role.system = DatumGetInt64(slot->tts_values[Anum_projection_role_system - 1]);
 	projection->search_path = text_column(slot, Anum_projection_search_path);
 	state = text_column(slot, Anum_projection_state);
 	projection->running = strcmp(state, "running") == 0;
@@ -503,11 +505,11 @@ es_create_projection(PG_FUNCTION_ARGS)
 	char	   *name = name_argument(fcinfo);
 	char	   *handler = text_to_cstring(es_text_argument(fcinfo, 1, "handler"));
 	char	   *path;
-	const char *role = GetUserNameFromId(GetUserId(), false);
-	Oid			types[11] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID, INT8OID,
-	BOOLOID, TEXTOID, TEXTOID};
-	Datum		values[11];
-	char		nulls[11];
+	EsStoredRole		role = es_role_current();
+	Oid			types[13] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID, INT8OID,
+	BOOLOID, TEXTOID, TEXTOID, OIDOID, INT8OID};
+	Datum		values[13];
+	char		nulls[13];
 	bool		is_inline = is_inline_mode(fcinfo, 5);
 	bool		made;
 	List	   *relids = NIL;
@@ -554,8 +556,10 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[6] = PG_GETARG_DATUM(6);
 	values[7] = PG_GETARG_DATUM(7);
 	values[8] = PG_GETARG_DATUM(8);
-	values[9] = CStringGetTextDatum(role);
+	values[9] = CStringGetTextDatum(role.name);
 	values[10] = CStringGetTextDatum(path);
+	values[11] = ObjectIdGetDatum(role.oid);
+	values[12] = Int64GetDatum(role.system);
 
 	es_handler_check(handler, role, path, PG_GETARG_BOOL(8));
 	if (relids != NIL)
@@ -564,14 +568,14 @@ es_create_projection(PG_FUNCTION_ARGS)
 	es_sql_begin(&sql, es_store()->owner);
 	made = es_journal_change(sql.saved_user, NULL, "projections",
 							 "INSERT INTO event_store.projections VALUES"
-							 " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', false)"
-							 " ON CONFLICT (name) DO NOTHING", 11, types, values, nulls) > 0;
+							 " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', false, $12, $13)"
+							 " ON CONFLICT (name) DO NOTHING", 13, types, values, nulls) > 0;
 	if (!made &&
 		es_sql_run_args("SELECT FROM event_store.projections WHERE name = $1 AND handler = $2"
 						" AND categories IS NOT DISTINCT FROM $3 AND event_types IS NOT DISTINCT FROM $4"
 						" AND tables IS NOT DISTINCT FROM $5 AND mode = $6 AND batch_size = $7"
-						" AND from_position = $8 AND side_effects = $9 AND role = $10 AND search_path = $11",
-						11, types, values, nulls) == 0)
+						" AND from_position = $8 AND side_effects = $9 AND role_oid = $12 AND role_system = $13"
+						" AND search_path = $11", 13, types, values, nulls) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("there is already another projection \"%s\"", name),
@@ -579,10 +583,11 @@ es_create_projection(PG_FUNCTION_ARGS)
 	if (made)
 		es_sql_write_args("checkpoints",
 						  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from, counted_after)"
-						  " VALUES ($1, false, $8, $8 + 1, $8)", 11, types, values, nulls);
+						  " VALUES ($1, false, $8, $8 + 1, $8)", 13, types, values, nulls);
 	es_sql_end(&sql);
 	if (made)
 	{
+		es_role_depend(role.oid);
 		es_projection_changed();
 		es_filter_stored("projection", name);
 		if (is_inline)

@@ -34,7 +34,7 @@ struct EsHandler
 {
 	MemoryContext context;
 	char	   *text;
-	char	   *role;
+	EsStoredRole		role;
 	char	   *search_path;
 	bool		may_append;
 	Oid			only_schema;	/* the one schema where it may write; InvalidOid: anywhere */
@@ -87,7 +87,7 @@ check_statements(const char *text)
 
 /* Makes a handler in TopMemoryContext. It stays until es_handler_free(). Nothing is parsed yet. */
 EsHandler *
-es_handler_create(const char *text, const char *role, const char *search_path, bool may_append,
+es_handler_create(const char *text, EsStoredRole role, const char *search_path, bool may_append,
 				  Oid only_schema)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store handler", ALLOCSET_SMALL_SIZES);
@@ -96,7 +96,7 @@ es_handler_create(const char *text, const char *role, const char *search_path, b
 
 	handler->context = context;
 	handler->text = pstrdup(text);
-	handler->role = pstrdup(role);
+	handler->role = es_role_copy(role);
 	handler->search_path = pstrdup(search_path);
 	handler->may_append = may_append;
 	handler->only_schema = only_schema;
@@ -224,7 +224,7 @@ es_handler_try(EsHandler *handler)
 
 /* Refuses a handler that cannot be parsed, uses what does not exist, or does what is not allowed. */
 void
-es_handler_check(const char *text, const char *role, const char *search_path, bool may_append)
+es_handler_check(const char *text, EsStoredRole role, const char *search_path, bool may_append)
 {
 	EsHandler  *handler;
 

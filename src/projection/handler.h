@@ -9,12 +9,13 @@
 #include "utils/tuplestore.h"
 
 #include "base/base.h"
+#include "store/store.h"
 
 typedef struct EsHandler EsHandler;
 
-extern EsHandler *es_handler_create(const char *text, const char *role, const char *search_path, bool may_append,
+extern EsHandler *es_handler_create(const char *text, EsStoredRole role, const char *search_path, bool may_append,
 									Oid only_schema);
-extern void es_handler_check(const char *text, const char *role, const char *search_path, bool may_append);
+extern void es_handler_check(const char *text, EsStoredRole role, const char *search_path, bool may_append);
 extern void es_handler_try(EsHandler *handler);
 extern void es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 count);
 extern uint32 es_handler_columns(const EsHandler *handler);

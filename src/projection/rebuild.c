@@ -63,7 +63,7 @@ typedef struct Rebuild
 	char	   *handler;
 	EsFilter	filter;
 	bool		fast;
-	char	   *role;
+	EsStoredRole		role;
 	char	   *search_path;
 	char	   *schema;
 	bool		running;
@@ -87,7 +87,8 @@ read_rebuild(const char *name, Rebuild *rebuild)
 
 	values[0] = CStringGetTextDatum(name);
 	es_sql_begin(&sql, es_store()->owner);
-	found = es_sql_run_args("SELECT handler, categories, event_types, fast, role, search_path, schema, state, started_at"
+	found = es_sql_run_args("SELECT handler, categories, event_types, fast, search_path, schema, state, started_at, "
+							ES_ROLE_COLUMNS
 							" FROM event_store.rebuilds WHERE projection = $1", 1, types, values, NULL) > 0;
 	if (found)
 	{
@@ -106,11 +107,11 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		types_wanted = SPI_getbinval(tuple, desc, 3, &all_types);
 		es_filter_read(&rebuild->filter, categories, all_categories, types_wanted, all_types);
 		rebuild->fast = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
-		rebuild->role = SPI_getvalue(tuple, desc, 5);
-		rebuild->search_path = SPI_getvalue(tuple, desc, 6);
-		rebuild->schema = SPI_getvalue(tuple, desc, 7);
-		rebuild->running = strcmp(SPI_getvalue(tuple, desc, 8), "running") == 0;
-		rebuild->started_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 9, &isnull));
+		rebuild->search_path = SPI_getvalue(tuple, desc, 5);
+		rebuild->schema = SPI_getvalue(tuple, desc, 6);
+		rebuild->running = strcmp(SPI_getvalue(tuple, desc, 7), "running") == 0;
+		rebuild->started_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 8, &isnull));
+		rebuild->role = es_role_read(tuple, desc, 9);
 		MemoryContextSwitchTo(old);
 	}
 	es_sql_end(&sql);
@@ -207,9 +208,10 @@ try_handler(const Rebuild *rebuild)
 static void
 store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuild)
 {
-	Oid			types[9] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, INT8OID};
-	Datum		values[9];
-	char		nulls[9];
+	Oid			types[11] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, INT8OID,
+	OIDOID, INT8OID};
+	Datum		values[11];
+	char		nulls[11];
 	EsSql		sql;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -221,19 +223,22 @@ store_rebuild(FunctionCallInfo fcinfo, EsProjection *projection, Rebuild *rebuil
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 	}
 	values[4] = BoolGetDatum(rebuild->fast);
-	values[5] = CStringGetTextDatum(rebuild->role);
+	values[5] = CStringGetTextDatum(rebuild->role.name);
 	values[6] = CStringGetTextDatum(rebuild->search_path);
 	values[7] = CStringGetTextDatum(rebuild->schema);
 	values[8] = Int64GetDatum(projection->from_position);
+	values[9] = ObjectIdGetDatum(rebuild->role.oid);
+	values[10] = Int64GetDatum(rebuild->role.system);
 	es_sql_begin(&sql, es_store()->owner);
 	es_journal_change(sql.saved_user, NULL, "rebuilds",
 					  "INSERT INTO event_store.rebuilds (projection, handler, categories, event_types, fast, role,"
-					  " search_path, schema, state, started_at) SELECT $1, $2, coalesce($3, categories),"
-					  " coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp()"
-					  " FROM event_store.projections WHERE name = $1", 9, types, values, nulls);
+					  " search_path, schema, state, started_at, role_oid, role_system)"
+					  " SELECT $1, $2, coalesce($3, categories),"
+					  " coalesce($4, event_types), $5, $6, $7, $8, 'running', clock_timestamp(), $10, $11"
+					  " FROM event_store.projections WHERE name = $1", 11, types, values, nulls);
 	es_sql_write_args("checkpoints",
 					  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from, counted_after)"
-					  " VALUES ($1, true, $9, $9 + 1, $9)", 9, types, values, nulls);
+					  " VALUES ($1, true, $9, $9 + 1, $9)", 11, types, values, nulls);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
 }
@@ -272,13 +277,13 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(1))
 	{
 		rebuild.handler = pstrdup(projection->handler_text);
-		rebuild.role = pstrdup(projection->role);
+		rebuild.role = es_role_copy(projection->role);
 		rebuild.search_path = pstrdup(projection->search_path);
 	}
 	else
 	{
 		rebuild.handler = text_to_cstring(PG_GETARG_TEXT_PP(1));
-		rebuild.role = pstrdup(GetUserNameFromId(GetUserId(), false));
+		rebuild.role = es_role_current();
 		rebuild.search_path = es_registered_path();
 		es_handler_check(rebuild.handler, rebuild.role, rebuild.search_path, false);
 	}
@@ -301,6 +306,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	es_shadow_make(rebuild.name, rebuild.schema, rebuild.role, tables);
 	try_handler(&rebuild);
 	store_rebuild(fcinfo, es_projection_get(rebuild.name), &rebuild);
+	es_role_depend(rebuild.role.oid);
 	es_projection_changed();
 	PG_RETURN_VOID();
 }
@@ -393,7 +399,8 @@ replace_definition(const Rebuild *rebuild)
 
 	es_projection_change("projections",
 						 "UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
-						 " event_types = r.event_types, role = r.role, search_path = r.search_path, stale = r.stale,"
+						 " event_types = r.event_types, role = r.role, role_oid = r.role_oid, role_system = r.role_system,"
+						 " search_path = r.search_path, stale = r.stale,"
 						 " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
 	es_projection_change("quarantine",

@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -72,7 +73,7 @@ make_marker(const char *schema)
  * foreign keys: these are checked when the live tables are made equal to them.
  */
 void
-es_shadow_make(const char *projection, const char *schema, const char *role, List *tables)
+es_shadow_make(const char *projection, const char *schema, EsStoredRole role, List *tables)
 {
 	EsSql		sql;
 	ListCell   *lc;
@@ -84,7 +85,8 @@ es_shadow_make(const char *projection, const char *schema, const char *role, Lis
 	es_sql_runf("COMMENT ON SCHEMA %s IS %s", quote_identifier(schema),
 				quote_literal_cstr(psprintf("rebuild of projection %s; gone when it has ended", projection)));
 	if (role_id != es_store()->owner)
-		es_sql_runf("GRANT USAGE, CREATE ON SCHEMA %s TO %s", quote_identifier(schema), quote_identifier(role));
+		es_sql_runf("GRANT USAGE, CREATE ON SCHEMA %s TO %s", quote_identifier(schema),
+					quote_identifier(GetUserNameFromId(role_id, false)));
 	unlogged = all_are_published();
 	if (unlogged)
 		make_marker(schema);
@@ -100,7 +102,7 @@ es_shadow_make(const char *projection, const char *schema, const char *role, Lis
 
 /* Makes the tables unlogged, when all tables are published since they were made. */
 void
-es_shadow_keep_private(const char *schema, const char *role, List *tables)
+es_shadow_keep_private(const char *schema, EsStoredRole role, List *tables)
 {
 	EsSql		sql;
 	ListCell   *lc;

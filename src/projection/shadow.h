@@ -7,8 +7,8 @@
 
 #include "nodes/pg_list.h"
 
-extern void es_shadow_make(const char *projection, const char *schema, const char *role, List *tables);
-extern void es_shadow_keep_private(const char *schema, const char *role, List *tables);
+extern void es_shadow_make(const char *projection, const char *schema, EsStoredRole role, List *tables);
+extern void es_shadow_keep_private(const char *schema, EsStoredRole role, List *tables);
 extern bool es_shadow_was_emptied(const char *schema);
 
 #endif							/* ES_SHADOW_H */

@@ -307,6 +307,7 @@ run_queries(Check *check)
 		es_script_integer("extension_schema", es_extension_schema()),
 		es_script_literal("tables", es_store_table_names()),
 		es_script_integer("digest_length", ES_DIGEST_LEN),
+		es_script_integer("system", es_system_identifier()),
 	};
 	ListCell   *lc;
 

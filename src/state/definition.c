@@ -64,7 +64,7 @@ typedef struct DefinitionRow
 	char	   *name;			/* category or event type */
 	int32		version;
 	char	   *text;			/* expression; NULL: none */
-	char	   *role;
+	EsStoredRole		role;
 	char	   *search_path;
 	EsExpr	   *compiled;
 } DefinitionRow;
@@ -187,8 +187,8 @@ read_row(DefinitionRow *row, HeapTuple tuple, TupleDesc desc)
 	row->name = get_some_string(tuple, desc, 1);
 	row->version = get_int(tuple, desc, 2);
 	row->text = get_string(tuple, desc, 3);
-	row->role = get_some_string(tuple, desc, 4);
-	row->search_path = get_some_string(tuple, desc, 5);
+	row->role = es_role_read(tuple, desc, 4);
+	row->search_path = get_some_string(tuple, desc, 7);
 }
 
 /* Reads the tables. SPI results live in SPI's context, so everything is copied by get_*(). */
@@ -200,7 +200,7 @@ read_definitions(EsDefinitions *defs)
 
 	es_sql_begin(&sql, es_store()->owner);
 
-	count = es_sql_run("SELECT category, 0, fold, role, search_path, rules::jsonb,"
+	count = es_sql_run("SELECT category, 0, fold, " ES_ROLE_COLUMNS ", search_path, rules::jsonb,"
 					   " coalesce(initial_state::jsonb, '{}'), snapshot_every::integer,"
 					   " keep_snapshots::integer, keep_snapshots_for::interval"
 					   " FROM event_store.aggregates");
@@ -213,14 +213,14 @@ read_definitions(EsDefinitions *defs)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 
 		read_row(&row->base, tuple, desc);
-		row->rules = get_json(tuple, desc, 6);
-		row->initial = get_json(tuple, desc, 7);
-		row->snapshot_every = get_int(tuple, desc, 8);
-		row->keep_snapshots = get_int(tuple, desc, 9);
-		row->keep_snapshots_for = get_interval(tuple, desc, 10);
+		row->rules = get_json(tuple, desc, 8);
+		row->initial = get_json(tuple, desc, 9);
+		row->snapshot_every = get_int(tuple, desc, 10);
+		row->keep_snapshots = get_int(tuple, desc, 11);
+		row->keep_snapshots_for = get_interval(tuple, desc, 12);
 	}
 
-	count = es_sql_run("SELECT event_type, from_version::integer, transform, role, search_path, to_type"
+	count = es_sql_run("SELECT event_type, from_version::integer, transform, " ES_ROLE_COLUMNS ", search_path, to_type"
 					   " FROM event_store.upcasters ORDER BY 1, 2");
 	MemoryContextSwitchTo(defs->context);
 	defs->upcaster_rows = palloc0(sizeof(DefinitionRow) * (count + 1));
@@ -236,10 +236,10 @@ read_definitions(EsDefinitions *defs)
 		upcaster->row = row;
 		upcaster->event_type = row->name;
 		upcaster->from_version = row->version;
-		upcaster->to_type = cstring_to_text(get_some_string(tuple, desc, 6));
+		upcaster->to_type = cstring_to_text(get_some_string(tuple, desc, 8));
 	}
 
-	count = es_sql_run("SELECT event_type, schema_version::integer, check_expr, role, search_path"
+	count = es_sql_run("SELECT event_type, schema_version::integer, check_expr, " ES_ROLE_COLUMNS ", search_path"
 					   " FROM event_store.event_checks WHERE check_expr IS NOT NULL");
 	MemoryContextSwitchTo(defs->context);
 	defs->checks = palloc0(sizeof(DefinitionRow) * (count + 1));
@@ -387,7 +387,7 @@ hash_definition(EsHasher *hasher, const DefinitionRow *row, const EsExpr *expr)
 	hash_cstring(hasher, row->name);
 	es_hash_int64(hasher, row->version);
 	hash_cstring(hasher, row->text);
-	hash_cstring(hasher, row->role);
+	hash_cstring(hasher, row->role.name);
 	hash_cstring(hasher, row->search_path);
 	hash_cstring(hasher, expr == NULL ? NULL : expr->functions);
 }
@@ -541,9 +541,9 @@ typedef struct Change
 	const char *table;			/* that it changes */
 	const char *statement;
 	int			count;
-	Oid			types[10];
-	Datum		values[10];
-	char		nulls[10];
+	Oid			types[12];
+	Datum		values[12];
+	char		nulls[12];
 } Change;
 
 static void
@@ -563,16 +563,21 @@ add_text(Change *change, const char *value)
 /* Refuses an expression that cannot be compiled, or calls what the registrant may not execute. */
 static void
 try_expression(const char *text, const char *what, Oid result, const EsVariable *variables, int count,
-			   const char *role, const char *path)
+			   const char *path)
 {
-	es_evaluation_close(es_evaluation_open(es_expr_compile(text, what, result, variables, count, role, path)));
+	es_evaluation_close(es_evaluation_open(es_expr_compile(text, what, result, variables, count, es_role_current(), path)));
 }
 
 /* Who registers: its rights and its search_path are kept with the text. */
-static const char *
-registrant(void)
+static void
+add_registrant(Change *change, const char *path)
 {
-	return GetUserNameFromId(GetUserId(), false);
+	EsStoredRole		role = es_role_current();
+
+	add_text(change, role.name);
+	add_text(change, path);
+	add(change, OIDOID, ObjectIdGetDatum(role.oid), false);
+	add(change, INT8OID, Int64GetDatum(role.system), false);
 }
 
 static uint64
@@ -615,10 +620,11 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	Change		change = {
 		"aggregates",
 		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path,"
-		" keep_snapshots, keep_snapshots_for)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
+		" role_oid, role_system, keep_snapshots, keep_snapshots_for)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
 		" rules = EXCLUDED.rules, initial_state = EXCLUDED.initial_state,"
 		" snapshot_every = EXCLUDED.snapshot_every, role = EXCLUDED.role, search_path = EXCLUDED.search_path,"
+		" role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system,"
 		" keep_snapshots = EXCLUDED.keep_snapshots, keep_snapshots_for = EXCLUDED.keep_snapshots_for"
 	};
 
@@ -647,7 +653,7 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 
 	/* What cannot be compiled is refused here and now. */
 	if (fold != NULL)
-		try_expression(fold, "fold", JSONBOID, fold_variables, FOLD_VARIABLES, registrant(), path);
+		try_expression(fold, "fold", JSONBOID, fold_variables, FOLD_VARIABLES, path);
 	else
 		(void) es_rules_compile(rules);
 
@@ -656,11 +662,11 @@ es_register_aggregate(PG_FUNCTION_ARGS)
 	add(&change, JSONBOID, rules == NULL ? (Datum) 0 : JsonbPGetDatum(rules), rules == NULL);
 	add(&change, JSONBOID, PG_GETARG_DATUM(3), false);
 	add(&change, INT4OID, PG_GETARG_DATUM(4), false);
-	add_text(&change, registrant());
-	add_text(&change, path);
+	add_registrant(&change, path);
 	add(&change, INT4OID, kept ? PG_GETARG_DATUM(5) : Int32GetDatum(ES_KEEP_SNAPSHOTS), false);
 	add(&change, INTERVALOID, kept ? PG_GETARG_DATUM(6) : (Datum) 0, !kept || PG_ARGISNULL(6));
 	apply_change(&change);
+	es_role_depend(GetUserId());
 	PG_RETURN_VOID();
 }
 
@@ -711,10 +717,10 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	char	   *path = es_registered_path();
 	Change		change = {
 		"upcasters",
-		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path)"
-		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_type, from_version) DO UPDATE SET"
+		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path,"
+		" role_oid, role_system) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (event_type, from_version) DO UPDATE SET"
 		" transform = EXCLUDED.transform, to_type = EXCLUDED.to_type, role = EXCLUDED.role,"
-		" search_path = EXCLUDED.search_path"
+		" search_path = EXCLUDED.search_path, role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system"
 	};
 
 	(void) es_store_now();
@@ -724,14 +730,14 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 				 errmsg("argument transform must not be NULL"),
 				 errhint("To drop the event when it is read, let the expression return NULL: 'NULL'.")));
 	transform = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	try_expression(transform, "transform", JSONBOID, event_variables, EVENT_VARIABLES, registrant(), path);
+	try_expression(transform, "transform", JSONBOID, event_variables, EVENT_VARIABLES, path);
 	add(&change, TEXTOID, PointerGetDatum(type), false);
 	add(&change, INT4OID, Int32GetDatum(version), false);
 	add_text(&change, transform);
 	add(&change, TEXTOID, PointerGetDatum(to_type), false);
-	add_text(&change, registrant());
-	add_text(&change, path);
+	add_registrant(&change, path);
 	apply_change(&change);
+	es_role_depend(GetUserId());
 	upcaster_changed(type, to_type);
 	PG_RETURN_VOID();
 }
@@ -763,20 +769,21 @@ es_register_event_type(PG_FUNCTION_ARGS)
 	char	   *path = es_registered_path();
 	Change		change = {
 		"event_checks",
-		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path)"
-		" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_type, schema_version) DO UPDATE SET"
-		" check_expr = EXCLUDED.check_expr, role = EXCLUDED.role, search_path = EXCLUDED.search_path"
+		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path,"
+		" role_oid, role_system) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_type, schema_version) DO UPDATE SET"
+		" check_expr = EXCLUDED.check_expr, role = EXCLUDED.role, search_path = EXCLUDED.search_path,"
+		" role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system"
 	};
 
 	(void) es_store_now();
 	if (check != NULL)
-		try_expression(check, "check_expr", BOOLOID, event_variables, EVENT_VARIABLES, registrant(), path);
+		try_expression(check, "check_expr", BOOLOID, event_variables, EVENT_VARIABLES, path);
 	add(&change, TEXTOID, PointerGetDatum(type), false);
 	add(&change, INT4OID, Int32GetDatum(version), false);
 	add_text(&change, check);
-	add_text(&change, registrant());
-	add_text(&change, path);
+	add_registrant(&change, path);
 	apply_change(&change);
+	es_role_depend(GetUserId());
 	PG_RETURN_VOID();
 }
 

@@ -273,7 +273,7 @@ find_named_type(Node *node, void *context)
  */
 EsExpr *
 es_expr_compile(const char *text, const char *what, Oid result_type,
-				const EsVariable *variables, int count, const char *role, const char *search_path)
+				const EsVariable *variables, int count, EsStoredRole role, const char *search_path)
 {
 	EsExpr	   *compiled = palloc0(sizeof(EsExpr));
 	ParseVariables known = {what, variables, count, NULL};
@@ -337,7 +337,7 @@ es_expr_compile(const char *text, const char *what, Oid result_type,
 	es_run_as_end(&run_as);
 
 	compiled->what = what;
-	compiled->role_name = pstrdup(role);
+	compiled->registrant = es_role_copy(role);
 	compiled->variables = variables;
 	compiled->variable_count = count;
 	compiled->used = known.used;
@@ -352,11 +352,7 @@ es_evaluation_open(const EsExpr *expr)
 	EsEvaluation	   *run = palloc0(sizeof(EsEvaluation));
 
 	/* Looked at for each run: membership may have been revoked, or the role dropped, since compiling. */
-	if (es_run_as_role(expr->role_name) != expr->role)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\", which registered this, is another one than it was", expr->role_name),
-				 errhint("Register it again.")));
+	(void) es_run_as_role(expr->registrant);
 	run->expr = expr;
 	run->econtext = CreateStandaloneExprContext();
 	run->params = makeParamList(expr->variable_count);

@@ -18,6 +18,7 @@
 #include "utils/uuid.h"
 
 #include "base/base.h"
+#include "store/store.h"
 #include "log/log.h"
 
 /* ---------------------------------------------------------------- expression */
@@ -42,7 +43,7 @@ typedef struct EsExpr
 	int			variable_count;
 	Bitmapset  *used;			/* variables that it mentions, from 0 */
 	Oid			role;			/* whose rights it runs with */
-	char	   *role_name;
+	EsStoredRole		registrant;		/* the same as it is stored */
 	char	   *search_path;	/* NULL: it calls nothing that could look at it */
 	char	   *functions;		/* definitions of the user's functions it names, for the fingerprint */
 } EsExpr;
@@ -59,7 +60,7 @@ typedef struct EsEvaluation
 
 extern EsExpr *es_expr_compile(const char *text, const char *what, Oid result_type,
 							   const EsVariable *variables, int count,
-							   const char *role, const char *search_path);
+							   EsStoredRole role, const char *search_path);
 extern EsEvaluation *es_evaluation_open(const EsExpr *expr);
 extern void es_evaluation_enter(EsEvaluation *run);
 extern void es_evaluation_leave(EsEvaluation *run);

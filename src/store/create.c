@@ -317,6 +317,7 @@ es_create_store(PG_FUNCTION_ARGS)
 	es_sql_begin(&sql, es_store()->owner);
 	make_dependents(trace, by_category);
 	es_sql_end(&sql);
+	es_roles_restore();
 	es_grants_restore();
 	hooks->visited();
 	PG_RETURN_VOID();
@@ -367,6 +368,7 @@ finish_upgrade(void)
 	es_script_run_parsed(parse_whole(VIEWS, es_store()->node));
 	make_dependents(false, false);
 	es_sql_end(&sql);
+	es_roles_restore();
 	es_grants_restore();
 	hooks->visited();
 }

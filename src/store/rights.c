@@ -107,21 +107,23 @@ find_right(const char *name)
 }
 
 /*
- * Runs a statement on event_store.grants as the store's owner: what the owner may have attached to
- * the table must not run with the caller's rights.
+ * Runs a statement on event_store.grants as the store's owner: what the owner may have attached to the table must not run
+ * with the caller's rights. $1: the role's name, $2: the right, $3 and $4: the OID of the role, and of which server.
  */
 static uint64
-on_grants(const char *statement, const char *role, const char *right)
+on_grants(const char *statement, const char *role, Oid oid, const char *right)
 {
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
+	Oid			types[4] = {TEXTOID, TEXTOID, OIDOID, INT8OID};
+	Datum		values[4];
 	EsSql		sql;
 	uint64		rows;
 
 	values[0] = CStringGetTextDatum(role);
 	values[1] = CStringGetTextDatum(right);
+	values[2] = ObjectIdGetDatum(oid);
+	values[3] = Int64GetDatum(es_system_identifier());
 	es_sql_begin(&sql, es_store()->owner);
-	rows = es_sql_write_args("grants", statement, 2, types, values, NULL);
+	rows = es_sql_write_args("grants", statement, 4, types, values, NULL);
 	es_sql_end(&sql);
 	return rows;
 }
@@ -129,7 +131,8 @@ on_grants(const char *statement, const char *role, const char *right)
 static bool
 has_right(const char *role, const char *right)
 {
-	return on_grants("SELECT FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right) > 0;
+	return on_grants("SELECT FROM event_store.grants WHERE role_oid = $3 AND role_system = $4 AND \"right\" = $2"
+					 " AND $1 IS NOT NULL", role, get_role_oid(role, false), right) > 0;
 }
 
 /* A role that has another right too must keep what both give. */
@@ -146,15 +149,28 @@ function_still_needed(const char *role, const char *right, const char *function)
 	return needed;
 }
 
-/* GRANTs or REVOKEs what a right is made of, as the caller. */
+/* The fourth column of apply()'s query. */
+static bool
+may_give(HeapTuple function, TupleDesc desc)
+{
+	bool		isnull;
+
+	return DatumGetBool(SPI_getbinval(function, desc, 4, &isnull));
+}
+
+/*
+ * GRANTs or REVOKEs what a right is made of: as the caller; or as another role, who can perhaps not give all of it. What that one
+ * cannot give, and the role has not got, is warned of.
+ */
 static void
-apply(const Right *right, const char *role, bool give)
+apply(const Right *right, const char *role, bool give, Oid as)
 {
 	const char *verb = give ? "GRANT" : "REVOKE";
 	const char *to = give ? "TO" : "FROM";
 	const char *who = quote_identifier(role);
 	char	   *code = pstrdup(quote_identifier(get_namespace_name(es_extension_schema())));
-	char	   *query = psprintf("SELECT p.proname, p.oid::regprocedure::text AS signature, p.oid FROM pg_proc p"
+	char	   *query = psprintf("SELECT p.proname, p.oid::regprocedure::text AS signature, p.oid,"
+								 " has_function_privilege(p.oid, 'EXECUTE WITH GRANT OPTION') FROM pg_proc p"
 								 " WHERE p.pronamespace = %u AND p.proname IN (%s)"
 								 " AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid"
 								 "  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
@@ -165,7 +181,7 @@ apply(const Right *right, const char *role, bool give)
 	uint64		count;
 	SPITupleTable *functions;
 
-	es_sql_begin(&sql, InvalidOid);
+	es_sql_begin(&sql, as);
 	count = es_sql_run(query);
 	functions = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
@@ -173,17 +189,22 @@ apply(const Right *right, const char *role, bool give)
 		char	   *name = SPI_getvalue(functions->vals[i], functions->tupdesc, 1);
 		char	   *signature = SPI_getvalue(functions->vals[i], functions->tupdesc, 2);
 
-		if (give || !function_still_needed(role, right->name, name))
+		if (give ? !OidIsValid(as) || may_give(functions->vals[i], functions->tupdesc) :
+			!function_still_needed(role, right->name, name))
 			es_sql_runf("%s EXECUTE ON FUNCTION %s %s %s", verb, signature, to, who);
 	}
 	/* GRANT by somebody who may not give only warns: that would look like success. */
 	if (give && es_sql_run(psprintf("SELECT FROM (%s) f WHERE NOT has_function_privilege(%s, f.oid, 'EXECUTE')",
 									query, quote_literal_cstr(role))) > 0)
-		ereport(ERROR,
+		ereport(OidIsValid(as) ? WARNING : ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 OidIsValid(as) ? errmsg("could not give right \"%s\" to role \"%s\" again", right->name, role) :
 				 errmsg("could not grant EXECUTE on the extension's functions"),
-				 errdetail("They belong to the owner of the extension.")));
-	if (give)
+				 errdetail("They belong to the owner of the extension."),
+				 OidIsValid(as) ? errhint("As that role: SELECT es_grant(%s, %s).", quote_literal_cstr(role),
+										  quote_literal_cstr(right->name)) : 0));
+	if (give && (!OidIsValid(as) || es_sql_run(psprintf("SELECT WHERE has_schema_privilege(%u, 'USAGE WITH GRANT OPTION')",
+																	  es_extension_schema())) > 0))
 		es_sql_runf("GRANT USAGE ON SCHEMA %s TO %s", code, who);
 	if (right->relations != NULL)
 	{
@@ -203,10 +224,10 @@ reapply_others(const char *role, const char *right)
 	for (int i = 0; i < lengthof(rights); i++)
 		if (strcmp(rights[i].name, right) != 0 && has_right(role, rights[i].name))
 		{
-			apply(&rights[i], role, true);
+			apply(&rights[i], role, true, InvalidOid);
 			any = true;
 		}
-	if (!any)
+	if (!any && !es_role_has_registered(get_role_oid(role, false)))
 	{
 		EsSql		sql;
 
@@ -250,28 +271,44 @@ es_check_may_define(const char *function)
 				 errdetail("With it, %s needs the right define.", function)));
 }
 
+/* Takes a right from a role that is gone, or is another server's: only its row is left. False: there is none. */
+static bool
+forget_right(const char *role, const char *right)
+{
+	return on_grants("DELETE FROM event_store.grants g WHERE g.role = $1 AND g.\"right\" = $2"
+					 " AND $3 = 0 AND (g.role_system <> $4 OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_oid))",
+					 role, InvalidOid, right) > 0;
+}
+
 static void
 change_right(FunctionCallInfo fcinfo, bool give)
 {
 	char	   *role = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	const Right *right = find_right(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	Oid			oid = get_role_oid(role, true);
 
-	(void) get_role_oid(role, false);
 	es_check_store_owner();
 	es_prevent_if_read_only(give ? "es_grant()" : "es_revoke()");
 	es_rights_lock();
+	if (!OidIsValid(oid) && (give || !forget_right(role, right->name)))
+		(void) get_role_oid(role, false);
+	if (!OidIsValid(oid))
+		return;
 	if (give)
 	{
-		apply(right, role, true);
-		if (on_grants("INSERT INTO event_store.grants VALUES ($1, $2) ON CONFLICT DO NOTHING", role, right->name) > 0)
+		apply(right, role, true, InvalidOid);
+		if (on_grants("INSERT INTO event_store.grants (role, \"right\", role_oid, role_system) SELECT $1, $2, $3, $4"
+					  " WHERE NOT EXISTS (SELECT FROM event_store.grants WHERE \"right\" = $2 AND role_oid = $3"
+					  " AND role_system = $4)", role, oid, right->name) > 0)
 			es_journal_note("es_grant", "role", role, "right", right->name);
 	}
 	else
 	{
-		if (on_grants("DELETE FROM event_store.grants WHERE role = $1 AND \"right\" = $2", role, right->name) > 0)
+		if (on_grants("DELETE FROM event_store.grants WHERE \"right\" = $2 AND (role_oid = $3 AND role_system = $4"
+					  " OR role = $1 AND role_system <> $4)", role, oid, right->name) > 0)
 			es_journal_note("es_revoke", "role", role, "right", right->name);
 		CommandCounterIncrement();
-		apply(right, role, false);
+		apply(right, role, false, InvalidOid);
 		reapply_others(role, right->name);
 	}
 }
@@ -290,7 +327,10 @@ es_revoke(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Gives every right on record again; roles that are gone are left out. */
+/*
+ * Gives every right on record again, with the rights of the store's owner, who can write to the table; roles that are gone
+ * are left out. After es_roles_restore().
+ */
 void
 es_grants_restore(void)
 {
@@ -299,45 +339,12 @@ es_grants_restore(void)
 	SPITupleTable *grants;
 
 	es_sql_begin(&sql, es_store()->owner);
-	count = es_sql_run("SELECT g.role, g.\"right\" FROM event_store.grants g"
-					   " JOIN pg_roles r ON r.rolname = g.role WHERE g.\"right\" IS NOT NULL ORDER BY 1, 2");
+	count = es_sql_run(psprintf("SELECT r.rolname, g.\"right\" FROM event_store.grants g"
+								" JOIN pg_roles r ON r.oid = g.role_oid WHERE g.role_system = %lld"
+								" AND g.\"right\" IS NOT NULL ORDER BY 1, 2", (long long) es_system_identifier()));
 	grants = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
-	{
-		char	   *role = SPI_getvalue(grants->vals[i], grants->tupdesc, 1);
-		const Right *right = find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2));
-		Oid			owner;
-		int			context;
-
-		/* The grants themselves are the caller's. */
-		GetUserIdAndSecContext(&owner, &context);
-		SetUserIdAndSecContext(sql.saved_user, sql.saved_context);
-		apply(right, role, true);
-		SetUserIdAndSecContext(owner, context);
-	}
+		apply(find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2)),
+			  SPI_getvalue(grants->vals[i], grants->tupdesc, 1), true, es_store()->owner);
 	es_sql_end(&sql);
-}
-
-/*
- * The role that stored text runs as. Raises an error when it is gone, or when the store's owner may
- * not act as it.
- */
-Oid
-es_run_as_role(const char *role)
-{
-	Oid			oid = get_role_oid(role, true);
-	Oid			owner = es_store()->owner;
-
-	if (!OidIsValid(oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\", which registered this, does not exist", role),
-				 errhint("Register it again.")));
-	if (!es_member_can_set_role(owner, oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("owner of the event store cannot act as role \"%s\"", role),
-				 errdetail("The store belongs to \"%s\".", GetUserNameFromId(owner, false)),
-				 errhint("Grant the role to the store's owner, or register as a role that it is a member of.")));
-	return oid;
 }

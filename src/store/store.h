@@ -8,6 +8,8 @@
 #define ES_STORE_H
 
 #include "datatype/timestamp.h"
+#include "access/htup.h"
+#include "access/tupdesc.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 #include "utils/uuid.h"
@@ -178,7 +180,9 @@ extern void es_journal_note(const char *action, const char *kind, const char *na
 	COLUMN(projection, role, TEXTOID) \
 	COLUMN(projection, search_path, TEXTOID) \
 	COLUMN(projection, state, TEXTOID) \
-	COLUMN(projection, stale, BOOLOID)
+	COLUMN(projection, stale, BOOLOID) \
+	COLUMN(projection, role_oid, OIDOID) \
+	COLUMN(projection, role_system, INT8OID)
 
 /* event_store.snapshots: states at a version. */
 #define ES_SNAPSHOT_COLUMNS(COLUMN, NULLABLE) \
@@ -310,6 +314,30 @@ extern bool es_store_is_subscriber(void);
 extern void es_store_check_copied(void);
 extern void es_prevent_if_read_only(const char *what);
 extern void es_subscriber_init(void);
+/* ---------------------------------------------------------------- role */
+
+/*
+ * The roles that stored text runs as, as they are kept in the store's tables.
+ */
+
+typedef struct EsStoredRole
+{
+	const char *name;			/* when it was registered, or last brought up to date */
+	Oid			oid;			/* of the server that has this system identifier */
+	int64		system;
+} EsStoredRole;
+
+/* Three columns of a query, for es_role_read(): their owner can alter the table. */
+#define ES_ROLE_COLUMNS		"role::text, role_oid::oid, role_system::bigint"
+
+extern int64 es_system_identifier(void);
+extern EsStoredRole es_role_current(void);
+extern EsStoredRole es_role_copy(EsStoredRole role);
+extern EsStoredRole es_role_read(HeapTuple tuple, TupleDesc desc, int column);
+extern Oid	es_run_as_role(EsStoredRole role);
+extern void es_role_depend(Oid role);
+extern bool es_role_has_registered(Oid role);
+extern void es_roles_restore(void);
 
 /* ---------------------------------------------------------------- trouble */
 
@@ -325,7 +353,6 @@ extern void es_trouble_init(void);
  * Rights of applications.
  */
 
-extern Oid	es_run_as_role(const char *role);
 extern void es_check_store_owner(void);
 extern void es_check_may_define(const char *function);
 extern void es_rights_lock(void);

@@ -163,6 +163,33 @@ SET ROLE es_test_mallory;
 SELECT try('SELECT es_create_store()'), try($$SELECT es_grant('es_test_mallory', 'append')$$);
 RESET ROLE;
 
+-- what the owner writes into the tables of roles and rights gives nobody more than the owner has
+SET ROLE es_test_owner;
+ALTER TABLE event_store.grants DISABLE TRIGGER USER;
+ALTER TABLE event_store.aggregates DISABLE TRIGGER USER;
+INSERT INTO event_store.grants SELECT 'es_test_mallory', 'read', 'es_test_mallory'::regrole, system_identifier FROM pg_control_system();
+INSERT INTO event_store.aggregates (category, fold, initial_state, snapshot_every, role, search_path, role_oid, role_system)
+    SELECT 'stolen', 'state', '{}', 100, 'es_test_owner', 'pg_temp', 10, system_identifier FROM pg_control_system();
+INSERT INTO event_store.aggregates (category, fold, initial_state, snapshot_every, role, search_path)
+    SELECT 'named', 'state', '{}', 100, rolname, 'pg_temp' FROM pg_roles WHERE oid = 10;
+RESET ROLE;
+SELECT left(try($$SELECT es_load('stolen-1')$$), 40), try($$SELECT es_load('named-1')$$) ~ 'is a role of another server';
+\set VERBOSITY terse
+SELECT es_create_store();
+\set VERBOSITY default
+SELECT try($$SELECT es_load('named-1')$$) ~ 'is a role of another server';
+SELECT has_function_privilege('es_test_mallory', 'es_read_all(bigint,bigint,text[],text[])', 'EXECUTE') AS functions,
+    has_table_privilege('es_test_mallory', 'event_store.events', 'SELECT') AS views;
+-- a right that was given before needs no warning
+SET ROLE es_test_owner;
+ALTER TABLE event_store.grants DISABLE TRIGGER USER;
+ALTER TABLE event_store.aggregates DISABLE TRIGGER USER;
+DELETE FROM event_store.grants;
+DELETE FROM event_store.aggregates WHERE category IN ('stolen', 'named');
+RESET ROLE;
+SELECT es_grant('es_test_app', 'append');
+SELECT es_create_store();
+
 -- a table that was altered is refused: it is read below SQL
 CREATE FUNCTION pg_temp.tampered(ddl text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE answer text;

@@ -298,7 +298,7 @@ SELECT es_register_aggregate('trap', $$'"second"'::jsonb$$);
 SELECT state FROM es_load('trap-1');
 -- a store whose owner may not act as a role does not, whatever the row says
 ALTER TABLE event_store.aggregates DISABLE TRIGGER USER;
-UPDATE event_store.aggregates SET role = 'nobody_at_all' WHERE category = 'who';
+UPDATE event_store.aggregates SET role_oid = 1 WHERE category = 'who';
 ALTER TABLE event_store.aggregates ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT es_register_aggregate('other', 'state');
 SELECT pg_temp.try($$SELECT es_load('who-1')$$);

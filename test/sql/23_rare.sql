@@ -89,6 +89,7 @@ SET ROLE es_test_rare;
 SELECT es_register_aggregate('rare', fold => 'state || data');
 RESET ROLE;
 SELECT state FROM es_load('rare-2');
+DROP OWNED BY es_test_rare;
 DROP ROLE es_test_rare;
 CREATE ROLE es_test_rare;
 SELECT try($$SELECT es_load('rare-2')$$);

@@ -505,7 +505,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	char	   *name = name_argument(fcinfo);
 	char	   *handler = text_to_cstring(es_text_argument(fcinfo, 1, "handler"));
 	char	   *path;
-	EsStoredRole		role = es_role_current();
+	EsStoredRole role = es_role_current();
 	Oid			types[13] = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID, INT8OID,
 	BOOLOID, TEXTOID, TEXTOID, OIDOID, INT8OID};
 	Datum		values[13];

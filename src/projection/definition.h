@@ -20,7 +20,7 @@ typedef struct EsProjection
 	int			batch_size;
 	int64		from_position;
 	bool		side_effects;
-	EsStoredRole		role;
+	EsStoredRole role;
 	char	   *search_path;
 	bool		running;		/* neither paused nor failed */
 	bool		failed;

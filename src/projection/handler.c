@@ -34,7 +34,7 @@ struct EsHandler
 {
 	MemoryContext context;
 	char	   *text;
-	EsStoredRole		role;
+	EsStoredRole role;
 	char	   *search_path;
 	bool		may_append;
 	Oid			only_schema;	/* the one schema where it may write; InvalidOid: anywhere */

@@ -63,7 +63,7 @@ typedef struct Rebuild
 	char	   *handler;
 	EsFilter	filter;
 	bool		fast;
-	EsStoredRole		role;
+	EsStoredRole role;
 	char	   *search_path;
 	char	   *schema;
 	bool		running;

@@ -64,7 +64,7 @@ typedef struct DefinitionRow
 	char	   *name;			/* category or event type */
 	int32		version;
 	char	   *text;			/* expression; NULL: none */
-	EsStoredRole		role;
+	EsStoredRole role;
 	char	   *search_path;
 	EsExpr	   *compiled;
 } DefinitionRow;
@@ -528,14 +528,6 @@ version_argument(FunctionCallInfo fcinfo, int n, const char *argument)
 	return PG_GETARG_INT32(n);
 }
 
-/* Tells all sessions that definitions have changed, at commit; this one at once. */
-static void
-definitions_changed(void)
-{
-	CacheInvalidateRelcacheByRelid(es_store()->aggregates);
-	CommandCounterIncrement();
-}
-
 typedef struct Change
 {
 	const char *table;			/* that it changes */
@@ -572,7 +564,7 @@ try_expression(const char *text, const char *what, Oid result, const EsVariable 
 static void
 add_registrant(Change *change, const char *path)
 {
-	EsStoredRole		role = es_role_current();
+	EsStoredRole role = es_role_current();
 
 	add_text(change, role.name);
 	add_text(change, path);
@@ -591,7 +583,9 @@ apply_change(Change *change)
 	rows = es_journal_change(sql.saved_user, NULL, change->table, change->statement, change->count, change->types,
 							 change->values, change->nulls);
 	es_sql_end(&sql);
-	definitions_changed();
+	/* Tells all sessions, at commit; this one at once. */
+	CacheInvalidateRelcacheByRelid(es_store()->aggregates);
+	CommandCounterIncrement();
 	return rows;
 }
 

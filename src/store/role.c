@@ -35,7 +35,7 @@ es_system_identifier(void)
 EsStoredRole
 es_role_current(void)
 {
-	EsStoredRole		role = {GetUserNameFromId(GetUserId(), false), GetUserId(), es_system_identifier()};
+	EsStoredRole role = {GetUserNameFromId(GetUserId(), false), GetUserId(), es_system_identifier()};
 
 	return role;
 }
@@ -52,7 +52,7 @@ es_role_copy(EsStoredRole role)
 EsStoredRole
 es_role_read(HeapTuple tuple, TupleDesc desc, int column)
 {
-	EsStoredRole		role;
+	EsStoredRole role;
 	bool		isnull[2];
 
 	role.name = SPI_getvalue(tuple, desc, column);

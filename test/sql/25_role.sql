@@ -19,7 +19,7 @@ RESET client_min_messages;
 CREATE ROLE es_test_reg;
 CREATE ROLE es_test_user;
 GRANT CREATE ON SCHEMA public TO es_test_reg;
-SELECT es_grant('es_test_reg', 'operate'), es_grant('es_test_user', 'read');
+SELECT es_grant('es_test_reg', 'define'), es_grant('es_test_user', 'read');
 SET ROLE es_test_reg;
 CREATE TABLE public.es_role_seen (who text);
 CREATE FUNCTION public.es_role_fold(s jsonb) RETURNS jsonb STABLE LANGUAGE plpgsql
@@ -56,7 +56,7 @@ SELECT has_function_privilege('es_test_user2', 'es_load(text)', 'EXECUTE');
 
 -- DROP ROLE is refused; where its rights are dropped first, what it has registered does not run, for the new role neither.
 DROP ROLE es_test_reg;
-SELECT es_revoke('es_test_reg2', 'operate');
+SELECT es_revoke('es_test_reg2', 'define');
 SELECT es_role_try('DROP ROLE es_test_reg2');
 \set VERBOSITY terse
 DROP ROLE es_test_reg2;

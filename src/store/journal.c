@@ -96,7 +96,7 @@ es_journal_change(Oid acting_as, const char *action, const char *table, const ch
 	while (strcmp(definitions[kind].table, table) != 0)
 		if (++kind == lengthof(definitions))
 			elog(ERROR, "table \"%s\" has no definitions", table);
-	query = psprintf("SELECT to_jsonb(t) FROM event_store.%s t WHERE %s", table, definitions[kind].key);
+	query = psprintf("SELECT to_jsonb(t) - 'role_oid' - 'role_system' FROM event_store.%s t WHERE %s", table, definitions[kind].key);
 	before = look(query, nargs, types, values, nulls);
 	rows = es_sql_write_args(table, statement, nargs, types, values, nulls);
 	after = look(query, nargs, types, values, nulls);

@@ -48,7 +48,7 @@ RESET client_min_messages;
 REVOKE CREATE ON DATABASE :"db" FROM es_test_owner;
 GRANT EXECUTE ON FUNCTION es_create_store(integer, boolean, boolean, text) TO es_test_mallory;
 SET ROLE es_test_mallory;
-SELECT try($$SELECT es_create_store(owner => 'es_test_nobody')$$);
+SELECT split_part(try($$SELECT es_create_store(owner => 'es_test_nobody')$$), E'\n', 1);
 SELECT try($$SELECT es_create_store(owner => 'es_test_owner')$$);
 CREATE SCHEMA event_store;
 RESET ROLE;

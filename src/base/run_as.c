@@ -113,6 +113,7 @@ static const struct
 	{"standard_conforming_strings", "on"},
 	{"transform_null_equals", "off"},
 	{"array_nulls", "on"},
+	{"quote_all_identifiers", "off"},
 };
 
 static bool
@@ -124,7 +125,7 @@ is_pinned(void)
 		bytea_output == BYTEA_OUTPUT_HEX && xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
 		strcmp(locale_monetary, "C") == 0 && strcmp(locale_numeric, "C") == 0 &&
 		strcmp(locale_time, "C") == 0 && strcmp(TSCurrentConfig, "pg_catalog.simple") == 0 &&
-		ES_STANDARD_CONFORMING_STRINGS && !Transform_null_equals && Array_nulls;
+		ES_STANDARD_CONFORMING_STRINGS && !Transform_null_equals && Array_nulls && !quote_all_identifiers;
 }
 
 /*

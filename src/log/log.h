@@ -489,6 +489,7 @@ extern const EsPartition *es_partition_among(const EsPartition *partitions, int 
 extern int	es_partition_gaps(int64 last, EsPartitionGap **gaps);
 extern bool es_partition_exists(const char *name);
 extern bool es_in_partition_gap(const EsPartitionGap *gaps, int count, int64 from, int64 to);
+extern void es_refuse_gap_upto(int64 position);
 extern Oid	es_partition_index(Relation partition, bool by_stream);
 
 /* ---------------------------------------------------------------- row digest */

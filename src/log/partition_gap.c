@@ -200,3 +200,13 @@ es_raise_gap(const EsPartitionGap *gap, const char *wanted, bool by_position)
 			 errdetail("%s", detail),
 			 errhint("%s", hint)));
 }
+
+/* Raises that error where a read of the whole log, up to a position, would not find all of it. */
+void
+es_refuse_gap_upto(int64 position)
+{
+	EsPartitionGap gap;
+
+	if (es_partition_gap_in(ES_NODE_START(es_store()->node), position, false, &gap))
+		es_raise_gap(&gap, NULL, false);
+}

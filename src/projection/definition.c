@@ -677,6 +677,9 @@ es_set_projection_mode(PG_FUNCTION_ARGS)
  * Marks projections as stale when an upcaster of an event type has changed. A projection is stale when it has applied
  * events of the type, or of a type that upcasters make of it: its tables come from other upcasters than there are now.
  * Rebuilding the projection ends that. One with side effects cannot be rebuilt, and so is never stale.
+ *
+ * to_type is NULL before the change: then what the upcasters have made of the type until now is followed. A projection of
+ * the type that it became has applied events that it would not be given any more.
  */
 static void
 make_projections_stale(text *type, text *to_type)
@@ -693,7 +696,7 @@ make_projections_stale(text *type, text *to_type)
 	uint64		rows;
 
 	values[0] = PointerGetDatum(type);
-	values[1] = PointerGetDatum(to_type);
+	values[1] = PointerGetDatum(to_type != NULL ? to_type : type);
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_write_args("projections",
 							 TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
@@ -707,7 +710,8 @@ make_projections_stale(text *type, text *to_type)
 	es_sql_end(&sql);
 	if (rows > 0)
 		es_projection_changed();
-	es_filter_type_renamed(text_to_cstring(type));
+	if (to_type != NULL)
+		es_filter_type_renamed(text_to_cstring(type));
 }
 
 /* Called once, when the library is loaded. */

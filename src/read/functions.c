@@ -436,6 +436,7 @@ es_trace(PG_FUNCTION_ARGS)
 		es_null_argument("correlation_id");
 	args[0] = PG_GETARG_DATUM(0);
 	(void) es_store_now();
+	es_refuse_gap_upto(es_position_last());
 	InitMaterializedSRF(fcinfo, 0);
 	upcast = es_upcast_begin(es_definitions());
 

@@ -694,6 +694,10 @@ es_on_upcaster_change(void (*callback) (text *type, text *to_type))
 	on_upcaster_change = callback;
 }
 
+/*
+ * Called before a change of an upcaster, with no to_type, while the types that it makes of this one can still be followed,
+ * and after it.
+ */
 static void
 upcaster_changed(text *type, text *to_type)
 {
@@ -730,6 +734,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 	add_text(&change, transform);
 	add(&change, TEXTOID, PointerGetDatum(to_type), false);
 	add_registrant(&change, path);
+	upcaster_changed(type, NULL);
 	apply_change(&change);
 	es_role_depend(GetUserId());
 	upcaster_changed(type, to_type);
@@ -748,6 +753,7 @@ es_unregister_upcaster(PG_FUNCTION_ARGS)
 
 	add(&change, TEXTOID, PointerGetDatum(type), false);
 	add(&change, INT4OID, Int32GetDatum(version), false);
+	upcaster_changed(type, NULL);
 	if (apply_change(&change) == 0)
 		not_registered("upcaster", psprintf("%s version %d", text_to_cstring(type), version));
 	upcaster_changed(type, type);

@@ -90,6 +90,7 @@ SELECT try($$SELECT es_ack(NULL, 1)$$);
 SELECT try($$SELECT es_ack('mail', NULL)$$);
 SELECT try($$SELECT es_ack('mail', -1)$$);
 SELECT try($$SELECT es_nack('mail', 1, NULL)$$);
+SELECT try($$SELECT es_nack('mail', 1, repeat('r', 8193))$$);
 SELECT try($$SELECT es_nack('mail', -1, 'r')$$);
 SELECT try($$SELECT es_retry_quarantined_subscription(NULL)$$);
 -- nothing was fetched

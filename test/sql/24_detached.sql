@@ -24,6 +24,7 @@ BEGIN
         $q$SELECT state FROM es_load_version('a-1', 3)$q$,
         $q$SELECT count(*) FROM es_load_category('a')$q$,
         $q$SELECT count(*) FROM es_history('a-1')$q$,
+        $q$SELECT count(*) FROM es_trace('none')$q$,
         $q$SELECT state FROM es_load_at('a-1', (SELECT recorded_at FROM times WHERE name = 'log_100'))$q$,
         $q$SELECT state FROM es_load_valid_at('a-1', 'infinity')$q$,
         $q$SELECT es_position_at((SELECT recorded_at FROM times WHERE name = 'log_100'))$q$,

@@ -1,12 +1,12 @@
 /*
  * state/definition.c
- *	  What users register: aggregates, upcasters, checks of event types; stored as text with the role
- *	  and search_path of the registration, cached compiled.
+ *	  What users register: aggregates, upcasters, checks of event types; stored as text with the role and search_path
+ *	  of the registration, cached compiled.
  *
- * A session keeps one set of definitions. A change of the tables (a registration sends a relcache
- * invalidation, in its own session too) or of any function makes the next call read them anew. The
- * old set is freed only at the end of the transaction, because a scan that is under way may still use it. A set
- * that was read under the old snapshot of a transaction is dropped when that transaction ends.
+ * A session keeps one set of definitions. A change of the tables (a registration sends a relcache invalidation, in its own
+ * session too) or of any function makes the next call read them anew. The old set is freed only at the end of the
+ * transaction, because a scan that is under way may still use it. A set that was read under the old snapshot of a
+ * transaction is dropped when that transaction ends.
  */
 #include "postgres.h"
 
@@ -17,9 +17,9 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
-#include "utils/datum.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -290,15 +290,11 @@ same_name(const char *name, const char *other, int len)
 	return strlen(name) == len && memcmp(name, other, len) == 0;
 }
 
-/*
- * What is compiled belongs to the set only when it has succeeded; a failure, which may come again with
- * every call, leaves nothing behind in it.
- */
+/* What is compiled belongs to the set only when it has succeeded. A failure, which may come again, leaves nothing in it. */
 static MemoryContext
 begin_compiling(MemoryContext *old)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store definition",
-												  ALLOCSET_SMALL_SIZES);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store definition", ALLOCSET_SMALL_SIZES);
 
 	*old = MemoryContextSwitchTo(context);
 	return context;
@@ -436,10 +432,7 @@ upcaster_digest(EsDefinitions *defs, EsHasher *hasher)
 	return defs->upcaster_digest;
 }
 
-/*
- * The fingerprint of a fold: everything that a state depends on besides the events. A snapshot with
- * another fingerprint is not used.
- */
+/* The fingerprint of a fold: all that a state depends on besides the events. A snapshot with another one is not used. */
 static void
 make_fingerprint(EsDefinitions *defs, const AggregateRow *row, EsAggregate *aggregate)
 {
@@ -694,10 +687,7 @@ es_on_upcaster_change(void (*callback) (text *type, text *to_type))
 	on_upcaster_change = callback;
 }
 
-/*
- * Called before a change of an upcaster, with no to_type, while the types that it makes of this one can still be followed,
- * and after it.
- */
+/* Called before a change of an upcaster, with no to_type: what it makes of the type can still be followed; and after it. */
 static void
 upcaster_changed(text *type, text *to_type)
 {

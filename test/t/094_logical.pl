@@ -81,6 +81,9 @@ sub_(qq[CREATE SUBSCRIPTION copy CONNECTION '$from' PUBLICATION everything]);
 ok(applied(), 'the tables are copied');
 ok(caught_up(), 'the subscriber follows');
 is(sub_(q[SELECT string_agg(DISTINCT n::text || ':' || stream, ' ') FROM counted]), '1:c-2 20:c-1', 'with the tables of projections');
+# What another server has registered runs here only when somebody with the right says so.
+refused($subscriber, q[SELECT es_load('c-1')], qr/role ".*", which registered this, is a role of another server/);
+sub_('SELECT es_create_store()');
 is(sub_(q[SELECT state, version FROM es_load('c-1')]), '{"n": 20}|20', 'loads answer');
 is(sub_(q[SELECT count(*) FROM es_read_all()]), 21, 'reads by position answer, up to the mark that came');
 

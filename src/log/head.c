@@ -31,6 +31,7 @@
 #include "log/early_release.h"
 #include "log/log.h"
 #include "log/newest.h"
+#include "log/owner_code.h"
 
 /* Opens the table for reading, for locking heads, or for both. */
 void
@@ -346,13 +347,16 @@ es_head_insert(EsHeads *heads, const text *name, EsHead *head)
 {
 	List	   *arbiters;
 	bool		conflict = false;
+	EsOwnerCode code;
 
 	make_estate(heads);
 	/* A conflict is only one of the index by name. Another unique index, which a DBA has added, raises its error. */
 	arbiters = list_make1_oid(RelationGetRelid(heads->rows.index));
 	fill_slot(heads, head, name);
 	table_tuple_insert(heads->rows.rel, heads->rows.slot, GetCurrentCommandId(true), 0, NULL);
+	es_owner_code_begin(&code, heads->rri);
 	es_insert_index_tuples(heads->rri, heads->rows.slot, heads->estate, true, &conflict, arbiters);
+	es_owner_code_end(&code);
 	if (conflict)
 		es_newest_conflict();
 	ResetPerTupleExprContext(heads->estate);

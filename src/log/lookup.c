@@ -26,6 +26,7 @@
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "log/owner_code.h"
 
 #define MAX_INDEX_COLUMNS	3
 
@@ -245,6 +246,7 @@ es_row_insert(EsLookup *lookup, const Datum *values)
 	int			columns = slot->tts_tupleDescriptor->natts;
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *rri = makeNode(ResultRelInfo);
+	EsOwnerCode code;
 
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, values, columns * sizeof(Datum));
@@ -254,7 +256,9 @@ es_row_insert(EsLookup *lookup, const Datum *values)
 	InitResultRelInfo(rri, lookup->rel, 0, NULL, 0);
 	ExecOpenIndices(rri, false);
 	table_tuple_insert(lookup->rel, slot, GetCurrentCommandId(true), 0, NULL);
+	es_owner_code_begin(&code, rri);
 	es_insert_index_tuples(rri, slot, estate, false, NULL, NIL);
+	es_owner_code_end(&code);
 	ExecCloseIndices(rri);
 	ExecClearTuple(slot);
 	FreeExecutorState(estate);

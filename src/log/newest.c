@@ -35,6 +35,7 @@
 #include "base/base.h"
 #include "log/log.h"
 #include "log/newest.h"
+#include "log/owner_code.h"
 
 /* From a hint on we go at most so many versions. The index by name is cheaper then: versions are close together in it. */
 #define MAX_STEPS		64
@@ -278,6 +279,7 @@ es_newest_insert_entries(ResultRelInfo *rri, TupleTableSlot *slot, EState *estat
 	IndexInfo **infos = rri->ri_IndexRelationInfo;
 	int			all = rri->ri_NumIndices;
 	int			others = 0;
+	EsOwnerCode code;
 
 	/* The other indexes, which a DBA has added, come first, and are the executor's. */
 	for (int i = 0; i < all; i++)
@@ -294,7 +296,9 @@ es_newest_insert_entries(ResultRelInfo *rri, TupleTableSlot *slot, EState *estat
 	if (others > 0)
 	{
 		rri->ri_NumIndices = others;
+		es_owner_code_begin(&code, rri);
 		es_update_index_tuples(rri, slot, estate, which == ES_UPDATE_SUMMARIZING);
+		es_owner_code_end(&code);
 		rri->ri_NumIndices = all;
 	}
 	if (which != ES_UPDATE_ALL)

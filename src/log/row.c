@@ -19,6 +19,7 @@
 
 #include "base/base.h"
 #include "log/log.h"
+#include "log/owner_code.h"
 #include "log/partition.h"
 
 /* How many rows one multi-insert writes at most. A slot for each event would cost more than the insert itself. */
@@ -74,11 +75,13 @@ flush(EsLogWriter *writer)
 {
 	CommandId	cid = GetCurrentCommandId(true);
 	MemoryContext old;
+	EsOwnerCode code;
 
 	if (writer->used == 0)
 		return;
 	/* Each multi-insert leaves memory of about the size of a page allocated. */
 	old = MemoryContextSwitchTo(writer->scratch);
+	es_owner_code_begin(&code, writer->rri);
 	if (writer->check_constraints)
 	{
 		for (int i = 0; i < writer->used; i++)
@@ -93,6 +96,7 @@ flush(EsLogWriter *writer)
 		insert_indexes(writer, writer->slots[i]);
 		ExecClearTuple(writer->slots[i]);
 	}
+	es_owner_code_end(&code);
 	writer->used = 0;
 	writer->bytes = 0;
 	MemoryContextSwitchTo(old);

@@ -228,6 +228,16 @@ note_unusable(const text *stream, int64 id, const bytea *fingerprint, int64 vers
 					(long long) version, why)));
 }
 
+/*
+ * Deletes of snapshots besides the one that is stored pass by rows that somebody else has locked: es_snapshot() and a snapshot
+ * worker, or two with an old and a new fold, would each wait for the row that the other one has just stored. Who has a row
+ * locked replaces it or drops it, or the next one does.
+ */
+#define DELETE_UNLOCKED(condition) \
+	"DELETE FROM event_store.snapshots s USING (" \
+	"SELECT k.stream, k.fingerprint, k.version FROM event_store.snapshots k WHERE " condition " FOR UPDATE SKIP LOCKED) d" \
+	" WHERE s.stream = d.stream AND s.fingerprint = d.fingerprint AND s.version = d.version"
+
 /* Drops what was noted of a stream, counts it, and says in the status which stream that was. */
 static void
 drop_unusable(int64 stream, bytea *fingerprint)
@@ -247,8 +257,9 @@ drop_unusable(int64 stream, bytea *fingerprint)
 		values[1] = PointerGetDatum(fingerprint);
 		values[2] = Int64GetDatum(unusable[i].version);
 		es_sql_begin(&sql, es_store()->owner);
-		count += es_sql_write_args("snapshots", "DELETE FROM event_store.snapshots"
-								   " WHERE stream = $1 AND fingerprint = $2 AND version = $3", 3, types, values, NULL);
+		count += es_sql_write_args("snapshots",
+								   DELETE_UNLOCKED("k.stream = $1 AND k.fingerprint = $2 AND k.version = $3"),
+								   3, types, values, NULL);
 		es_sql_end(&sql);
 	}
 	if (count == 0)
@@ -403,18 +414,18 @@ thin_out(int64 stream, bytea *fingerprint, int every, int keep, const Interval *
 	nulls[4] = keep_for == NULL ? 'n' : ' ';
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_write_args("snapshots",
-					  "DELETE FROM event_store.snapshots s USING ("
-					  "SELECT version, row_number() OVER (ORDER BY version DESC) AS age,"
-					  " row_number() OVER (PARTITION BY version / $3 ORDER BY version) AS place"
-					  " FROM event_store.snapshots WHERE stream = $1 AND fingerprint = $2) k"
-					  " WHERE s.stream = $1 AND s.fingerprint = $2 AND s.version = k.version"
-					  " AND k.age > $4 AND (k.place > 1 OR s.recorded_at < clock_timestamp() - $5)",
+					  DELETE_UNLOCKED("k.stream = $1 AND k.fingerprint = $2 AND k.version IN ("
+									  "SELECT r.version FROM ("
+									  "SELECT version, recorded_at, row_number() OVER (ORDER BY version DESC) AS age,"
+									  " row_number() OVER (PARTITION BY version / $3 ORDER BY version) AS place"
+									  " FROM event_store.snapshots WHERE stream = $1 AND fingerprint = $2) r"
+									  " WHERE r.age > $4 AND (r.place > 1 OR r.recorded_at < clock_timestamp() - $5))"),
 					  5, types, values, nulls);
 	/* Those that applications have put stay: an old and a new release of one may be running side by side. */
 	if (VARDATA_ANY(fingerprint)[0] == FINGERPRINT_FOLD)
 		es_sql_write_args("snapshots",
-						  "DELETE FROM event_store.snapshots WHERE stream = $1 AND fingerprint <> $2"
-						  " AND get_byte(fingerprint, 0) = get_byte($2, 0)", 2, types, values, NULL);
+						  DELETE_UNLOCKED("k.stream = $1 AND k.fingerprint <> $2"
+										  " AND get_byte(k.fingerprint, 0) = get_byte($2, 0)"), 2, types, values, NULL);
 	es_sql_end(&sql);
 }
 

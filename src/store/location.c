@@ -502,6 +502,7 @@ es_store(void)
 	store_reading = false;
 	/* What was read is what it was, and nothing else has changed: other files may keep what they know. */
 	found.generation = store.generation;
+	/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): both were zeroed, also between the fields */
 	if (seen != changes_seen || memcmp(&found, &store, sizeof(EsStore)) != 0)
 		found.generation = ++store_generation;
 	changes_seen = seen;

@@ -360,7 +360,7 @@ max_worker_processes = 0
 	my $append = $sick->background_psql($db);
 	delay($while_asked);
 	$append->query_until(qr/sent/, "\\echo sent\nSELECT es_append('plain-1', 0, 'X', '{}');\n");
-	$sick->poll_query_until($db, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event IN ('WALWrite', 'WALSync', 'WalSync') AND query LIKE '%plain-1%' AND pid <> pg_backend_pid()") or die;
+	$sick->poll_query_until($db, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event ILIKE 'wal%' AND query LIKE '%plain-1%' AND pid <> pg_backend_pid()") or die;
 	is($sick->safe_psql($db, "SELECT count(*) FROM event_store.streams WHERE stream = 'plain-1'"), '0', 'not preloaded: a row is not visible before it is durable');
 	delay(0);
 	$append->quit;

@@ -130,10 +130,10 @@ extern void es_fault(EsFaultPoint point);
  */
 #define ES_LOCK_PROCESS		0xE7
 #define ES_LOCK_SEAL		0xE8	/* whoever seals the log */
-#define ES_LOCK_MAKER		0xEB	/* whoever has started a maker of what the second field is the table of (log/maker.c) */
-#define ES_LOCK_STREAM_NAME	0xEA	/* a stream that does not exist: the second and third field are a hash of its name */
-#define ES_LOCK_PROJECTION_TABLES	0xEB	/* whoever checks that no two projections have a table together */
 #define ES_LOCK_RIGHTS		0xE9	/* whoever changes rights, or makes what depends on the library */
+#define ES_LOCK_STREAM_NAME	0xEA	/* a stream that does not exist: the second and third field are a hash of its name */
+#define ES_LOCK_MAKER		0xEB	/* whoever has started a maker of what the second field is the table of (log/maker.c) */
+#define ES_LOCK_PROJECTION_TABLES	0xEC	/* whoever checks that no two projections have a table together */
 
 /* ---------------------------------------------------------------- run as */
 

@@ -1,16 +1,8 @@
 -- Brings a store from layout 1 (version 0.1) to layout 2 (version 0.2): what the tables, indexes and sequences of a new store
--- have that those of 0.1 have not. No table is rewritten. The views (CREATE OR REPLACE), the triggers that refuse changes, the
+-- have that those of 0.1 have not. No table is rewritten. Tables and sequences that are new have been made before it, by what
+-- makes those of a new store. The views (CREATE OR REPLACE), the triggers that refuse changes, the
 -- import table and the grants come after it, from the files that a new store is made by. A view that loses or renames a column
 -- is dropped here.
-
-CREATE TABLE event_store.log_partitions (
-    from_position  bigint NOT NULL,
-    to_position    bigint NOT NULL,
-    name           text COLLATE "C" NOT NULL,
-    PRIMARY KEY (from_position, to_position)
-);
-COMMENT ON TABLE event_store.log_partitions IS
-'every partition that the log has had: a read over one that is not attached is refused';
 
 INSERT INTO event_store.log_partitions (from_position, to_position, name)
 SELECT p.from_position, p.to_position, p.name FROM event_store.partitions p WHERE p.from_position IS NOT NULL;
@@ -48,9 +40,6 @@ ALTER TABLE event_store.mark DROP CONSTRAINT mark_one_key;
 ALTER TABLE event_store.mark ADD PRIMARY KEY (one);
 ALTER TABLE event_store.mark REPLICA IDENTITY DEFAULT;
 
-CREATE SEQUENCE event_store.floor_seq CACHE 1;
-COMMENT ON SEQUENCE event_store.floor_seq IS
-'the floor of event_store.mark, in microseconds since 2000: as appends read it, which must not visit old versions of that row';
 SELECT setval('event_store.floor_seq', greatest(1, (extract(epoch FROM floor - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint))
 FROM event_store.mark WHERE isfinite(floor);
 
@@ -61,29 +50,6 @@ COMMENT ON COLUMN event_store.snapshots.digest IS
 ALTER TABLE event_store.aggregates ADD COLUMN keep_snapshots integer NOT NULL DEFAULT 4 CHECK (keep_snapshots > 0),
     ADD COLUMN keep_snapshots_for interval;
 INSERT INTO event_store.counters (name, value) VALUES ('damaged_stream', 0);
-
-CREATE TABLE event_store.duties (
-    name        text COLLATE "C" PRIMARY KEY,
-    since       timestamptz NOT NULL,
-    error_code  text NOT NULL,
-    error       text NOT NULL
-);
-COMMENT ON TABLE event_store.duties IS 'what the coordinator cannot do, as long as it fails';
-
-CREATE TABLE event_store.journal (
-    at         timestamptz NOT NULL,
-    id         uuid NOT NULL,
-    by_role    text NOT NULL,
-    acting_as  text NOT NULL,
-    action     text NOT NULL,
-    object     text NOT NULL,
-    before     jsonb,
-    after      jsonb,
-    reason     text,
-    PRIMARY KEY (at, id)
-);
-COMMENT ON TABLE event_store.journal IS
-'what the store was told to do: rights, definitions, commands; by whom, and how it was before. Never data of events';
 
 -- Roles by OID: es_upgrade_store() then looks for them by name, as es_create_store() does on another server.
 ALTER TABLE event_store.aggregates ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;

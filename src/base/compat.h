@@ -93,21 +93,6 @@ es_update_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
 #endif
 }
 
-/* 18 wants the tuple that is being updated, none here. */
-static inline bool
-es_check_index_constraints(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
-						   ItemPointer conflict, List *arbiters)
-{
-#if PG_VERSION_NUM >= 180000
-	ItemPointerData invalid;
-
-	ItemPointerSetInvalid(&invalid);
-	return ExecCheckIndexConstraints(rri, slot, estate, conflict, &invalid, arbiters);
-#else
-	return ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters);
-#endif
-}
-
 /* 19 can also set bits of the visibility map, not here. */
 static inline void
 es_page_prune_opt(Relation rel, Buffer buffer)

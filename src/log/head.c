@@ -121,22 +121,6 @@ hash_name(EsHeads *heads, const text *name)
 }
 
 /*
- * Whether the open transaction has written this version of the row, which is in the slot. Then no other transaction
- * can change the row, and locking it again would only make multixacts: a new version inherits the locks of the one
- * before, and each subtransaction that rolls back adds a member. PostgreSQL 15 also fails an assertion of its own
- * when such a row moves to another page, because it takes the lock that the multixact has, with the update that was
- * rolled back, for the lock that it wants.
- */
-static bool
-written_by_us(EsHeads *heads)
-{
-	bool		isnull;
-	Datum		xmin = slot_getsysattr(heads->rows.slot, MinTransactionIdAttributeNumber, &isnull);
-
-	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
-}
-
-/*
  * Finds a head row by the stream's name, with a snapshot, and leaves it in the slot. hash is hash_name() of it. Where it
  * was last is tried first, because by the index all its versions would be visited that are not removed yet.
  */
@@ -152,7 +136,7 @@ find_row(EsHeads *heads, const text *name, uint64 hash, Snapshot snapshot)
 	if (!es_lookup_find(&heads->rows, snapshot, &key))
 		return false;
 	/* Others need not know of a version that is not committed, or may be an old one. */
-	if (!IsolationUsesXactSnapshot() && !written_by_us(heads))
+	if (!IsolationUsesXactSnapshot() && !es_newest_is_ours(heads->rows.slot))
 		es_newest_found(hash, &slot->tts_tid);
 	return true;
 }
@@ -471,7 +455,7 @@ es_head_lock(EsHeads *heads, const text *name, int64 limit, EsHead *head)
 		es_newest_check_snapshot(heads->rows.rel, heads->rows.slot);
 		es_head_read(heads->rows.slot, head);
 		tid = heads->rows.slot->tts_tid;
-		ours = written_by_us(heads);
+		ours = es_newest_is_ours(heads->rows.slot);
 		other = limit == PG_INT64_MAX || ours ? InvalidTransactionId : locking_transaction(heads);
 		ExecClearTuple(heads->rows.slot);
 		if (head->version > limit || ours)

@@ -106,8 +106,8 @@ es_lookup_open(EsLookup *lookup, EsIndex which, LOCKMODE lockmode)
 }
 
 /* Ends what es_lookup_begin() or es_lookup_begin_blocks() has begun, if anything. The current row stays in the slot. */
-static void
-end_reading(EsLookup *lookup)
+void
+es_lookup_end(EsLookup *lookup)
 {
 	if (lookup->scan != NULL)
 		index_endscan(lookup->scan);
@@ -117,18 +117,11 @@ end_reading(EsLookup *lookup)
 	lookup->table_scan = NULL;
 }
 
-/* Ends reading before its end. The table stays open. */
-void
-es_lookup_end(EsLookup *lookup)
-{
-	end_reading(lookup);
-}
-
 /* Releases everything but the locks that keep says. */
 void
 es_lookup_close(EsLookup *lookup, EsKeepLocks keep)
 {
-	end_reading(lookup);
+	es_lookup_end(lookup);
 	ExecDropSingleTupleTableSlot(lookup->slot);
 	if (lookup->index != NULL)
 		index_close(lookup->index, keep == ES_KEEP_LOCKS ? NoLock : lookup->lockmode);
@@ -182,7 +175,7 @@ es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, c
 {
 	ScanKeyData scan_keys[MAX_INDEX_COLUMNS];
 
-	end_reading(lookup);
+	es_lookup_end(lookup);
 	lookup->context = CurrentMemoryContext;
 	lookup->direction = backward ? BackwardScanDirection : ForwardScanDirection;
 	if (lookup->index == NULL)
@@ -202,7 +195,7 @@ es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, c
 void
 es_lookup_begin_blocks(EsLookup *lookup, Snapshot snapshot, BlockNumber first, BlockNumber count)
 {
-	end_reading(lookup);
+	es_lookup_end(lookup);
 	lookup->context = CurrentMemoryContext;
 	lookup->direction = ForwardScanDirection;
 	lookup->table_scan = table_beginscan_strat(lookup->rel, snapshot, 0, NULL, true, false);

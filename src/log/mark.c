@@ -205,16 +205,6 @@ hash_row(EsLookup *rows)
 	return es_newest_hash(rows->rel, "mark", 4);
 }
 
-/* Whether the open transaction has written the version in the slot. */
-static bool
-written_by_us(EsLookup *rows)
-{
-	bool		isnull;
-	Datum		xmin = slot_getsysattr(rows->slot, MinTransactionIdAttributeNumber, &isnull);
-
-	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
-}
-
 /*
  * Finds the version of the row that the snapshot shows, and leaves it in the slot. The row is updated all the time, so
  * where the newest version was last is tried first (log/newest.c), and where this session has found it last. Only then
@@ -236,7 +226,7 @@ find_row(EsLookup *rows, Snapshot snapshot)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the event store is incomplete: \"%s.mark\" has no row", ES_SCHEMA),
 					 errhint("Was only the schema restored? Restore the data too.")));
-		if (!IsolationUsesXactSnapshot() && !written_by_us(rows))
+		if (!IsolationUsesXactSnapshot() && !es_newest_is_ours(rows->slot))
 			es_newest_found(hash_row(rows), &rows->slot->tts_tid);
 	}
 	last = rows->slot->tts_tid;
@@ -479,8 +469,8 @@ lock_row(EsLookup *rows, EsMarkRow *row)
 		find_row(rows, snapshot);
 		es_newest_check_snapshot(rows->rel, rows->slot);
 		tid = rows->slot->tts_tid;
-		if (written_by_us(rows))
-			result = TM_Ok;		/* ours already, as a head (written_by_us() in log/head.c) */
+		if (es_newest_is_ours(rows->slot))
+			result = TM_Ok;
 		else
 			result = table_tuple_lock(rows->rel, &tid, snapshot, rows->slot, GetCurrentCommandId(false),
 									  LockTupleNoKeyExclusive, LockWaitBlock,

@@ -22,6 +22,7 @@
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
@@ -219,6 +220,22 @@ es_newest_fetch(Relation rel, uint64 hash, Snapshot snapshot, TupleTableSlot *sl
 		return false;
 	ItemPointerSet(&tid, (BlockNumber) (hint >> 16), (OffsetNumber) hint);
 	return ItemPointerIsValid(&tid) && es_newest_follow(rel, &tid, snapshot, slot);
+}
+
+/*
+ * Whether the open transaction has written this version of the row, which is in the slot. Then no other transaction
+ * can change the row, and locking it again would only make multixacts: a new version inherits the locks of the one
+ * before, and each subtransaction that rolls back adds a member. PostgreSQL 15 also fails an assertion of its own
+ * when such a row moves to another page, because it takes the lock that the multixact has, with the update that was
+ * rolled back, for the lock that it wants.
+ */
+bool
+es_newest_is_ours(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 }
 
 /* Above READ COMMITTED: another transaction has changed the row. */

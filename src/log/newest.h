@@ -13,6 +13,7 @@ extern bool es_newest_follow(Relation rel, ItemPointer tid, Snapshot snapshot, T
 extern void es_newest_found(uint64 hash, ItemPointer tid);
 extern void es_newest_written(uint64 hash, ItemPointer tid);
 extern void es_newest_end_of_transaction(bool commit);
+extern bool es_newest_is_ours(TupleTableSlot *slot);
 ES_NORETURN extern void es_newest_conflict(void);
 extern void es_newest_check_snapshot(Relation rel, TupleTableSlot *slot);
 extern void es_newest_insert_entries(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate, EsUpdateIndexes which,

@@ -89,7 +89,7 @@ read_partition(Relation pg_class, Oid relid, EsPartition *partition)
 	return found;
 }
 
-/* Reads event_store.log_partitions, in order of position. Returns how many rows it has. */
+/* Reads event_store.log_partitions, in no order. Returns how many rows it has. */
 static int
 read_noted(EsPartitionGap **noted)
 {
@@ -125,9 +125,9 @@ read_noted(EsPartitionGap **noted)
  * either, and with the second half its events would be away.
  */
 static int
-read_attached(const EsStore *store, EsPartition **partitions)
+read_attached(EsPartition **partitions)
 {
-	Relation	log = table_open(store->log, AccessShareLock);
+	Relation	log = table_open(es_store()->log, AccessShareLock);
 	List	   *children = find_inheritance_children(RelationGetRelid(log), NoLock);
 	Relation	pg_class = table_open(RelationRelationId, AccessShareLock);
 	ListCell   *lc;
@@ -165,7 +165,7 @@ keep(const void *array, Size size)
  * does no harm; the other way round it would be a gap.
  */
 static void
-read_list(const EsStore *store)
+read_list(void)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store partitions", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -177,7 +177,7 @@ read_list(const EsStore *store)
 	generation = es_store()->generation;	/* again: invalidation messages may have come with a lock */
 	/* A snapshot of the catalogs that was taken before a partition was committed would show a gap where it is noted. */
 	InvalidateCatalogSnapshot();
-	found.count = read_attached(es_store(), &found.partitions);
+	found.count = read_attached(&found.partitions);
 	es_partition_gaps_find(&found, noted, noted_count);
 
 	if (list.partitions != NULL)
@@ -204,7 +204,7 @@ es_partition_list(void)
 	const EsStore *store = es_store();
 
 	if (unlikely(list_generation != store->generation || list.partitions == NULL))
-		read_list(store);
+		read_list();
 	return &list;
 }
 

@@ -26,7 +26,7 @@ extern bool es_partition_is_attached(const EsPartition *partition);
 extern Oid	es_partition_category_index(Relation partition);
 
 /* log/partition_gap.c */
-extern void es_partition_gaps_find(EsPartitionList *list, const EsPartitionGap *noted, int noted_count);
+extern void es_partition_gaps_find(EsPartitionList *list, EsPartitionGap *noted, int noted_count);
 extern int64 es_partition_next(const EsPartitionList *list, int64 last);
 extern bool es_partition_gap_in(int64 from, int64 to, bool last, EsPartitionGap *gap);
 ES_NORETURN extern void es_raise_gap(const EsPartitionGap *gap, const char *wanted, bool by_position);

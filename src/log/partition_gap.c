@@ -63,27 +63,24 @@ add_gaps(EsPartitionList *list, const EsPartitionGap *noted, int noted_count, in
 
 /*
  * Fills in the gaps of a list and its end, in the current memory context. Its partitions are in order; the noted ones are
- * not.
+ * not, and are sorted.
  */
 void
-es_partition_gaps_find(EsPartitionList *list, const EsPartitionGap *noted, int noted_count)
+es_partition_gaps_find(EsPartitionList *list, EsPartitionGap *noted, int noted_count)
 {
-	EsPartitionGap *sorted = palloc(sizeof(EsPartitionGap) * Max(noted_count, 1));
 	int64		next = ES_NODE_START(es_store()->node);
 
-	memcpy(sorted, noted, sizeof(EsPartitionGap) * noted_count);
-	qsort(sorted, noted_count, sizeof(EsPartitionGap), compare_gaps);
+	qsort(noted, noted_count, sizeof(EsPartitionGap), compare_gaps);
 	/* A piece of a noted one ends with it or where a partition begins; before each, and at the end, may be one not noted. */
 	list->gaps = palloc(sizeof(EsPartitionGap) * 3 * (noted_count + list->count + 1));
 	list->gap_count = 0;
 	for (int i = 0; i < list->count; i++)
 	{
-		add_gaps(list, sorted, noted_count, next, list->partitions[i].from - 1, true);
+		add_gaps(list, noted, noted_count, next, list->partitions[i].from - 1, true);
 		next = Max(next, list->partitions[i].to);
 	}
-	add_gaps(list, sorted, noted_count, next, PG_INT64_MAX, false);
+	add_gaps(list, noted, noted_count, next, PG_INT64_MAX, false);
 	list->end = next;
-	pfree(sorted);
 }
 
 /*
@@ -109,13 +106,14 @@ int
 es_partition_gaps(int64 last, EsPartitionGap **gaps)
 {
 	const EsPartitionList *list = es_partition_list();
+	int64		next = es_partition_next(list, PG_INT64_MAX);
 	int			count = list->gap_count;
 
 	*gaps = palloc(sizeof(EsPartitionGap) * (count + 1));
 	memcpy(*gaps, list->gaps, sizeof(EsPartitionGap) * count);
-	if (last >= es_partition_next(list, PG_INT64_MAX))
+	if (last >= next)
 	{
-		(*gaps)[count].from = es_partition_next(list, PG_INT64_MAX);
+		(*gaps)[count].from = next;
 		(*gaps)[count].to = last;
 		namestrcpy(&(*gaps)[count++].partition, "");
 	}

@@ -178,12 +178,8 @@ keep_publishing(void)
 	pg_atomic_uint64 *asked = es_duty_word(&rounds_of_the_mark);
 	TimestampTz next;
 
-	if (pg_atomic_read_u64(asked) != 0 && pg_atomic_exchange_u64(asked, 0) != 0)
-	{
-		goal = GetCurrentTimestamp();
-		rounds.pending = true;
-	}
-	if (heartbeat_at() <= GetCurrentTimestamp())
+	if ((pg_atomic_read_u64(asked) != 0 && pg_atomic_exchange_u64(asked, 0) != 0) ||
+		heartbeat_at() <= GetCurrentTimestamp())
 	{
 		goal = GetCurrentTimestamp();
 		rounds.pending = true;

@@ -287,6 +287,7 @@ lock_checkpoints(const char *name)
 void
 es_projection_set_state(const char *name, const char *state)
 {
+	static const char *const statement = "UPDATE event_store.projections SET state = $2 WHERE name = $1";
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2];
 	EsSql		sql;
@@ -296,12 +297,10 @@ es_projection_set_state(const char *name, const char *state)
 	es_sql_begin(&sql, es_store()->owner);
 	/* That it has failed is in its status; the journal has what was commanded. */
 	if (strcmp(state, "failed") == 0)
-		es_sql_write_args("projections",
-						  "UPDATE event_store.projections SET state = $2 WHERE name = $1", 2, types, values, NULL);
+		es_sql_write_args("projections", statement, 2, types, values, NULL);
 	else
 		es_journal_change(sql.saved_user, strcmp(state, "paused") == 0 ? "es_pause_projection" : "es_resume_projection",
-						  "projections", "UPDATE event_store.projections SET state = $2 WHERE name = $1",
-						  2, types, values, NULL);
+						  "projections", statement, 2, types, values, NULL);
 	es_sql_end(&sql);
 	es_projection_changed();
 }

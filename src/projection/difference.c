@@ -56,6 +56,13 @@ es_table_name(const char *qualified)
 	return quote_identifier(strVal(llast(names)));
 }
 
+/* The table of that name. */
+Oid
+es_table_oid(const char *qualified)
+{
+	return RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(qualified)), NoLock, false);
+}
+
 /*
  * The equality operator of a type of a primary key, qualified: the statements run with the search_path of the
  * handler.
@@ -80,7 +87,7 @@ equality_of(Oid type)
 static void
 describe(Table *table, const char *live, const char *schema)
 {
-	Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(live)), NoLock, false);
+	Oid			relid = es_table_oid(live);
 	Relation	rel = relation_open(relid, RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Bitmapset  *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
@@ -216,8 +223,7 @@ trigger_for(Relation rel, int16 event)
 void
 es_difference_check_fast(const char *name)
 {
-	Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(name)), NoLock, false);
-	Relation	rel = relation_open(relid, AccessShareLock);
+	Relation	rel = relation_open(es_table_oid(name), AccessShareLock);
 	const char *trigger = trigger_for(rel, TRIGGER_TYPE_DELETE);
 
 	if (trigger != NULL && trigger_for(rel, TRIGGER_TYPE_TRUNCATE) == NULL)

@@ -8,6 +8,7 @@
 #include "nodes/pg_list.h"
 
 extern const char *es_table_name(const char *qualified);
+extern Oid	es_table_oid(const char *qualified);
 extern void es_difference_check_fast(const char *name);
 extern void es_difference_apply(Oid role, const char *search_path, const char *schema, List *tables, bool fast);
 

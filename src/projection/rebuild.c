@@ -291,7 +291,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 							  (unsigned int) hash_bytes((const unsigned char *) rebuild.name, strlen(rebuild.name)));
 	foreach(lc, projection->tables)
 	{
-		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(lfirst(lc))), NoLock, false);
+		Oid			relid = es_table_oid(lfirst(lc));
 
 		/* Now, and not when all the work is done. */
 		es_check_replica_identity(relid);

@@ -257,6 +257,20 @@ make_dependents(bool trace, bool by_category)
 		es_script_run("store/index_by_category", NULL, 0);
 }
 
+/* Puts back what depends on the library, the roles and the rights. Nothing of it runs with the caller's rights. */
+static void
+put_back(bool trace, bool by_category)
+{
+	EsSql		sql;
+
+	es_sql_begin(&sql, es_store()->owner);
+	make_dependents(trace, by_category);
+	es_sql_end(&sql);
+	es_roles_restore();
+	es_grants_restore();
+	hooks->visited();
+}
+
 Datum
 es_create_store(PG_FUNCTION_ARGS)
 {
@@ -313,13 +327,7 @@ es_create_store(PG_FUNCTION_ARGS)
 		make_schema(owner, true);
 	}
 
-	/* Nothing that the store's owner may have put there runs with the caller's rights. */
-	es_sql_begin(&sql, es_store()->owner);
-	make_dependents(trace, by_category);
-	es_sql_end(&sql);
-	es_roles_restore();
-	es_grants_restore();
-	hooks->visited();
+	put_back(trace, by_category);
 	PG_RETURN_VOID();
 }
 
@@ -345,6 +353,45 @@ check_extension_version(void)
 /* What brings a store from a layout to the next one. */
 static const char *const steps[ES_LAYOUT] = {[1] = "store/upgrade_1"};
 
+/* The tables and sequences that the next layout has more. Only these are made: where another one is missing, it was lost. */
+static const char *const added[ES_LAYOUT][5] = {[1] = {"log_partitions", "floor_seq", "duties", "journal"}};
+
+static bool
+is_added(int layout, const char *relation)
+{
+	for (const char *const *name = added[layout]; *name != NULL; name++)
+		if (strcmp(*name, relation) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Makes what the next layout has more, as a new store has it: in the files each relation is followed by what belongs to
+ * it. Between es_sql_begin() and es_sql_end().
+ */
+static void
+make_added(int layout)
+{
+	for (int i = TABLES; i <= SEQUENCES; i++)
+	{
+		bool		wanted = false;
+		ListCell   *lc;
+
+		/* What depends on the node is there already. */
+		foreach(lc, parse_whole(i, 0))
+		{
+			EsScriptStatement *statement = lfirst(lc);
+			const char *kind;
+			const RangeVar *relation = relation_made(statement->tree, &kind);
+
+			if (relation != NULL)
+				wanted = is_added(layout, relation->relname);
+			if (wanted)
+				es_script_run_parsed(list_make1(statement));
+		}
+	}
+}
+
 /* Brings a store from a layout to the next one, as its owner. */
 static void
 upgrade(int layout, Oid owner)
@@ -352,6 +399,7 @@ upgrade(int layout, Oid owner)
 	EsSql		sql;
 
 	es_sql_begin(&sql, owner);
+	make_added(layout);
 	es_script_run(steps[layout], NULL, 0);
 	es_sql_end(&sql);
 	CommandCounterIncrement();
@@ -366,11 +414,8 @@ finish_upgrade(void)
 
 	es_sql_begin(&sql, es_store()->owner);
 	es_script_run_parsed(parse_whole(VIEWS, es_store()->node));
-	make_dependents(false, false);
 	es_sql_end(&sql);
-	es_roles_restore();
-	es_grants_restore();
-	hooks->visited();
+	put_back(false, false);
 }
 
 Datum

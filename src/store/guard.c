@@ -155,20 +155,20 @@ es_refuse_change(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es_refuse_change() can only be called as a trigger")));
 	table = RelationGetRelationName(trigger->tg_relation);
-	/* Not by the library either. */
-	if (strcmp(table, "journal") == 0 && !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !IsBinaryUpgrade)
-		ereport(ERROR,
-				(errcode(ES_IMMUTABLE),
-				 errmsg("the journal is immutable"),
-				 errdetail("%s on \"%s\" is refused.",
-						   TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
-						   TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE", table)));
-	if (es_sql_is_writing(table) || drops_snapshots(trigger) || is_replicated(trigger) || IsBinaryUpgrade)
-		PG_RETURN_POINTER(NULL);
-
 	verb = TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ? "INSERT" :
 		TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
 		TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE";
+	if (IsBinaryUpgrade)
+		PG_RETURN_POINTER(NULL);
+	/* Not by the library either. */
+	if (strcmp(table, "journal") == 0 && !TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ES_IMMUTABLE),
+				 errmsg("the journal is immutable"),
+				 errdetail("%s on \"%s\" is refused.", verb, table)));
+	if (es_sql_is_writing(table) || drops_snapshots(trigger) || is_replicated(trigger))
+		PG_RETURN_POINTER(NULL);
+
 	if (is_log(trigger->tg_relation) && !TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ES_IMMUTABLE),

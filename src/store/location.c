@@ -242,10 +242,10 @@ skipped(Relation rel, const char *constraint)
 
 /*
  * Writes below SQL fire no triggers: refused where there are any but those that refuse changes. Foreign keys, and what is
- * deferrable, are checked by triggers of core.
+ * deferrable, are checked by triggers of core. The caller has opened the table.
  */
-static void
-check_triggers(Relation rel)
+void
+es_store_check_triggers(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
 
@@ -278,13 +278,6 @@ check_checks(Relation rel)
 		skipped(rel, constraints->check[0].ccname);
 }
 
-/* The same for a table that is written below SQL now and then; the caller has opened it. */
-void
-es_store_check_triggers(Relation table)
-{
-	check_triggers(table);
-}
-
 /*
  * The same for a partition of the log; the caller has opened it. It must be an ordinary table: a foreign table has no index,
  * and one that is itself partitioned has no rows.
@@ -298,7 +291,7 @@ es_store_check_partition(Relation partition)
 				 errmsg("partition \"%s\" of the event log is no ordinary table", RelationGetRelationName(partition)),
 				 errhint("Detach it, and attach a table that has its rows.")));
 	check_columns(partition, log_columns, lengthof(log_columns));
-	check_triggers(partition);
+	es_store_check_triggers(partition);
 }
 
 static Oid
@@ -384,7 +377,7 @@ find(Oid nsp, const StoreRelation *relation, EsStore *into)
 			check_columns(rel, relation->columns, relation->column_count);
 		if (relation->no_triggers)
 		{
-			check_triggers(rel);
+			es_store_check_triggers(rel);
 			check_checks(rel);
 		}
 		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */

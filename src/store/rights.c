@@ -131,8 +131,7 @@ on_grants(const char *statement, const char *role, Oid oid, const char *right)
 static bool
 has_right(const char *role, const char *right)
 {
-	return on_grants("SELECT FROM event_store.grants WHERE role_oid = $3 AND role_system = $4 AND \"right\" = $2"
-					 " AND $1 IS NOT NULL", role, get_role_oid(role, false), right) > 0;
+	return on_grants("SELECT FROM event_store.grants WHERE role_oid = $3 AND role_system = $4 AND \"right\" = $2", role, get_role_oid(role, false), right) > 0;
 }
 
 /* A role that has another right too must keep what both give. */
@@ -276,7 +275,7 @@ static bool
 forget_right(const char *role, const char *right)
 {
 	return on_grants("DELETE FROM event_store.grants g WHERE g.role = $1 AND g.\"right\" = $2"
-					 " AND $3 = 0 AND (g.role_system <> $4 OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_oid))",
+					 " AND (g.role_system <> $4 OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role_oid))",
 					 role, InvalidOid, right) > 0;
 }
 

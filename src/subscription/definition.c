@@ -211,7 +211,6 @@ es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
 
 	es_subscription_check_transaction("es_retry_quarantined_subscription()");
 	(void) es_store_now();
-	es_prevent_if_read_only("es_retry_quarantined_subscription()");
 	name = es_subscription_argument(fcinfo, 0, "name");
 	if (!PG_ARGISNULL(1))
 	{

@@ -24,6 +24,7 @@
 #include "utils/datetime.h"
 #include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 #include "utils/xml.h"
@@ -132,7 +133,7 @@ is_pinned(void)
  * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
  * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
  * settings as they should be and cost next to nothing; so a load opens one around its loop. A
- * search_path of NULL is left as it is.
+ * search_path of NULL is left as it is: nothing looks up names, and no code of users runs.
  */
 int
 es_settings_open(const char *search_path)
@@ -144,6 +145,12 @@ es_settings_open(const char *search_path)
 			es_pin_setting(pinned[i].name, pinned[i].value);
 	if (search_path != NULL && strcmp(namespace_search_path, search_path) != 0)
 		es_pin_setting("search_path", search_path);
+	/*
+	 * Row-level security that applies to the role raises an error: a state or a batch must not be made of some of the rows
+	 * that are meant, by a policy that may even look at the settings of whoever asks.
+	 */
+	if (search_path != NULL && row_security)
+		es_pin_setting("row_security", "off");
 	return level;
 }
 
@@ -170,7 +177,7 @@ es_run_as_in_worker(void)
 	in_worker = true;
 	for (int i = 0; i < lengthof(pinned); i++)
 		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET, PGC_S_OVERRIDE);
-	/* As es_handler_run() has it. */
+	/* As es_settings_open() has it where tables may be read. */
 	SetConfigOption("row_security", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 

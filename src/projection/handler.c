@@ -18,7 +18,6 @@
 #include "tcop/dest.h"
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "base/base.h"
@@ -156,12 +155,6 @@ es_handler_run(EsHandler *handler, Tuplestorestate *rows, TupleDesc desc, int64 
 
 	es_run_as_begin(&run_as, es_run_as_role(handler->role), handler->search_path,
 					handler->may_append ? ES_RUN_APPENDS : 0);
-	/*
-	 * Row-level security that applies to the role raises an error: a batch must not be applied to some of the rows that
-	 * it means, by a policy that may even look at the settings of whoever runs it.
-	 */
-	if (row_security)
-		es_pin_setting("row_security", "off");
 	SPI_connect();
 	register_events(rows, desc, count);
 	tuplestore_rescan(rows);

@@ -198,22 +198,96 @@ refuse_fickle(const char *what)
 typedef struct FunctionNotes
 {
 	StringInfo	definitions;	/* of user-defined functions */
-	bool		user_defined;
+	bool		user_defined;	/* code of users may run, or names be looked up: the search_path and the rest are needed */
 } FunctionNotes;
+
+static bool
+is_plain_type(Oid type)
+{
+	switch (type)
+	{
+		case ANYOID:
+		case ANYELEMENTOID:
+		case ANYNONARRAYOID:
+		case BOOLOID:
+		case BPCHAROID:
+		case BYTEAOID:
+		case CSTRINGOID:
+		case DATEOID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case INTERVALOID:
+		case JSONBOID:
+		case JSONOID:
+		case NUMERICOID:
+		case TEXTOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case TIMETZOID:
+		case VARCHAROID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Whether one of core's functions does nothing but what its arguments say. Others look up names ('t'::regclass), or run code
+ * of users without being theirs: table_to_xml() that of a view, pg_input_is_valid() the checks of a domain. Stable ones over
+ * plain types are common (jsonb_build_object(), casts of times) and do not; all others need the search_path of the
+ * registration, which costs a little, and not that of whoever reads.
+ */
+static bool
+is_plain_function(Form_pg_proc function)
+{
+	const char *name = NameStr(function->proname);
+
+	if (function->provolatile == PROVOLATILE_IMMUTABLE)
+		return true;
+	if (!is_plain_type(function->prorettype) || strncmp(name, "pg_", 3) == 0 || strncmp(name, "has_", 4) == 0)
+		return false;
+	for (int i = 0; i < function->pronargs; i++)
+		if (!is_plain_type(function->proargtypes.values[i]))
+			return false;
+	return true;
+}
+
+/* Whether a value of this type is read and written in the same way whatever the search_path is. */
+static bool
+is_settled_type(Oid type)
+{
+	switch (type)
+	{
+		case REGCLASSOID:
+		case REGCOLLATIONOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGOPERATOROID:
+		case REGOPEROID:
+		case REGPROCEDUREOID:
+		case REGPROCOID:
+		case REGTYPEOID:
+			return false;
+		default:
+			return type < FirstNormalObjectId;
+	}
+}
 
 static bool
 note_function(Oid func, void *context)
 {
 	FunctionNotes *notes = context;
-	HeapTuple	tuple;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func));
 
-	if (func < FirstNormalObjectId)
-		return false;
-	notes->user_defined = true;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func));
+	if (func >= FirstNormalObjectId || !HeapTupleIsValid(tuple) || !is_plain_function((Form_pg_proc) GETSTRUCT(tuple)))
+		notes->user_defined = true;
 	if (HeapTupleIsValid(tuple))
 	{
-		if (((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION)
+		if (func >= FirstNormalObjectId && ((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION)
 			appendStringInfoString(notes->definitions,
 								   TextDatumGetCString(DirectFunctionCall1(pg_get_functiondef,
 																		   ObjectIdGetDatum(func))));
@@ -227,9 +301,10 @@ note_functions(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
-	/* Core's functions may call those of a type: to_jsonb() a cast to json, for example. */
-	if ((IsA(node, Const) && castNode(Const, node)->consttype >= FirstNormalObjectId) ||
-		(IsA(node, RowExpr) && castNode(RowExpr, node)->row_typeid >= FirstNormalObjectId))
+	/* Core's functions may call those of a type: to_jsonb() a cast to json, for example, or the output of a regclass, a name. */
+	if ((IsA(node, Const) && !is_settled_type(castNode(Const, node)->consttype)) ||
+		(IsA(node, RelabelType) && !is_settled_type(castNode(RelabelType, node)->resulttype)) ||
+		(IsA(node, RowExpr) && !is_settled_type(castNode(RowExpr, node)->row_typeid)))
 		((FunctionNotes *) context)->user_defined = true;
 	(void) check_functions_in_node(node, note_function, context);
 	return expression_tree_walker(node, note_functions, context);

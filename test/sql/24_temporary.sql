@@ -168,6 +168,23 @@ RESET search_path;
 RESET ROLE;
 SELECT rolsuper FROM pg_roles WHERE rolname = 'es_test_low';
 
+-- Core's functions that look up names, or run what a view calls, have the path of the registration too.
+CREATE TABLE public.es_attack_names (n int);
+SELECT es_register_aggregate('atko', $$state || jsonb_build_object('r', length(table_to_xml((data ->> 't')::regclass, true, true, '')::text) > 0)$$);
+SELECT es_register_aggregate('atks', $$state || jsonb_build_object('t', (data ->> 't')::regclass, 'c', 'es_attack_names'::regclass)$$);
+SELECT es_append(s || '-1', 0, 'A', '{"t": "es_attack_names"}') IS NOT NULL FROM unnest('{atko,atks}'::text[]) s;
+SET ROLE es_test_low;
+CREATE VIEW es_attack.es_attack_names AS SELECT es_attack.check('') AS n;
+SET search_path = es_attack, public;
+SELECT es_attack.try($$SELECT es_load('atko-1')$$);
+SELECT state FROM es_load('atks-1');
+SET search_path = pg_catalog, public;
+SELECT state FROM es_load('atks-1');
+RESET search_path;
+RESET ROLE;
+SELECT rolsuper FROM pg_roles WHERE rolname = 'es_test_low';
+DROP TABLE public.es_attack_names;
+
 -- Whoever registers with a schema in the path that is open to all is told so.
 SET client_min_messages = warning;
 GRANT CREATE ON SCHEMA es_attack TO PUBLIC;
@@ -178,7 +195,7 @@ SELECT es_register_event_type('AttackChecked', 1, 'true');
 RESET search_path;
 
 SELECT es_drop_projection(n) FROM unnest('{es_attack_inline,es_attack_async,es_attack_truncate}'::text[]) n;
-SELECT es_unregister_aggregate(c) FROM unnest('{atkf,atki,atkv,atkr,atkc,atkt,atkl,atkn}'::text[]) c;
+SELECT es_unregister_aggregate(c) FROM unnest('{atkf,atki,atkv,atkr,atkc,atkt,atkl,atkn,atko,atks}'::text[]) c;
 SELECT es_unregister_upcaster('AttackOld', 1);
 SELECT es_unregister_event_type('AttackChecked', 1);
 DROP TABLE public.es_attack_out;

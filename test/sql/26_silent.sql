@@ -52,6 +52,27 @@ SELECT es_create_projection('own', 'UPDATE totals SET n = n + 10 FROM new_events
 SELECT es_run_projection('own');
 SELECT * FROM totals;
 SHOW row_security;
+-- nor may a state, a check or an upcaster say what the policies let the session see that asks
+UPDATE totals SET n = 7;
+SET ROLE es_test_silent;
+CREATE FUNCTION es_test_total() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT sum(n) FROM public.totals';
+SELECT es_register_aggregate('t', $$state || jsonb_build_object('total', es_test_total())$$);
+SELECT es_register_event_type('Total', 1, 'es_test_total() = 7');
+SELECT es_register_upcaster('Old', 1, $$data || jsonb_build_object('total', es_test_total())$$);
+RESET ROLE;
+SET app.tenant = 'x';
+SELECT version FROM es_append('u-1', 0, 'Old', '{}');
+SELECT pg_temp.try($$SELECT es_load('t-1')$$);
+SELECT pg_temp.try($$SELECT es_append('u-1', 1, 'Total', '{}')$$);
+SELECT pg_temp.try($$SELECT es_read('u-1')$$);
+ALTER ROLE es_test_silent BYPASSRLS;
+SELECT state FROM es_load('t-1');
+SELECT version FROM es_append('u-1', 1, 'Total', '{}');
+SELECT data FROM es_read('u-1', 1, 1);
+ALTER ROLE es_test_silent NOBYPASSRLS;
+RESET app.tenant;
+SELECT es_unregister_aggregate('t'), es_unregister_event_type('Total', 1), es_unregister_upcaster('Old', 1);
+DROP FUNCTION es_test_total;
 SELECT es_drop_projection(name) FROM event_store.projections;
 
 -- ---------------------------------------------------------------- two projections of one table

@@ -105,7 +105,7 @@ store(EsIndex table, int64 stream, const text *key, const EsKeyRow *row)
 	bool		found;
 
 	es_lookup_open(&rows, table, RowExclusiveLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = es_lookup_snapshot();	/* the stream, or the key, is locked */
 	found = find_row(&rows, table, stream, key, snapshot);
 	UnregisterSnapshot(snapshot);
 	if (found)
@@ -154,7 +154,7 @@ es_batch_key_lock(const text *key)
 bool
 es_batch_key_find(const text *key, EsKeyRow *row)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = es_lookup_snapshot();
 	bool		found = find(ES_BATCH_KEYS, 0, key, snapshot, row);
 
 	UnregisterSnapshot(snapshot);

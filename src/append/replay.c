@@ -153,7 +153,7 @@ replay_by_ids(EsCall *call, EsElement *element)
 static bool
 replay_by_key(EsCall *call, EsElement *element)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = es_lookup_snapshot();
 	EsCallStream *stream = &call->streams[element->stream];
 	EsKeyRow	row;
 	bool		found = es_key_find(stream->head.id, element->key, snapshot, &row);

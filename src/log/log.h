@@ -171,6 +171,8 @@ extern void es_lookup_open(EsLookup *lookup, EsIndex which, LOCKMODE lockmode);
 extern void es_lookup_open_table(EsLookup *lookup, Oid table, LOCKMODE lockmode);
 extern void es_lookup_close(EsLookup *lookup, EsKeepLocks keep);
 
+extern Snapshot es_lookup_snapshot(void);
+
 /* One row, or several. */
 extern bool es_lookup_find(EsLookup *lookup, Snapshot snapshot, const Datum *key);
 extern void es_lookup_begin(EsLookup *lookup, Snapshot snapshot, bool backward, int count, const EsIndexKey *keys);

@@ -22,6 +22,7 @@
 #include "executor/executor.h"
 #include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -129,6 +130,22 @@ es_lookup_close(EsLookup *lookup, EsKeepLocks keep)
 }
 
 /* ---------------------------------------------------------------- reading */
+
+/*
+ * A registered snapshot, the latest, for rows that nobody else may write meanwhile: because of a lock that we hold, or because
+ * they are our own. So it is the same whether they are seen under MVCC or not. And not under MVCC they are read without
+ * predicate locks. At SERIALIZABLE these would be on pages of an index where unrelated appends insert, and each would look
+ * like a conflict.
+ */
+Snapshot
+es_lookup_snapshot(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());	/* a copy that is ours alone */
+
+	if (IsolationIsSerializable())
+		snapshot->snapshot_type = SNAPSHOT_SELF;
+	return snapshot;
+}
 
 static void
 set_key(EsLookup *lookup, ScanKey key, int column, StrategyNumber strategy, Datum value)

@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -31,21 +30,6 @@ add_error_context(void *arg)
 	errcontext("inline projection \"%s\"", (char *) arg);
 }
 
-/*
- * A registered snapshot for reading the rows of this call. Nobody else has written any of them, so it is the same whether
- * they are seen under MVCC or not. And not under MVCC they are read without predicate locks. At SERIALIZABLE these would be on
- * the end of the index by position, where every other append inserts, and each would look like a conflict.
- */
-static Snapshot
-snapshot_of_own_rows(void)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());	/* a copy that is ours alone */
-
-	if (IsolationIsSerializable())
-		snapshot->snapshot_type = SNAPSHOT_SELF;
-	return snapshot;
-}
-
 static void
 run_one(EsProjection *projection, int64 first, int64 last)
 {
@@ -58,7 +42,7 @@ run_one(EsProjection *projection, int64 first, int64 last)
 	first = Max(first, projection->from_position + 1);
 	if (first > last)
 		return;
-	snapshot = snapshot_of_own_rows();
+	snapshot = es_lookup_snapshot();	/* nobody else has written any of these rows */
 	handler = es_projection_handler(projection);
 	batch = es_batch_of_call(&projection->filter, es_handler_columns(handler), snapshot, first, last);
 	UnregisterSnapshot(snapshot);

@@ -1,6 +1,7 @@
-# A crash loop: clients append in every way, read by position and by stream, consume a subscription and rebuild a projection,
-# while backends, workers and the server are killed, sessions ended and statements cancelled, also at chosen points
-# (ES_FAULTS). All write down outside of the database what they ask for and what they are told; Checker.pm compares that
+# A crash loop: clients append in every way, read by position and by stream, load, consume a subscription and rebuild a
+# projection, while backends, workers and the server are killed, sessions ended and statements cancelled, also at chosen
+# points (ES_FAULTS). Meanwhile a DBA detaches partitions and attaches them again, renames the role of a projection, hides
+# its rows, publishes all tables, forbids DDL, restores snapshots of another history, and holds old snapshots. All write down outside of the database what they ask for and what they are told; Checker.pm compares that
 # with what is there in the end. It must find what known bugs do.
 #
 # ES_LONG=1 gives it nine minutes, ES_CRASH_SECONDS any other time.
@@ -9,6 +10,7 @@ use warnings;
 
 use Checker;
 use Crash;
+use Dba;
 use File::Basename;
 use IO::Handle;
 use Mutant;
@@ -53,7 +55,7 @@ sub spawn
 	return $pid if $pid > 0;
 	srand($seed + $$);
 	my $ok = eval { $sub->(@args); 1 };
-	print STDERR $@ unless $ok;
+	append_to_file("$dir/died", $@) unless $ok;
 	POSIX::_exit($ok ? 0 : 1);
 }
 
@@ -97,6 +99,8 @@ sub pick_stream
 
 	return $dice < .7 ? 'hot-' . int(rand $hot) : $dice < .9 ? "own$id-" . int(rand 50) : 'new' . int(rand 40) . '-' . int(rand 1e6);
 }
+
+sub pick_level { my $dice = rand; return $dice < .5 ? '' : $dice < .75 ? ' ISOLATION LEVEL REPEATABLE READ' : ' ISOLATION LEVEL SERIALIZABLE' }
 
 sub writer
 {
@@ -148,10 +152,12 @@ sub writer
 			$key = 0;
 			@events = @streams;
 			$rolled_back = $dice > .95;
+			my $level = pick_level();
+			$record->('level', $call, $level) if $level ne '';
 			# It stays open for a while, as those do that must not be overlooked.
 			my $nap = 'DO $$ BEGIN PERFORM pg_sleep(' . sprintf('%.3f', rand .03) . '); END $$';
 			my @calls = map { single($call, 0, $streams[$_], undef, $_) =~ s/;\z//r } 0 .. $#streams;
-			$sql = join(' \; ', 'BEGIN', (map { ($_, $nap) } @calls), $rolled_back ? 'ROLLBACK' : 'COMMIT') . ';';
+			$sql = join(' \; ', "BEGIN$level", (map { ($_, $nap) } @calls), $rolled_back ? 'ROLLBACK' : 'COMMIT') . ';';
 		}
 
 		$record->('intent', $call, $expected // '-', $key ? 'key' : '-', join(',', @events));
@@ -238,6 +244,7 @@ sub reader
 		my ($said, $error) = $session->query("SELECT $columns FROM " . $call->($cursor) . ';');
 
 		return if $error eq 'lost';
+		$record->('refused', $error) if $error ne '';
 		for (map { [ split /\|/ ] } split /\n/, $error eq '' ? $said : '')
 		{
 			$record->('event', @$_);
@@ -316,6 +323,165 @@ sub rebuilder
 		usleep(200_000);
 		return 0;
 	});
+	return;
+}
+
+# Loads see the whole stream, whatever snapshots there are: each event counts one.
+sub loader
+{
+	my ($id) = @_;
+	my $record = recorder("loader.$id");
+
+	follow("reader load $id", sub {
+		my ($session) = @_;
+		my $stream = 'hot-' . int rand $hot;
+		my ($said, $error) = $session->query("SELECT version, coalesce((state->>'n')::bigint, 0) FROM es_load('$stream');");
+
+		return if $error eq 'lost';
+		$record->('refused', $error) if $error ne '';
+		die "a load of $stream gives $said\n" if $error eq '' && $said !~ /^(\d+)\|\1\z/;
+		usleep(10_000);
+		return 0;
+	});
+	return;
+}
+
+# ---- the DBA
+
+# Asks again and again, up to some seconds, until the answer is yes.
+sub come_true
+{
+	my ($ask, $sql, $patience) = @_;
+	my $end = now() + ($patience // 5);
+	my $said = '';
+
+	while (now() < $end)
+	{
+		($said) = $ask->($sql);
+		return 1 if ($said // '') eq 't';
+		usleep(20_000);
+	}
+	return 0;
+}
+
+# What he does. Each says whether it has happened as it should; when the server crashed meanwhile it may not have.
+my %deeds = (
+	detached => sub {
+		my ($ask) = @_;
+		my ($name) = $ask->("$Dba::detachable ORDER BY random() LIMIT 1");
+		return 0 if !$name;
+		# One version of each is known to be there.
+		my ($version) = $ask->("SELECT es_stream_version('hot-0')");
+		my (undef, $error) = $ask->("ALTER TABLE event_store.log DETACH PARTITION event_store.$name");
+		return 0 if $error ne '';
+		my ($all, $all_error) = $ask->('SELECT count(*) FROM es_read_all(0, NULL)');
+		my ($stream, $stream_error) = $ask->(q[SELECT count(*) FROM es_read('hot-0')]);
+		usleep(rand 300_000);
+		come_true($ask, "$Dba::attach_all; SELECT true", 60);
+		die "es_read_all with $name detached: $all\n" if $all_error eq '';
+		die "es_read with $name detached: $stream of $version\n" if $stream_error eq '' && $stream < $version;
+		return $all_error eq '55000';
+	},
+	ddl_forbidden => sub {
+		my ($ask) = @_;
+		$ask->($Dba::no_event_triggers);
+		my ($before) = $ask->('SELECT count(*) FROM event_store.log_partitions');
+		my (undef, $error) = $ask->("BEGIN; $Dba::event_triggers; COMMIT");
+		my $partition_made = $error eq '' && come_true($ask, "SELECT count(*) > $before FROM event_store.log_partitions");
+		come_true($ask, "$Dba::no_event_triggers; SELECT true", 60);
+		return $partition_made;
+	},
+	role_renamed => sub {
+		my ($ask) = @_;
+		$ask->('ALTER ROLE copier RENAME TO copier_2');
+		$ask->('CREATE ROLE copier');
+		my $goes_on = come_true($ask, q[SELECT EXISTS (SELECT FROM event_store.checkpoints c WHERE c.projection = 'copy' AND c.position > ] .
+			($ask->(q[SELECT position FROM event_store.checkpoints WHERE projection = 'copy']))[0] . ')');
+		my (undef, $error) = $ask->('SET ROLE copier; SELECT es_read_all(0, 1)');
+		$ask->('RESET ROLE');
+		come_true($ask, q[SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'copier_2') \gset
+			\if :exists
+				DROP ROLE copier;
+				ALTER ROLE copier_2 RENAME TO copier;
+			\endif
+			SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'copier_2')], 60);
+		return $goes_on && $error eq '42501';
+	},
+	rows_hidden => sub {
+		my ($ask) = @_;
+		$ask->('ALTER TABLE copy ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY');
+		my $failed = come_true($ask, q[SELECT count(*) > 0 FROM event_store.projection_status WHERE name = 'copy' AND last_error_code = '42501']);
+		come_true($ask, "ALTER TABLE copy DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; $Dba::attach_all; SELECT true", 60);
+		return $failed;
+	},
+	all_published => sub {
+		my ($ask) = @_;
+		$ask->($Dba::no_publication);
+		usleep(rand 100_000);
+		come_true($ask, "$Dba::publication; SELECT true", 1);
+		return come_true($ask, q[SELECT EXISTS (SELECT FROM event_store.checkpoints c WHERE c.projection = 'keyless' AND c.position > ] .
+			(($ask->(q[SELECT position FROM event_store.checkpoints WHERE projection = 'keyless']))[0] // 0) . ')');
+	},
+	snapshots_restored => sub {
+		my ($ask) = @_;
+		my ($before) = $ask->('SELECT snapshots_damaged FROM event_store.status');
+		my (undef, $error) = $ask->(q[BEGIN; SELECT es_drop_snapshots('hot');
+			ALTER TABLE event_store.snapshots DISABLE TRIGGER USER;
+			INSERT INTO event_store.snapshots SELECT DISTINCT ON (f.stream) f.* FROM foreign_snapshots f JOIN event_store.heads h ON h.id = f.stream AND h.version >= f.version
+				ORDER BY f.stream, f.version DESC ON CONFLICT DO NOTHING;
+			ALTER TABLE event_store.snapshots ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row; COMMIT]);
+		return $error eq '' && defined $before && come_true($ask, "SELECT snapshots_damaged > $before FROM event_store.status");
+	},
+	snapshot_held => sub {
+		my ($ask) = @_;
+		my ($before, $error) = $ask->('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM es_read_all(0, NULL)');
+		usleep(500_000 + rand 500_000);
+		my ($after, $error_after) = $ask->('SELECT count(*) FROM es_read_all(0, NULL)');
+		my (undef, $error_at_end) = $ask->('COMMIT');
+		return 0 if grep { $_ ne '' } $error, $error_after, $error_at_end;
+		die "a snapshot that is held shows $before events, and $after\n" if $before != $after;
+		return come_true($ask, "SELECT count(*) > $before FROM es_read_all(0, NULL)");
+	});
+
+sub dba
+{
+	my $record = recorder('dba.1');
+	my $session = session('dba');
+	my %happened;
+	# Of a session that was lost, nothing of its transaction is there.
+	my $ask = sub {
+		my ($said, $error) = $session->query("$_[0];");
+		if ($error eq 'lost')
+		{
+			$session->quit;
+			$session = session('dba');
+			$session->query("SET lock_timeout = '3s';");
+		}
+		# The last of its answers; a failed transaction is ended.
+		$session->query('ROLLBACK;') if $error ne '' && $error ne 'lost';
+		my ($last) = reverse split /\n/, $said // '';
+		return ($last // '', $error);
+	};
+
+	$ask->("SET lock_timeout = '3s'");
+	while (!-e "$dir/enough")
+	{
+		for my $deed (sort { rand() <=> .5 } sort keys %deeds)
+		{
+			last if -e "$dir/enough";
+			# First of all each of them once.
+			next if $happened{$deed} && keys %happened < keys %deeds && rand() < .7;
+			if ($deeds{$deed}->($ask))
+			{
+				$record->('did', $deed);
+				$happened{$deed} = 1;
+				append_to_file("$dir/all_deeds", '') if keys %happened == keys %deeds;
+			}
+			usleep(rand 200_000);
+		}
+	}
+	die "the DBA cannot put back what he has done\n" unless come_true($ask, "$Dba::attach_all; SELECT true", 60);
+	$session->quit;
 	return;
 }
 
@@ -450,8 +616,8 @@ sub attack
 	my ($until) = @_;
 	my $turn = 0;
 
-	# Each of them once, on a slow machine too.
-	while (now() < $until || $turn < @crashes)
+	# Each of them once, on a slow machine too; and all that the DBA does.
+	while (now() < $until || $turn < @crashes || !-e "$dir/all_deeds" && now() < $until + 180)
 	{
 		my $calm = now() + .2 + rand 1;
 
@@ -481,8 +647,90 @@ sub dump_store
 	$rows->('head', 'SELECT stream, es_stream_version(stream) FROM event_store.streams');
 	$rows->('projection', 'SELECT position, stream, version, call, n FROM copy');
 	$rows->('finding', q[SELECT replace(c::text, '|', ' ') FROM es_check('all') c UNION ALL SELECT replace(v::text, '|', ' ') FROM es_verify_log() v
-		UNION ALL SELECT replace(p::text, '|', ' ') FROM event_store.projection_status p WHERE status <> 'running' OR quarantined_streams > 0]);
+		UNION ALL SELECT replace(p::text, '|', ' ') FROM event_store.projection_status p WHERE status <> 'running' OR quarantined_streams > 0
+		UNION ALL SELECT format('keyless has %s rows of %s events', count(*), count(DISTINCT position)) FROM keyless
+			HAVING count(*) <> (SELECT count(*) FROM copy) OR count(DISTINCT position) <> count(*)]);
 	$session->quit;
+	return;
+}
+
+# What Checker.pm has not counted: the DBA's deeds, reads that were refused, and transactions by isolation level.
+sub add_figures
+{
+	my ($figure) = @_;
+
+	$figure->{"dba_$_"}++ for -e "$dir/dba.1" ? slurp_file("$dir/dba.1") =~ /^did\t\S+\t(\S+)/mg : ();
+	$figure->{reads_refused} += () = slurp_file($_) =~ /^refused\t\S+\t55000/mg for glob "$dir/reader.* $dir/loader.*";
+	for my $file (glob "$dir/writer.*")
+	{
+		my $said = slurp_file($file);
+		my %level = $said =~ /^level\t\S+\t(\S+)\t ISOLATION LEVEL (\w+)/mg;
+		$figure->{ lc $level{$_} }++ for grep { exists $level{$_} } $said =~ /^ack\t\S+\t(\S+)/mg;
+	}
+	return;
+}
+
+# The store, after one of another history, of which the snapshots are kept: the same streams had other events. Their ids are the
+# same because they are made in the same order.
+sub make_store
+{
+	my $folds = q[SELECT es_register_aggregate('hot', fold => $$state || jsonb_build_object('n', coalesce((state->'n')::int, 0) + coalesce((data->'k')::int, 1))$$,
+		snapshot_every => 25);];
+	my $record = recorder('writer.0');
+	my $streams = join ', ', map { "('hot-$_')" } 0 .. $hot - 1;
+
+	$node->safe_psql($db, qq[
+SELECT es_create_store();
+$folds
+CREATE TABLE foreign_snapshots (LIKE event_store.snapshots);
+DO \$\$ BEGIN
+	FOR i IN 1 .. 40 LOOP
+		PERFORM es_append_batch(array_fill(s, '{50}'), array_fill('T0'::text, '{50}'), array_fill('{"k": 100}'::jsonb, '{50}')), es_snapshot(s) FROM (VALUES $streams) x(s);
+		INSERT INTO foreign_snapshots SELECT * FROM event_store.snapshots s WHERE NOT EXISTS (SELECT FROM foreign_snapshots f WHERE f.stream = s.stream AND f.version = s.version);
+	END LOOP;
+END \$\$;
+DROP SCHEMA event_store CASCADE;
+SELECT es_create_store();
+$folds]);
+	for my $n (0 .. $hot - 1)
+	{
+		$record->('intent', "0.$n", "hot-$n=0", '-', "hot-$n");
+		my @row = split /\|/, $node->safe_psql($db, single("0.$n", 0, "hot-$n", 0, 0));
+		$record->('ack', "0.$n", $row[3], join ':', @row[ 0 .. 2 ]);
+	}
+	# A role of its own, whose name changes; a table without a key, of which only inserts can be published.
+	$node->safe_psql($db, q[
+CREATE ROLE copier;
+GRANT CREATE ON SCHEMA public TO copier;
+SELECT es_grant('copier', 'define');
+SET ROLE copier;
+CREATE TABLE copy (position bigint PRIMARY KEY, stream text, version bigint, call text, n int);
+SELECT es_create_projection('copy', $$INSERT INTO copy SELECT position, stream, version, data->>'call', (data->>'n')::int FROM new_events$$,
+	tables => ARRAY['copy'::regclass]);
+RESET ROLE;
+CREATE TABLE keyless (position bigint);
+SELECT es_create_projection('keyless', 'INSERT INTO keyless SELECT position FROM new_events');
+SELECT es_create_subscription('all');
+] . $Dba::publication);
+	return;
+}
+
+# All events are in the projections; what has failed only because of the DBA goes on.
+sub catch_up
+{
+	my $end = now() + 90;
+
+	for my $projection ('copy', 'keyless')
+	{
+		while (1)
+		{
+			my ($said) = $nemesis->query("SELECT es_wait_for_projection('$projection', (SELECT max(position) FROM event_store.log), '2 s');");
+			last if ($said // '') =~ /^t\z/m;
+			die "projection $projection does not come to its end\n" if now() > $end;
+			ask($Dba::attach_all);
+		}
+	}
+	ask(q[SELECT es_drop_snapshots('hot')]);
 	return;
 }
 
@@ -512,18 +760,13 @@ $more]);
 	use_library($node, $db, $library);
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'event_store'");
 	$node->restart;
-	$node->safe_psql($db, q[
-SELECT es_create_store();
-CREATE TABLE copy (position bigint PRIMARY KEY, stream text, version bigint, call text, n int);
-SELECT es_create_projection('copy', $$INSERT INTO copy SELECT position, stream, version, data->>'call', (data->>'n')::int FROM new_events$$,
-	tables => ARRAY['copy'::regclass]);
-SELECT es_create_subscription('all');
-]);
+	make_store();
 	configure(@quiet);
 	$nemesis = session('nemesis');
 
 	my $until = now() + $time;
 	my @writers = map { spawn(\&writer, $_) } 1 .. $writers;
+	push @writers, spawn(\&dba) if $name eq 'loop';
 	my @others = map { spawn(@$_) } @readers;
 	$meanwhile->($until);
 	configure();
@@ -536,17 +779,18 @@ SELECT es_create_subscription('all');
 	}
 	$nemesis->quit;
 	$nemesis = session('nemesis');
-	ask(q[SELECT es_wait_for_projection('copy', (SELECT max(position) FROM event_store.log), '30 s')]);
+	catch_up();
 	append_to_file("$dir/stop", '');
 	for my $child (@others)
 	{
 		waitpid $child, 0;
 		$failed++ if $? != 0;
 	}
-	is($failed, 0, "$name: clients came to their end");
+	is($failed, 0, "$name: clients came to their end") or diag(-e "$dir/died" ? slurp_file("$dir/died") : 'without a word');
 	dump_store();
 	my ($found, $figure) = Checker::check($dir);
 	$figure->{rebuilt} = -e "$dir/rebuilder.1" ? () = slurp_file("$dir/rebuilder.1") =~ /^rebuilt/mg : 0;
+	add_figures($figure);
 	$figure->{"killed_$_"} = $done{$_} for keys %done;
 	$figure->{faults} += $done{$_} for grep { /^fault_/ } keys %done;
 	diag("$name: " . join(', ', map { "$_ $figure->{$_}" } sort keys %$figure));
@@ -560,7 +804,7 @@ SELECT es_create_subscription('all');
 
 sub show { my ($found) = @_; return join "\n", map { my $rule = $_; map { "$rule: $_" } grep { defined } @{ $found->{$rule} }[ 0 .. 4 ] } sort keys %$found }
 
-my @all = ([ \&feed_reader, 1 ], [ \&feed_reader, 2 ], [ \&stream_reader, 3, 'hot-0' ], [ \&stream_reader, 4, 'hot-1' ], [ \&consumer, 1 ], [ \&monitor ], [ \&rebuilder ]);
+my @all = ([ \&feed_reader, 1 ], [ \&feed_reader, 2 ], [ \&stream_reader, 3, 'hot-0' ], [ \&stream_reader, 4, 'hot-1' ], [ \&consumer, 1 ], [ \&loader, 1 ], [ \&monitor ], [ \&rebuilder ]);
 my ($found, $figure) = run('loop', build_faults(), $seconds, \&attack, '', @all);
 is(show($found), '', 'what clients were told is what is there');
 
@@ -569,6 +813,7 @@ is(show($found), '', 'what clients were told is what is there');
 my %least = (
 	killed_backend => 1, killed_worker => 1, killed_postmaster => 1, killed_immediate => 1, killed_terminate => 5, killed_cancel => 5,
 	faults => 3, killed_fault_kill => 1, acknowledged => 300, events_acknowledged => 600, refused => 50, refused_YE001 => 5, refused_58000 => 1, refused_57014 => 1,
+	(map { ("dba_$_" => 1) } keys %deeds), serializable => 10, repeatable => 10,
 	unknown => 5, replayed => 1, read => 1000, delivered => 600, checkpoints => 50, rebuilt => 1);
 for my $what (sort keys %least)
 {

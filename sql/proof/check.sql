@@ -122,6 +122,16 @@ WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p')
     AND c.relpersistence <> 'p'
 ORDER BY c.relname;
 
+SELECT 'table', NULL, NULL, format('table %s has no replica identity: where it is published, its changes cannot be applied', c.oid::regclass)
+FROM pg_class c
+WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p')
+    AND (c.relname = ANY (:tables::text[]) OR c.relname ~ '^log_[0-9]+$')
+    AND (c.relreplident = 'n'
+        OR c.relreplident = 'd' AND c.relname !~ '^log'    -- what is said of a partition that lacks its key
+            AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+        OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident))
+ORDER BY c.relname;
+
 SELECT 'table', NULL, NULL, format('table %s has row-level security or rules', c.oid::regclass)
 FROM pg_class c
 WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p')

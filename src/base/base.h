@@ -364,6 +364,7 @@ extern uint64 es_sql_write_kept(const char *table, SPIPlanPtr *plan, const char 
 extern uint64 es_sql_write_plan(const char *table, SPIPlanPtr plan, const char *statement, Datum *values,
 								const char *nulls);
 extern bool es_sql_is_writing(const char *table);
+extern void es_sql_check_written(const char *table, uint64 rows, uint64 expected);
 extern const char *es_sql_write_off(void);
 extern void es_sql_write_on(const char *table);
 extern Oid	es_extension_schema(void);

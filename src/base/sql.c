@@ -180,6 +180,23 @@ es_sql_write_plan(const char *table, SPIPlanPtr plan, const char *statement, Dat
 	return SPI_processed;
 }
 
+/*
+ * Raises an error where a statement that must have changed this many rows of a table of the store has changed others: a trigger or
+ * a rule of the owner's has kept it from that. What was done beside it must not stay either: a handler's work without its
+ * checkpoint would be done again, an event without its place in quarantine would be lost.
+ */
+void
+es_sql_check_written(const char *table, uint64 rows, uint64 expected)
+{
+	if (rows != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not write to event_store.%s", table),
+				 errdetail("A statement that changes %llu of its rows has changed %llu.", (unsigned long long) expected,
+						   (unsigned long long) rows),
+				 errhint("Drop the triggers and rules of that table.")));
+}
+
 /* Runs one statement that changes no table of the store; returns the number of rows. */
 uint64
 es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values, const char *nulls)

@@ -170,6 +170,7 @@ insert_row(int64 mark, int64 last, int64 start)
 {
 	Oid			types[6] = {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
 	Datum		values[6];
+	uint64		rows;
 
 	values[0] = Int64GetDatum(mark);
 	values[1] = Int64GetDatum(last);
@@ -177,12 +178,13 @@ insert_row(int64 mark, int64 last, int64 start)
 	values[3] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[4] = Int64GetDatum((int64) GetWALInsertionTimeLine());
 	values[5] = Int64GetDatum((int64) MyDatabaseId);
-	es_sql_write_args("epochs",
-					  "INSERT INTO event_store.epochs (epoch, began_at, mark, last_position, start_position,"
-					  " system_identifier, timeline, database)"
-					  " SELECT greatest((extract(epoch FROM t.now) * 1000000)::bigint,"
-					  " (SELECT max(e.epoch) + 1 FROM event_store.epochs e)), t.now, $1, $2, $3, $4, $5, $6"
-					  " FROM (SELECT clock_timestamp() AS now) t", 6, types, values, NULL);
+	rows = es_sql_write_args("epochs",
+							 "INSERT INTO event_store.epochs (epoch, began_at, mark, last_position, start_position,"
+							 " system_identifier, timeline, database)"
+							 " SELECT greatest((extract(epoch FROM t.now) * 1000000)::bigint,"
+							 " (SELECT max(e.epoch) + 1 FROM event_store.epochs e)), t.now, $1, $2, $3, $4, $5, $6"
+							 " FROM (SELECT clock_timestamp() AS now) t", 6, types, values, NULL);
+	es_sql_check_written("epochs", rows, 1);
 }
 
 /* Makes the first epoch of a store, in the transaction that makes the store. */

@@ -493,7 +493,7 @@ write_row(EsMarkRow *row)
 	ItemPointerData tid;
 
 	open_row(&rows, RowExclusiveLock);
-	es_store_check_triggers(rows.rel);
+	es_store_check_unchecked(rows.rel);
 	lock_row(&rows, &old);
 	tid = rows.slot->tts_tid;
 	row->mark = Max(row->mark, old.mark);

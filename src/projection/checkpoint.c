@@ -103,6 +103,7 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 	Oid			types[9] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, INT4OID, INT4OID};
 	Datum		values[9];
 	char		nulls[9];
+	uint64		rows;
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds = checkpoint->last_active == 0 ? RATE_SECONDS :
 		Max(now - checkpoint->last_active, 1) / (double) USECS_PER_SEC;
@@ -125,11 +126,12 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 	values[7] = Int32GetDatum(checkpoint->failures);
 	values[8] = Int32GetDatum(checkpoint->quarantined);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_write_kept("checkpoints", &save_plan,
-					  "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
-					  " events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
-					  " attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
-					  " WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
+	rows = es_sql_write_kept("checkpoints", &save_plan,
+							 "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
+							 " events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
+							 " attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
+							 " WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
+	es_sql_check_written("checkpoints", rows, 1);
 	es_sql_end(&sql);
 	es_transaction_progressed();
 }

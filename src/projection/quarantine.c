@@ -240,6 +240,7 @@ es_quarantine_save(EsQuarantine *quarantine)
 	{
 		Datum		values[10];
 		char		nulls[10];
+		uint64		rows;
 
 		if (!entry->changed)
 			continue;
@@ -256,14 +257,15 @@ es_quarantine_save(EsQuarantine *quarantine)
 		values[9] = Int32GetDatum(quarantine->attempts + 1);
 		if (entry->error == NULL)
 			nulls[6] = nulls[7] = nulls[8] = 'n';
-		es_sql_write_kept("quarantine", &plan,
-						  "INSERT INTO event_store.quarantine AS q VALUES"
-						  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp())"
-						  " ON CONFLICT (projection, rebuild, stream) DO UPDATE SET together = EXCLUDED.together,"
-						  " events = q.events + EXCLUDED.events, error = coalesce(q.error, EXCLUDED.error),"
-						  " error_code = coalesce(q.error_code, EXCLUDED.error_code),"
-						  " error_position = coalesce(q.error_position, EXCLUDED.error_position)",
-						  10, types, values, nulls);
+		rows = es_sql_write_kept("quarantine", &plan,
+								 "INSERT INTO event_store.quarantine AS q VALUES"
+								 " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp())"
+								 " ON CONFLICT (projection, rebuild, stream) DO UPDATE SET together = EXCLUDED.together,"
+								 " events = q.events + EXCLUDED.events, error = coalesce(q.error, EXCLUDED.error),"
+								 " error_code = coalesce(q.error_code, EXCLUDED.error_code),"
+								 " error_position = coalesce(q.error_position, EXCLUDED.error_position)",
+								 10, types, values, nulls);
+		es_sql_check_written("quarantine", rows, 1);
 	}
 	if (plan != NULL)
 		SPI_freeplan(plan);

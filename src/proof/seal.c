@@ -235,6 +235,7 @@ store_seal(const EsSeal *seal, const EsMarkState *published, StringInfo manifest
 	Datum		values[7];
 	bool		known = seal->to >= published->mark && !TIMESTAMP_NOT_FINITE(published->stable_until);
 	EsSql		sql;
+	uint64		rows;
 
 	SET_VARSIZE(manifest->data, manifest->len);
 	values[0] = Int64GetDatum(seal->after);
@@ -245,11 +246,12 @@ store_seal(const EsSeal *seal, const EsMarkState *published, StringInfo manifest
 	values[5] = PointerGetDatum(manifest->data);
 	values[6] = TimestampTzGetDatum(published->stable_until);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_write_args("seals",
-					  "INSERT INTO event_store.seals"
-					  " (after_position, to_position, events, tree, root, sealed_at, manifest, recorded_after)"
-					  " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7)", 7, types, values,
-					  known ? NULL : "      n");
+	rows = es_sql_write_args("seals",
+							 "INSERT INTO event_store.seals"
+							 " (after_position, to_position, events, tree, root, sealed_at, manifest, recorded_after)"
+							 " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7)", 7, types, values,
+							 known ? NULL : "      n");
+	es_sql_check_written("seals", rows, 1);
 	es_sql_end(&sql);
 }
 

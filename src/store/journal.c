@@ -61,6 +61,7 @@ write_row(Oid acting_as, const char *action, Datum object, Datum before, Datum a
 	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID};
 	Datum		values[6];
 	char		nulls[] = "      ";
+	uint64		rows;
 
 	values[0] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false));
 	values[1] = CStringGetTextDatum(GetUserNameFromId(acting_as, false));
@@ -72,9 +73,10 @@ write_row(Oid acting_as, const char *action, Datum object, Datum before, Datum a
 		nulls[4] = 'n';
 	if (after == (Datum) 0)
 		nulls[5] = 'n';
-	es_sql_write_args("journal",
-					  "INSERT INTO event_store.journal (at, id, by_role, acting_as, action, object, before, after)"
-					  " VALUES (clock_timestamp(), gen_random_uuid(), $1, $2, $3, $4, $5, $6)", 6, types, values, nulls);
+	rows = es_sql_write_args("journal",
+							 "INSERT INTO event_store.journal (at, id, by_role, acting_as, action, object, before, after)"
+							 " VALUES (clock_timestamp(), gen_random_uuid(), $1, $2, $3, $4, $5, $6)", 6, types, values, nulls);
+	es_sql_check_written("journal", rows, 1);
 }
 
 /*

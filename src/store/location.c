@@ -268,14 +268,19 @@ es_store_check_triggers(Relation rel)
 	}
 }
 
-/* The same for CHECK constraints. Those of the log are checked, by log/row.c. */
-static void
-check_checks(Relation rel)
+/* The same, and CHECK constraints too. Those of the log are checked, by log/row.c. */
+void
+es_store_check_unchecked(Relation rel)
 {
 	TupleConstr *constraints = RelationGetDescr(rel)->constr;
 
-	if (constraints != NULL && constraints->num_check > 0 && rel->rd_rel->relkind == RELKIND_RELATION)
-		skipped(rel, constraints->check[0].ccname);
+	es_store_check_triggers(rel);
+	if (constraints == NULL || rel->rd_rel->relkind != RELKIND_RELATION)
+		return;
+	for (int i = 0; i < constraints->num_check; i++)
+		/* That of ours, which says that the mark has one row, is kept by its key. */
+		if (strcmp(constraints->check[i].ccname, "mark_one_check") != 0)
+			skipped(rel, constraints->check[i].ccname);
 }
 
 /*
@@ -376,10 +381,7 @@ find(Oid nsp, const StoreRelation *relation, EsStore *into)
 		else
 			check_columns(rel, relation->columns, relation->column_count);
 		if (relation->no_triggers)
-		{
-			es_store_check_triggers(rel);
-			check_checks(rel);
-		}
+			es_store_check_unchecked(rel);
 		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
 		relation_close(rel, AccessShareLock);
 	}

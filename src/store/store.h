@@ -293,6 +293,7 @@ extern int	es_store_layout(Oid *owner);
 extern void es_store_init(void);
 extern void es_store_forget(void);
 extern void es_store_check_triggers(Relation table);
+extern void es_store_check_unchecked(Relation table);
 extern void es_store_check_partition(Relation partition);
 
 /* ---------------------------------------------------------------- citus */

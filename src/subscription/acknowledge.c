@@ -227,7 +227,7 @@ store_advances(const Reply *reply, const Advance *advances, int count)
 	if (moved.count > 0)
 	{
 		es_stream_rows_arrays(&moved, &values[1]);
-		es_statement_run(&move, values, NULL);
+		es_statement_change(&move, values, moved.count);
 	}
 }
 

@@ -240,7 +240,7 @@ store_fetch(EsFetch *fetch)
 	if (fetch->fresh.count > 0)
 	{
 		es_stream_rows_arrays(&fetch->fresh, &values[2]);
-		es_statement_run(&assign, values, NULL);
+		es_statement_change(&assign, values, fetch->fresh.count);
 	}
 	if (fetch->count > 0)
 	{
@@ -248,14 +248,14 @@ store_fetch(EsFetch *fetch)
 		values[3] = Int64GetDatum(fetch->last_position);
 		values[4] = Int64GetDatum(fetch->covered);
 		values[5] = TimestampTzGetDatum(now);
-		es_statement_run(&renew, values, NULL);
+		es_statement_change(&renew, values, 1);
 	}
 	else
 		es_statement_run(&clear, values, NULL);
 	if (fetch->frontier != fetch->sub.position)
 	{
 		values[1] = Int64GetDatum(fetch->frontier);
-		es_statement_run(&move, values, NULL);
+		es_statement_change(&move, values, 1);
 	}
 }
 

@@ -325,7 +325,7 @@ es_pending_store(EsFetch *fetch)
 	{
 		values[1] = PointerGetDatum(fetch->consumer);
 		es_stream_rows_arrays(&taken, &values[2]);
-		es_statement_run(&take, values, NULL);
+		es_statement_change(&take, values, taken.count);
 	}
 	if (done.count > 0)
 	{

@@ -43,6 +43,13 @@ es_statement_run(EsStatement *statement, Datum *values, const char *nulls)
 	return es_sql_write_plan(statement->writes, statement->plan, statement->sql, values, nulls);
 }
 
+/* Runs a statement that must change this many rows. */
+void
+es_statement_change(EsStatement *statement, Datum *values, uint64 rows)
+{
+	es_sql_check_written(statement->writes, es_statement_run(statement, values, NULL), rows);
+}
+
 /* A value of the last statement's result. */
 Datum
 es_statement_value(uint64 row, int column, bool *isnull)

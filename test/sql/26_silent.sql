@@ -178,6 +178,10 @@ BEGIN;
 ALTER TABLE event_store.append_keys ADD CONSTRAINT short CHECK (length(key) < 3);
 SELECT pg_temp.try($$SELECT es_append('z-1', NULL, 'T', '{}', idempotency_key => 'long')$$);
 ROLLBACK;
+BEGIN;
+ALTER TABLE event_store.mark ADD CONSTRAINT low CHECK (mark < 0) NOT VALID;
+SELECT pg_temp.try($$SELECT es_publish_mark()$$);
+ROLLBACK;
 -- these are checked
 BEGIN;
 ALTER TABLE event_store.log ADD CONSTRAINT small CHECK (length(data::text) < 10) NOT VALID;
@@ -204,6 +208,39 @@ BEGIN;
 CREATE RULE r AS ON INSERT TO event_store.categories DO INSTEAD NOTHING;
 SELECT pg_temp.try($$SELECT es_append('new-1', NULL, 'E', '{}')$$);
 ROLLBACK;
+-- ---------------------------------------------------------------- nor anything else: what was done beside it does not stay either
+CREATE TABLE done (stream text, version bigint);
+SELECT version FROM es_append('done-1', 0, 'E', '{}');
+SELECT version FROM es_append('done-1', 1, 'E', '{"bad": true}');
+SELECT es_create_projection('done', 'INSERT INTO done SELECT stream, version FROM new_events WHERE 1 / (CASE WHEN data ? ''bad'' THEN 0 ELSE 1 END) = 1',
+    categories => '{done}', tables => '{done}');
+SELECT es_create_subscription('done', categories => '{done}');
+CREATE FUNCTION pg_temp.try_without(name text, statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE r text;
+BEGIN
+    EXECUTE format('CREATE TRIGGER nothing BEFORE INSERT OR UPDATE ON event_store.%I FOR EACH ROW EXECUTE FUNCTION nothing()', name);
+    r := pg_temp.try(statement);
+    EXECUTE format('DROP TRIGGER nothing ON event_store.%I', name);
+    RETURN r;
+END $$;
+SELECT pg_temp.try_without('checkpoints', $$SELECT es_run_projection('done', 1)$$);
+SELECT es_resume_projection('done');
+SET client_min_messages = error;
+SELECT pg_temp.try_without('quarantine', $$SELECT es_run_projection('done')$$);
+SELECT status, position, last_error FROM event_store.projection_status WHERE name = 'done';
+RESET client_min_messages;
+SELECT count(*) FROM done;
+SELECT pg_temp.try_without('subscription_streams', $$SELECT es_fetch('done', 'c')$$);
+SELECT pg_temp.try_without('subscription_consumers', $$SELECT es_fetch('done', 'c')$$);
+SELECT pg_temp.try_without('subscriptions', $$SELECT es_fetch('done', 'c')$$);
+SELECT count(*) FROM event_store.subscription_streams;
+SELECT es_publish_mark() > 0;
+SELECT pg_temp.try_without('seals', $$SELECT es_seal_log()$$);
+SELECT pg_temp.try_without('epochs', $$SELECT es_begin_epoch()$$);
+SELECT pg_temp.try_without('journal', $$SELECT es_drop_subscription('done')$$);
+SELECT count(*) FROM es_fetch('done', 'c');
+SELECT es_drop_projection('done'), es_drop_subscription('done');
+DROP TABLE done;
 DROP FUNCTION nothing;
 
 -- ---------------------------------------------------------------- renamed event types

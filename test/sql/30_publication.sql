@@ -22,6 +22,13 @@ WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'p')
   AND (c.relreplident <> 'd' OR NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
 ORDER BY 1;
 
+BEGIN;
+ALTER TABLE event_store.mark REPLICA IDENTITY NOTHING;
+ALTER TABLE event_store.heads REPLICA IDENTITY USING INDEX heads_name_key;
+ALTER TABLE event_store.checkpoints REPLICA IDENTITY FULL;
+SELECT kind, detail FROM es_check();
+ROLLBACK;
+
 CREATE PUBLICATION everything FOR ALL TABLES;
 SELECT version FROM es_append('pub-1', 0, 'Published', '{"n": 1}', idempotency_key => 'k');
 SELECT version FROM es_append('pub-1', 1, 'Published', '{"n": 2}');

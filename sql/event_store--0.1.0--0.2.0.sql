@@ -47,6 +47,28 @@ COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, int
 'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
 REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;
 
+-- ---------------------------------------------------------------- locking streams
+
+CREATE FUNCTION es_lock_stream(stream text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_lock_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_lock_stream(text) IS
+'waits until nobody else appends to a stream, and keeps it as it is until the transaction ends; returns its version, 0 when it does not exist';
+
+CREATE FUNCTION es_lock_streams(streams text[]) RETURNS TABLE (stream text, version bigint)
+AS 'MODULE_PATHNAME', 'es_lock_streams' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
+COMMENT ON FUNCTION es_lock_streams(text[]) IS
+'the same for several streams, in one order for all who lock: one row a stream, sorted by name';
+
+CREATE FUNCTION es_load_for_update(stream text,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_load_for_update' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_load_for_update(text) IS
+'locks a stream as es_lock_stream does, and then loads its state: until the transaction ends nobody else appends to it';
+
+REVOKE ALL ON FUNCTION es_lock_stream(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_lock_streams(text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load_for_update(text) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- rights
 
 COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, consume, import, define, operate, erase, read_personal, monitor';

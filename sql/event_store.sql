@@ -85,6 +85,16 @@ AS 'MODULE_PATHNAME', 'es_append_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) IS
 'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream';
 
+CREATE FUNCTION es_lock_stream(stream text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_lock_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_lock_stream(text) IS
+'waits until nobody else appends to a stream, and keeps it as it is until the transaction ends; returns its version, 0 when it does not exist';
+
+CREATE FUNCTION es_lock_streams(streams text[]) RETURNS TABLE (stream text, version bigint)
+AS 'MODULE_PATHNAME', 'es_lock_streams' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
+COMMENT ON FUNCTION es_lock_streams(text[]) IS
+'the same for several streams, in one order for all who lock: one row a stream, sorted by name';
+
 CREATE FUNCTION es_find_append(stream text, idempotency_key text,
     OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean) RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'es_find_append' LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 1;
@@ -154,6 +164,12 @@ CREATE FUNCTION es_load(stream text,
 AS 'MODULE_PATHNAME', 'es_load' LANGUAGE C STABLE PARALLEL UNSAFE COST 1000;
 COMMENT ON FUNCTION es_load(text) IS
 'the current state of a stream, with the transaction''s own appends; its version is what es_append expects next; without events the initial state and version 0';
+
+CREATE FUNCTION es_load_for_update(stream text,
+    OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
+AS 'MODULE_PATHNAME', 'es_load_for_update' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_load_for_update(text) IS
+'locks a stream as es_lock_stream does, and then loads its state: until the transaction ends nobody else appends to it';
 
 CREATE FUNCTION es_load_version(stream text, version bigint,
     OUT state jsonb, OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz)
@@ -405,6 +421,8 @@ REVOKE ALL ON FUNCTION es_append(text, bigint, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append(text, bigint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append_multi(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_lock_stream(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_lock_streams(text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_find_append(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_import_handler() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean, boolean) FROM PUBLIC;
@@ -421,6 +439,7 @@ REVOKE ALL ON FUNCTION es_begin_epoch(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_unregister_aggregate(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_load_for_update(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load_version(text, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load_at(text, timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load_valid_at(text, timestamptz, timestamptz) FROM PUBLIC;

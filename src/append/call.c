@@ -227,6 +227,7 @@ es_call_label(const EsCall *call, int event)
 	switch (call->source)
 	{
 		case ES_FROM_APPEND:
+		case ES_FROM_LOCK:
 			return NULL;
 		case ES_FROM_EVENTS:
 			return psprintf("Element %d of events.", event + 1);

@@ -31,7 +31,8 @@ typedef enum EsSource
 	ES_FROM_EVENTS,				/* es_append, events as JSON */
 	ES_FROM_MULTI,				/* es_append_multi */
 	ES_FROM_BATCH,				/* es_append_batch */
-	ES_FROM_IMPORT				/* rows of event_store.import */
+	ES_FROM_IMPORT,				/* rows of event_store.import */
+	ES_FROM_LOCK				/* es_lock_stream, es_lock_streams: elements without events */
 } EsSource;
 
 /*

@@ -129,30 +129,13 @@ check_ids(EsCall *call)
 	pfree(ids);
 }
 
-/*
- * Compares bytewise, as our indexes are ordered. So the order is the same for all, whatever the database's collation.
- */
-static int
-compare_bytes(const char *a, int alen, const char *b, int blen)
-{
-	int			cmp = memcmp(a, b, Min(alen, blen));
-
-	return cmp != 0 ? cmp : (alen > blen) - (alen < blen);
-}
-
-static int
-compare_text(const text *a, const text *b)
-{
-	return compare_bytes(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b));
-}
-
 static int
 compare_categories(const void *a, const void *b)
 {
 	const text *left = (*(EsCallStream *const *) a)->name;
 	const text *right = (*(EsCallStream *const *) b)->name;
 
-	return compare_bytes(VARDATA_ANY(left), es_category_length(left),
+	return es_compare_bytes(VARDATA_ANY(left), es_category_length(left),
 						 VARDATA_ANY(right), es_category_length(right));
 }
 
@@ -174,13 +157,13 @@ compare_streams(const void *a, const void *b)
 
 	if (left->key != right->key)
 		return left->key < right->key ? -1 : 1;
-	return compare_text(left->stream->name, right->stream->name);
+	return es_compare_names(left->stream->name, right->stream->name);
 }
 
 static int
 compare_types(const void *a, const void *b)
 {
-	return compare_text((*(EsEvent *const *) a)->type, (*(EsEvent *const *) b)->type);
+	return es_compare_names((*(EsEvent *const *) a)->type, (*(EsEvent *const *) b)->type);
 }
 
 /*
@@ -227,7 +210,7 @@ resolve_names(EsCall *call)
 		const EsEvent *before = i > 0 ? &call->events[i - 1].event : NULL;
 
 		/* Often several events of the same type follow each other. */
-		if (before != NULL && before->type_id != 0 && compare_text(before->type, event->type) == 0)
+		if (before != NULL && before->type_id != 0 && es_compare_names(before->type, event->type) == 0)
 			event->type_id = before->type_id;
 		else
 			event->type_id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(event->type),
@@ -480,11 +463,7 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 				made |= make_absent(heads, order, first, i);
 				first = i + 1;
 				if (es_absent_too_many())
-					ereport(ERROR,
-							(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-							 errmsg("a transaction cannot lock more than %d streams that do not exist", ES_MAX_ABSENT),
-							 errdetail("Stream \"%s\" would be one more.", text_to_cstring(stream->name)),
-							 errhint("Append to them, or lock fewer in one transaction.")));
+					es_absent_refuse(stream->name);
 				break;
 			case ES_HEAD_BEYOND:
 				wrong_version(stream, &call->elements[stream->first_element]);
@@ -654,20 +633,7 @@ es_call_execute(EsCall *call)
 	uint8		batch_request[ES_DIGEST_LEN];
 	TimestampTz stamp;
 
-	es_prevent_if_read_only("appending events");
-	PreventCommandDuringRecovery("appending events");
-	PreventCommandIfParallelMode("appending events");
-	(void) es_store_now();
-	/*
-	 * Stored text runs within another append or load, which has read versions and locked heads before. If a fold
-	 * appended to the stream that it folds, its state would never be that of the newest version.
-	 */
-	if (es_in_stored_text())
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a fold, an upcaster, a check or a projection without side effects may not append events"),
-				 errhint("Declare functions that change something VOLATILE, so that they are refused when they are registered; a projection that appends needs side_effects => true.")));
-
+	es_lock_prepare(call->source != ES_FROM_LOCK);
 	check_ids(call);
 	merge_setting(call);
 	es_hash_requests(call, batch_request);
@@ -691,6 +657,7 @@ es_call_execute(EsCall *call)
 	if (es_replay_streams(call))
 	{
 		es_heads_close(&heads);
+		es_hold_note();
 		return;
 	}
 	check_versions(call);
@@ -730,6 +697,8 @@ es_call_execute(EsCall *call)
 		}
 	es_heads_close(&heads);
 	CommandCounterIncrement();
+	if (call->event_count == 0)
+		es_hold_note();
 	if (call->event_count > 0 && after_append != NULL)
 		after_append(call->first_position, call->last_position);
 }

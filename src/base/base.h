@@ -134,6 +134,7 @@ extern void es_fault(EsFaultPoint point);
 #define ES_LOCK_STREAM_NAME	0xEA	/* a stream that does not exist: the second and third field are a hash of its name */
 #define ES_LOCK_MAKER		0xEB	/* whoever has started a maker of what the second field is the table of (log/maker.c) */
 #define ES_LOCK_PROJECTION_TABLES	0xEC	/* whoever checks that no two projections have a table together */
+#define ES_LOCK_HOLDING		0xED	/* whoever holds streams without having appended; nobody waits for it (log/hold.c) */
 
 /* ---------------------------------------------------------------- run as */
 

@@ -12,6 +12,7 @@
 
 #define ES_DEFAULT_AS_OF_WAIT		1000
 #define ES_DEFAULT_MARK_WAIT		100
+#define ES_DEFAULT_IDLE_APPEND_TIMEOUT	(60 * 1000)
 #define ES_DEFAULT_MARK_INTERVAL	20
 #define ES_DEFAULT_MAX_BATCH		50000
 #define ES_DEFAULT_MAX_CATEGORIES	10000
@@ -27,7 +28,7 @@ int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_heartbeat = 0;
-int			es_idle_append_timeout = 0;
+int			es_idle_append_timeout = ES_DEFAULT_IDLE_APPEND_TIMEOUT;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
 int			es_max_batch = ES_DEFAULT_MAX_BATCH;
@@ -70,10 +71,10 @@ es_settings_init(void)
 							0, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.idle_append_timeout",
-							"Sets how long a session may be idle in a transaction that has appended; 0 means for ever.",
-							"The coordinator ends longer ones: they hold the high-water mark back.",
+							"Sets how long a session may be idle in a transaction that has appended or holds streams; 0 means for ever.",
+							"The coordinator ends longer ones: they hold the high-water mark back, and others wait for their streams.",
 							&es_idle_append_timeout,
-							0, 0, INT_MAX,
+							ES_DEFAULT_IDLE_APPEND_TIMEOUT, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.mark_interval",
 							"Sets how often the coordinator publishes the high-water mark at most.",

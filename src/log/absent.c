@@ -15,6 +15,7 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "utils/builtins.h"
 
 #include "base/base.h"
 #include "log/absent.h"
@@ -85,6 +86,17 @@ es_absent_unlock(const text *name)
 			held[i] = held[--held_count];
 			break;
 		}
+}
+
+/* Refuses a call that would hold too many. */
+void
+es_absent_refuse(const text *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("a transaction cannot lock more than %d streams that do not exist", ES_MAX_ABSENT),
+			 errdetail("Stream \"%s\" would be one more.", text_to_cstring(name)),
+			 errhint("Append to them, or lock fewer in one transaction.")));
 }
 
 /* Whether a transaction holds the lock; it may be our own. */

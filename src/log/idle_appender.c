@@ -1,9 +1,11 @@
 /*
  * log/idle_appender.c
- *	  Idle appenders: sessions that have appended and are idle in the same transaction, so that the mark cannot pass.
+ *	  Idle appenders: sessions that have appended, or hold streams, and are idle in the same transaction, so that the mark
+ *	  cannot pass or others wait.
  *
  * An *open append* is a transaction that has allocated positions and has not ended; it holds the lock on the sequence
- * of positions (log/mark.c). If its session has been idle in this transaction for longer than
+ * of positions (log/mark.c). One that holds streams without that has the lock of log/hold.c. If the session of either has
+ * been idle in this transaction for longer than
  * event_store.idle_append_timeout, the coordinator ends the session, as pg_terminate_backend() would. That may also
  * hit a session that receives its next statement just then. But the transaction must be the one that was idle. So
  * three things are seen in this order: the transaction's lock, that the session is idle, and that the same
@@ -71,9 +73,9 @@ terminate(int pid, LocalTransactionId transaction)
 	return sent;
 }
 
-/* Ends the session of an open append if it has been idle for too long. Returns whether it was ended. */
+/* Ends the session of such a transaction if it has been idle for too long. Returns whether it was ended. */
 static bool
-end_session(int pid, LocalTransactionId transaction)
+end_session(int pid, LocalTransactionId transaction, bool appended)
 {
 	Oid			type = INT4OID;
 	Datum		arg = Int32GetDatum(pid);
@@ -92,26 +94,28 @@ end_session(int pid, LocalTransactionId transaction)
 	if (!too_long(idle) || !terminate(pid, transaction))
 		return false;
 	ereport(LOG,
-			(errmsg("event_store coordinator ended the session of process %d, which was idle in a transaction that has appended", pid),
+			(appended ?
+			 errmsg("event_store coordinator ended the session of process %d, which was idle in a transaction that has appended", pid) :
+			 errmsg("event_store coordinator ended the session of process %d, which was idle in a transaction that holds streams", pid),
 			 errdetail("User \"%s\", application \"%s\": idle since %s, in this transaction since %s.",
 					   SPI_getvalue(rows->vals[0], rows->tupdesc, 3), SPI_getvalue(rows->vals[0], rows->tupdesc, 4),
 					   SPI_getvalue(rows->vals[0], rows->tupdesc, 1), SPI_getvalue(rows->vals[0], rows->tupdesc, 2)),
-			 errhint("It held the high-water mark back for longer than event_store.idle_append_timeout allows.")));
+			 appended ? errhint("It held the high-water mark back for longer than event_store.idle_append_timeout allows.") :
+			 errhint("Whoever wants to append to its streams waits, for longer than event_store.idle_append_timeout allows.")));
 	return true;
 }
 
-/*
- * Logs an open append that is a prepared transaction, if it has been there for too long. Returns whether it was
- * logged.
- */
+/* Logs such a transaction that is prepared, if it has been there for too long. Returns whether it was logged. */
 static bool
-log_prepared(const char *gid, TimestampTz prepared)
+log_prepared(const char *gid, TimestampTz prepared, bool appended)
 {
 	if (!too_long(prepared))
 		return false;
 	ereport(LOG,
-			(errmsg("prepared transaction \"%s\" holds the high-water mark back", gid),
-			 errdetail("It has appended, and was prepared at %s.", timestamptz_to_str(prepared)),
+			(appended ? errmsg("prepared transaction \"%s\" holds the high-water mark back", gid) :
+			 errmsg("prepared transaction \"%s\" holds streams", gid),
+			 appended ? errdetail("It has appended, and was prepared at %s.", timestamptz_to_str(prepared)) :
+			 errdetail("It has locked them, and was prepared at %s.", timestamptz_to_str(prepared)),
 			 errhint("event_store.idle_append_timeout does not end it. Use COMMIT PREPARED or ROLLBACK PREPARED.")));
 	return true;
 }
@@ -120,8 +124,8 @@ log_prepared(const char *gid, TimestampTz prepared)
 static int
 end_sessions(void)
 {
-	Oid			types[2] = {OIDOID, OIDOID};
-	Datum		args[2];
+	Oid			types[3] = {OIDOID, OIDOID, INT4OID};
+	Datum		args[3];
 	SPITupleTable *rows;
 	List	   *still = NIL;
 	int			ended = 0;
@@ -129,13 +133,16 @@ end_sessions(void)
 
 	args[0] = ObjectIdGetDatum(MyDatabaseId);
 	args[1] = ObjectIdGetDatum(es_store_now()->position_seq);
+	args[2] = Int32GetDatum(ES_LOCK_HOLDING);
 	es_sql_begin(&sql, BOOTSTRAP_SUPERUSERID);
-	es_sql_run_args("SELECT l.virtualtransaction, l.pid, split_part(l.virtualtransaction, '/', 2)::bigint, p.gid, p.prepared"
+	es_sql_run_args("SELECT l.virtualtransaction, l.pid, split_part(l.virtualtransaction, '/', 2)::bigint, p.gid, p.prepared,"
+					" bool_or(l.locktype = 'relation')"
 					" FROM pg_locks l LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
 					" AND x.virtualtransaction = l.virtualtransaction"
 					" LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
-					" WHERE l.locktype = 'relation' AND l.database = $1 AND l.relation = $2 AND l.mode = 'RowExclusiveLock'"
-					" AND l.granted AND (l.pid IS NOT NULL OR p.gid IS NOT NULL)", 2, types, args, NULL);
+					" WHERE (l.locktype = 'relation' AND l.relation = $2 OR l.locktype = 'advisory' AND l.objsubid = $3)"
+					" AND l.database = $1 AND l.mode = 'RowExclusiveLock'"
+					" AND l.granted AND (l.pid IS NOT NULL OR p.gid IS NOT NULL) GROUP BY 1, 2, 3, 4, 5", 3, types, args, NULL);
 	rows = SPI_tuptable;
 	/* The state of sessions must be read after their locks, so it must not come from an earlier snapshot. */
 	pgstat_clear_backend_activity_snapshot();
@@ -147,13 +154,14 @@ end_sessions(void)
 		bool		prepared;
 		Datum		pid = SPI_getbinval(row, rows->tupdesc, 2, &prepared);
 		bool		isnull;
+		bool		appended = DatumGetBool(SPI_getbinval(row, rows->tupdesc, 6, &isnull));
 
 		if (!done && prepared)
 			done = log_prepared(SPI_getvalue(row, rows->tupdesc, 4),
-							DatumGetTimestampTz(SPI_getbinval(row, rows->tupdesc, 5, &isnull)));
+								DatumGetTimestampTz(SPI_getbinval(row, rows->tupdesc, 5, &isnull)), appended);
 		else if (!done)
 		{
-			done = end_session(DatumGetInt32(pid), DatumGetInt64(SPI_getbinval(row, rows->tupdesc, 3, &isnull)));
+			done = end_session(DatumGetInt32(pid), DatumGetInt64(SPI_getbinval(row, rows->tupdesc, 3, &isnull)), appended);
 			ended += done;
 		}
 		if (done)
@@ -172,11 +180,12 @@ end_sessions(void)
 
 /* ---------------------------------------------------------------- the coordinator's duty */
 
-/* Whether there can be open appends at all: they keep the mark below the newest position. */
+/* Whether there can be such transactions at all. Open appends keep the mark below the newest position. */
 static bool
-mark_is_behind(void)
+may_be_some(void)
 {
-	return es_idle_append_timeout > 0 && es_published_mark()->mark < es_published_mark()->last;
+	return es_idle_append_timeout > 0 &&
+		(es_published_mark()->mark < es_published_mark()->last || es_hold_by_others());
 }
 
 static bool
@@ -184,7 +193,7 @@ end_idle_appenders(void)
 {
 	static int	uncounted = 0;	/* sessions that were ended, but not yet counted by a transaction that has committed */
 
-	if (!es_process_begin("looking for idle sessions that hold the high-water mark back"))
+	if (!es_process_begin("looking for idle sessions that hold the high-water mark back, or streams"))
 		return false;
 	uncounted += end_sessions();
 	es_counter_add("sessions_ended", uncounted);
@@ -203,8 +212,8 @@ pace(void)
 void
 es_idle_appender_init(void)
 {
-	static EsDuty ending = {.name = "end sessions that hold the high-water mark back",.run = end_idle_appenders,
-	.wanted = mark_is_behind,.pace = pace,.punctual = true};
+	static EsDuty ending = {.name = "end sessions that hold the high-water mark back, or streams",.run = end_idle_appenders,
+	.wanted = may_be_some,.pace = pace,.punctual = true};
 
 	es_duty_register(&ending);
 }

@@ -114,6 +114,8 @@ extern Bitmapset *es_name_ids(EsNameKind kind, List *names);
 extern int32 es_name_make(EsNameKind kind, const char *name, int len);
 extern text *es_name_of(EsNameKind kind, int32 id);
 extern int	es_category_length(const text *stream);
+extern int	es_compare_bytes(const char *a, int alen, const char *b, int blen);
+extern int	es_compare_names(const text *a, const text *b);
 extern text *es_stream_name_stored(int64 id, Snapshot snapshot);
 
 /* ---------------------------------------------------------------- lookup */
@@ -248,8 +250,15 @@ extern void es_head_identify(EsHead *head, int32 category);
 extern void es_head_insert(EsHeads *heads, const text *name, EsHead *head);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);
 extern bool es_absent_too_many(void);
+ES_NORETURN extern void es_absent_refuse(const text *name);
 extern void es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot);
 extern text *es_heads_next(EsHeads *heads, EsHead *head);
+
+/* A transaction may hold streams without appending to them. */
+extern void es_lock_prepare(bool append);
+extern bool es_stream_hold(const text *name, EsHead *head);
+extern void es_hold_note(void);
+extern bool es_hold_by_others(void);
 
 /* ---------------------------------------------------------------- position */
 

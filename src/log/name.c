@@ -301,6 +301,23 @@ es_name_of(EsNameKind kind, int32 id)
 	return name;
 }
 
+/*
+ * Compares bytewise, as our indexes are ordered. So the order is the same for all, whatever the database's collation.
+ */
+int
+es_compare_bytes(const char *a, int alen, const char *b, int blen)
+{
+	int			cmp = memcmp(a, b, Min(alen, blen));
+
+	return cmp != 0 ? cmp : (alen > blen) - (alen < blen);
+}
+
+int
+es_compare_names(const text *a, const text *b)
+{
+	return es_compare_bytes(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b));
+}
+
 /* The length of the category in a stream's name: what comes before the first "-", or all of it. */
 int
 es_category_length(const text *stream)

@@ -25,6 +25,7 @@
 #include "state/snapshot_request.h"
 
 PG_FUNCTION_INFO_V1(es_load);
+PG_FUNCTION_INFO_V1(es_load_for_update);
 PG_FUNCTION_INFO_V1(es_load_version);
 PG_FUNCTION_INFO_V1(es_load_at);
 PG_FUNCTION_INFO_V1(es_load_valid_at);
@@ -201,6 +202,27 @@ Datum
 es_load(PG_FUNCTION_ARGS)
 {
 	return load_stream(fcinfo, stream_argument(fcinfo), PG_INT64_MAX, NULL, GetActiveSnapshot());
+}
+
+/*
+ * Locks the stream, and then looks at what is committed of it: the statement's snapshot is older than the lock. Above READ
+ * COMMITTED the transaction's snapshot shows all of it, or the lock would have been refused.
+ */
+Datum
+es_load_for_update(PG_FUNCTION_ARGS)
+{
+	text	   *stream = stream_argument(fcinfo);
+	Snapshot	snapshot;
+	EsHead		head;
+	Datum		result;
+
+	es_lock_prepare(false);
+	es_check_may_load("es_load_for_update()");
+	(void) es_stream_hold(stream, &head);
+	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
+	result = load_stream(fcinfo, stream, PG_INT64_MAX, NULL, snapshot);
+	UnregisterSnapshot(snapshot);
+	return result;
 }
 
 Datum

@@ -10,15 +10,19 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -43,7 +47,7 @@ typedef struct Right
 static const Right rights[] = {
 	{"append",
 		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version', "
-		"'es_put_snapshot', 'es_get_snapshot'",
+		"'es_lock_stream', 'es_lock_streams', 'es_load_for_update', 'es_put_snapshot', 'es_get_snapshot'",
 	NULL},
 	{"read",
 		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
@@ -249,6 +253,27 @@ es_check_store_owner(void)
 				 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
 }
 
+/* Whether the caller may execute a function of the extension: whether he has the right that it belongs to. */
+static bool
+may_execute(const char *function)
+{
+	CatCList   *named = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(function));
+	Oid			schema = es_extension_schema();
+	bool		may = false;
+
+	for (int i = 0; i < named->n_members; i++)
+	{
+		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(&named->members[i]->tuple);
+
+		if (proc->pronamespace == schema &&
+			DatumGetBool(DirectFunctionCall2(has_function_privilege_id, ObjectIdGetDatum(proc->oid),
+											 CStringGetTextDatum("EXECUTE"))))
+			may = true;
+	}
+	ReleaseCatCacheList(named);
+	return may;
+}
+
 /*
  * Raises 42501 unless the caller may define projections. For functions that belong to another right and give a
  * definition on the way.
@@ -256,18 +281,22 @@ es_check_store_owner(void)
 void
 es_check_may_define(const char *function)
 {
-	EsSql		sql;
-	bool		may;
-
-	es_sql_begin(&sql, InvalidOid);
-	may = es_sql_runf("SELECT FROM pg_proc p WHERE p.pronamespace = %u AND p.proname = 'es_create_projection'"
-					  " AND has_function_privilege(p.oid, 'EXECUTE')", es_extension_schema()) > 0;
-	es_sql_end(&sql);
-	if (!may)
+	if (!may_execute("es_create_projection"))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to give a new definition"),
 				 errdetail("With it, %s needs the right define.", function)));
+}
+
+/* Raises 42501 unless the caller may load states. For functions of the right append that return one. */
+void
+es_check_may_load(const char *function)
+{
+	if (!may_execute("es_load"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to load a state"),
+				 errdetail("%s needs the rights append and read.", function)));
 }
 
 /* Takes a right from a role that is gone, or is another server's: only its row is left. False: there is none. */

@@ -356,6 +356,7 @@ extern void es_trouble_init(void);
 
 extern void es_check_store_owner(void);
 extern void es_check_may_define(const char *function);
+extern void es_check_may_load(const char *function);
 extern void es_rights_lock(void);
 extern void es_grants_restore(void);
 

@@ -80,7 +80,7 @@ SELECT inserted AS i, updated AS u FROM written \gset
 SELECT sum(version) FROM es_append_multi((SELECT jsonb_agg(jsonb_build_object('stream', 'acct-b' || i, 'expected_version', 0,
     'events', '[{"type": "Opened"}]'::jsonb)) FROM generate_series(1, 100) i));
 SELECT inserted - :i AS inserted, updated - :u AS updated, has_id FROM written;
-SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory';
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND objsubid = 234;
 COMMIT;
 -- only checked: 64 in a transaction
 SELECT count(*) FROM es_append_multi((SELECT jsonb_agg(jsonb_build_object('stream', 'acct-c' || i, 'expected_version', 0)) FROM generate_series(1, 64) i));
@@ -99,7 +99,7 @@ BEGIN;
 SELECT inserted AS i, updated AS u FROM written \gset
 SELECT count(try(format($$SELECT es_append('acct-e%s', 5, 'Opened', '{}')$$, i))) FROM generate_series(1, 200) i;
 SELECT count(*) FROM es_append_multi((SELECT jsonb_agg(jsonb_build_object('stream', 'acct-e' || i, 'expected_version', 0)) FROM generate_series(1, 64) i));
-SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory';
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND objsubid = 234;
 COMMIT;
 -- all is as it should be
 SELECT count(*) FROM event_store.streams WHERE stream LIKE 'acct-b%';

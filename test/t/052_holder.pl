@@ -1,5 +1,5 @@
-# event_store.idle_append_timeout: the coordinator ends the session of who has appended and then does nothing in the open
-# transaction. Nobody else's.
+# event_store.idle_append_timeout: the coordinator ends the session of who has appended, or holds streams, and then does
+# nothing in the open transaction. Nobody else's.
 use strict;
 use warnings;
 
@@ -17,6 +17,7 @@ autovacuum = off
 max_worker_processes = 12
 max_prepared_transactions = 5
 event_store.poll_interval = 100ms
+event_store.idle_append_timeout = 0
 ]);
 $node->start;
 $node->safe_psql($db, 'CREATE EXTENSION event_store; SELECT es_create_store()');
@@ -95,6 +96,21 @@ is(ask(q[SELECT sessions_ended FROM event_store.status]), 2, 'a failed transacti
 is(ask(q[SELECT string_agg(DISTINCT stream, ' ') FROM es_read_all()]), 'seen-1', 'nothing of those appends is there');
 is(ask(q[SELECT version FROM es_append('forgotten-1', 0, 'Known', '{}'::jsonb)]), 1, 'their streams are free');
 is($node->safe_psql($db, "SELECT * FROM es_check('all')"), '', 'es_check finds nothing');
+
+# Who holds streams and has not appended, so that the mark is not behind.
+is(ask('SELECT newest_position - mark FROM event_store.status'), 0, 'nothing holds the mark back');
+session('locked', q[SELECT es_lock_stream('seen-1'), es_lock_stream('unseen-1')]);
+ok(poll(q[SELECT sessions_ended = 3 FROM event_store.status]), 'the session that holds streams is ended');
+is(lines(qr/which was idle in a transaction that holds streams/), 1, 'the log says why');
+is(ask(q[SELECT count(*) FROM es_lock_streams('{seen-1,unseen-1}')]), 2, 'its streams are free');
+session('given back', q[SAVEPOINT s; SELECT es_lock_stream('seen-1'); ROLLBACK TO s]);
+ask(q[BEGIN; SELECT es_lock_stream('prepared-1'); PREPARE TRANSACTION 'holds']);
+$now = ask('SELECT now()');
+ok(poll("SELECT query_start > '$now'::timestamptz + '1 s' FROM pg_stat_activity WHERE backend_type = 'event_store coordinator'"),
+	'the coordinator looks');
+like(alive(), qr/given back/, 'who has given them back is left alone');
+ok($node->poll_query_until('postgres', q[SELECT true]) && lines(qr/prepared transaction "holds" holds streams/) == 1, 'a prepared transaction is logged once');
+ask(q[ROLLBACK PREPARED 'holds']);
 
 eval { $_->quit } for values %sessions;
 $node->stop;

@@ -26,6 +26,7 @@ _PG_init(void)
 	es_settings_init();
 	es_temporary_init();
 	es_shared_init();
+	es_handout_init();
 	es_store_init();
 	es_subscriber_init();
 	es_trouble_init();

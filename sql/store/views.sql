@@ -46,6 +46,8 @@ COMMENT ON VIEW event_store.partitions IS
 -- Lag is against what is committed, not against the mark: where no coordinator publishes, the mark stands still.
 -- Lag in time is the age of the first event that was not delivered: one probe of an index.
 -- Where a projection was not active for minutes its rate is 0: exp() would underflow.
+-- What the workers know in shared memory is in a setting, which can be read without depending on the extension. It counts for the
+-- row of the projection that it was found with (es_row_version() in log/lookup.c). A checkpoint is held by who has locked its row.
 CREATE OR REPLACE VIEW event_store.projection_status AS
 SELECT p.name,
     CASE WHEN p.state <> 'running' THEN p.state
@@ -53,11 +55,11 @@ SELECT p.name,
         WHEN p.stale THEN 'stale'
         ELSE 'running' END AS status,
     p.mode,
-    CASE p.mode WHEN 'inline' THEN m.mark ELSE c.position END AS position,
+    CASE p.mode WHEN 'inline' THEN m.mark ELSE k.position END AS position,
     m.mark,
     CASE p.mode WHEN 'inline' THEN 0
-        ELSE greatest(m.newest - c.position - (
-            SELECT coalesce(sum(greatest(least(x.start_position, m.newest) - greatest(x.last_position, c.position), 0)), 0)::bigint
+        ELSE greatest(m.newest - k.position - (
+            SELECT coalesce(sum(greatest(least(x.start_position, m.newest) - greatest(x.last_position, k.position), 0)), 0)::bigint
             FROM event_store.epochs x), 0) END AS lag_events,
     CASE p.mode WHEN 'inline' THEN 0
         ELSE coalesce(extract(epoch FROM clock_timestamp() - n.recorded_at), 0) END::double precision AS lag_seconds,
@@ -72,7 +74,20 @@ SELECT p.name,
     c.error_position AS last_error_position,
     c.last_active,
     b.state AS rebuild,
-    w.coordinator_pid
+    w.coordinator_pid,
+    CASE WHEN b.state = 'running' THEN 'rebuilding' WHEN p.state = 'paused' THEN 'paused' ELSE 'running' END AS state,
+    CASE WHEN p.state = 'failed' OR b.state = 'failed' THEN 'failed'
+        WHEN p.mode = 'async' AND p.state = 'running' AND (h.slots ->> 'no_slot')::boolean THEN 'no_slot'
+        WHEN c.attempts > 0 THEN 'waiting'
+        WHEN p.stale THEN 'stale'
+        ELSE 'ok' END AS health,
+    (s.slot ->> 'pid')::integer AS pid,
+    to_timestamp((s.slot ->> 'since')::double precision) AS active_since,
+    nullif(coalesce(pg_blocking_pids((s.slot ->> 'pid')::integer), '{}') || ARRAY(
+        SELECT coalesce(l.pid, 0)
+        FROM pg_locks l
+        WHERE l.locktype = 'transactionid' AND l.transactionid = c.xmax AND l.granted
+            AND l.pid IS DISTINCT FROM (s.slot ->> 'pid')::integer), '{}') AS blocked_by
 FROM event_store.projections p
 JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
 CROSS JOIN (
@@ -84,10 +99,16 @@ CROSS JOIN (
     FROM pg_locks l
     WHERE l.locktype = 'advisory' AND l.objsubid = :process_lock AND l.objid = 0 AND l.granted
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w
+CROSS JOIN (SELECT nullif(current_setting('event_store.hand_out', true), '')::jsonb AS slots OFFSET 0) h
+CROSS JOIN LATERAL (SELECT h.slots -> hashtextextended(p.name, 0)::text AS slot) s
+CROSS JOIN LATERAL (
+    SELECT greatest(c.position, CASE WHEN (s.slot ->> 'row')::bigint = p.xmin::text::bigint << 32
+        | (((p.ctid::text::point)[0]::bigint << 11 | (p.ctid::text::point)[1]::bigint) & 4294967295)
+        THEN (s.slot ->> 'position')::bigint END) AS position) k
 LEFT JOIN event_store.rebuilds b ON b.projection = p.name
 LEFT JOIN LATERAL (
     SELECT l.recorded_at FROM event_store.log l
-    WHERE p.mode = 'async' AND l.position > c.position
+    WHERE p.mode = 'async' AND l.position > k.position
     ORDER BY l.position
     LIMIT 1) n ON true;
 COMMENT ON VIEW event_store.projection_status IS

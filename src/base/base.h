@@ -254,6 +254,8 @@ typedef struct EsSharedWorker
 	Latch	   *latch;
 	pg_atomic_uint32 asleep;	/* whoever clears it sets the latch */
 	TimestampTz started_at;
+	TimestampTz busy_since;		/* of a pool worker: it is at a task since then; 0: it is not */
+	bool		slow;			/* and the task is a slow one: worker/handout.c */
 } EsSharedWorker;
 
 /* Why the last coordinator of a database ended. */
@@ -274,10 +276,13 @@ typedef struct EsSharedDatabase
 	bool		stopped;		/* es_stop_worker(): to be left alone */
 	bool		asked;			/* the launcher should look here, whatever it knows */
 	bool		no_slot;		/* the launcher found no free slot for the coordinator */
+	bool		no_worker_slot; /* the coordinator found none for a worker of the pool */
 	bool		ready;			/* the coordinator has found a store */
 	EsEnd		end;
 	VirtualTransactionId starter;	/* the coordinator waits for its end before it looks for a store */
 	uint32		starts;			/* of coordinators */
+	int			dispatcher;		/* pid of the worker that looks for work just now; 0: none */
+	bool		dispatch_again; /* another one came meanwhile */
 	int			workers_wanted; /* a pool worker with a number from here on has to go */
 	EsSharedWorker coordinator;
 	EsSharedWorker workers[ES_SHARED_WORKERS];
@@ -310,7 +315,8 @@ extern bool es_shared_release_idle(void);
 
 extern bool es_shared_attach(EsSharedDatabase *entry, EsSharedWorker *worker);
 extern void es_shared_detach(EsSharedDatabase *entry, EsSharedWorker *worker);
-extern void es_shared_wake(EsSharedWorker *worker);
+extern bool es_shared_wake(EsSharedWorker *worker);
+extern void es_shared_wake_one(EsSharedDatabase *entry, const EsSharedWorker *except);
 extern void es_shared_kick(EsSharedDatabase *entry, EsSharedWorker *worker);
 extern bool es_shared_coordinator_running(void);
 extern void es_shared_store_made(void);
@@ -338,6 +344,9 @@ extern void es_temporary_init(void);
 
 /* The schema that holds the store. */
 #define ES_SCHEMA			"event_store"
+
+/* The search_path of our own statements. */
+#define ES_OWN_SEARCH_PATH	"pg_catalog, pg_temp"
 
 typedef struct EsSql
 {

@@ -177,6 +177,8 @@ es_run_as_in_worker(void)
 	in_worker = true;
 	for (int i = 0; i < lengthof(pinned); i++)
 		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+	/* As es_sql_begin() has it. Where tables are made is left to the database: a handler's function may make partitions. */
+	SetConfigOption("search_path", ES_OWN_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
 	/* As es_settings_open() has it where tables may be read. */
 	SetConfigOption("row_security", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }

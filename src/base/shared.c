@@ -131,9 +131,10 @@ es_shared_entry(Oid database)
 		entry = find(InvalidOid);
 		if (entry != NULL)
 		{
-			entry->stopped = entry->asked = entry->no_slot = entry->ready = false;
+			entry->stopped = entry->asked = entry->no_slot = entry->no_worker_slot = entry->ready = false;
 			entry->end = ES_END_UNKNOWN;
 			entry->starts = 0;
+			entry->dispatcher = 0;
 			entry->workers_wanted = 0;
 			SetInvalidVirtualTransactionId(entry->starter);
 			for (int w = 0; w < ES_SHARED_WORDS; w++)
@@ -337,6 +338,8 @@ es_shared_attach(EsSharedDatabase *entry, EsSharedWorker *worker)
 		worker->pid = MyProcPid;
 		worker->latch = MyLatch;
 		worker->started_at = MyStartTimestamp;
+		worker->busy_since = 0;
+		worker->slow = false;
 		pg_atomic_write_u32(&worker->asleep, 0);
 	}
 	SpinLockRelease(&entry->mutex);
@@ -398,18 +401,30 @@ es_shared_store_made(void)
 		ask_launcher(entry);
 }
 
-/* Wakes a worker if it sleeps: one exchange and no system call while it is at work. Must not fail. */
-void
+/* Wakes a worker if it sleeps: one exchange and no system call while it is at work. True: it slept. Must not fail. */
+bool
 es_shared_wake(EsSharedWorker *worker)
 {
-	if (pg_atomic_read_u32(&worker->asleep) != 0 &&
-		pg_atomic_exchange_u32(&worker->asleep, 0) != 0)
-	{
-		Latch	   *latch = *(Latch *volatile *) &worker->latch;
+	Latch	   *latch;
 
-		if (latch != NULL)
-			SetLatch(latch);
-	}
+	if (pg_atomic_read_u32(&worker->asleep) == 0 || pg_atomic_exchange_u32(&worker->asleep, 0) == 0)
+		return false;
+	latch = *(Latch *volatile *) &worker->latch;
+	if (latch != NULL)
+		SetLatch(latch);
+	return true;
+}
+
+/*
+ * Wakes one worker of the pool that sleeps, if there is one, but not `except`. It looks for work, and wakes others as it needs
+ * them. Must not fail.
+ */
+void
+es_shared_wake_one(EsSharedDatabase *entry, const EsSharedWorker *except)
+{
+	for (int i = 0; i < Min(entry->workers_wanted, ES_SHARED_WORKERS); i++)
+		if (&entry->workers[i] != except && es_shared_wake(&entry->workers[i]))
+			break;
 }
 
 /*
@@ -428,11 +443,10 @@ es_shared_announce(EsNews news)
 	if (news == ES_NEWS_APPENDED)
 	{
 		if (entry->coordinator.pid != 0)
-			es_shared_wake(&entry->coordinator);
+			(void) es_shared_wake(&entry->coordinator);
 		else if (shared->launcher_pid != 0 && !entry->asked && entry->end == ES_END_ABSENT)
 			ask_launcher(entry);	/* the store was restored from a dump, say */
-		for (int i = 0; i < Min(entry->workers_wanted, ES_SHARED_WORKERS); i++)
-			es_shared_wake(&entry->workers[i]);
+		es_shared_wake_one(entry, NULL);
 		if (pg_atomic_read_u32(&entry->waiting[ES_NEWS_APPENDED]) != 0)
 			ConditionVariableBroadcast(&entry->appended);
 	}
@@ -449,7 +463,7 @@ es_shared_wake_coordinator(void)
 	if (entry == NULL)
 		return;
 	pg_memory_barrier();		/* what the caller has written for it is seen */
-	es_shared_wake(&entry->coordinator);
+	(void) es_shared_wake(&entry->coordinator);
 }
 
 /* Has the workers look for something to do. */
@@ -460,9 +474,9 @@ es_shared_wake_workers(void)
 
 	if (entry == NULL)
 		return;
-	es_shared_wake(&entry->coordinator);
+	(void) es_shared_wake(&entry->coordinator);
 	for (int i = 0; i < ES_SHARED_WORKERS; i++)
-		es_shared_wake(&entry->workers[i]);
+		(void) es_shared_wake(&entry->workers[i]);
 }
 
 /* ---------------------------------------------------------------- waiting */

@@ -19,12 +19,15 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "parser/parse_expr.h"
 #include "parser/parser.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
@@ -55,10 +58,15 @@ es_sql_begin(EsSql *sql, Oid role)
 	sql->saved_unheard = unheard;
 	unheard = false;
 	sql->guc_level = NewGUCNestLevel();
-	es_pin_setting("search_path", "pg_catalog, pg_temp");
-	es_pin_setting("standard_conforming_strings", "on");
-	es_pin_setting("default_tablespace", "");
-	es_pin_setting("default_table_access_method", "heap");
+	/* What is as it should be, in a worker all of it, costs a comparison. */
+	if (strcmp(namespace_search_path, ES_OWN_SEARCH_PATH) != 0)
+		es_pin_setting("search_path", ES_OWN_SEARCH_PATH);
+	if (!ES_STANDARD_CONFORMING_STRINGS)
+		es_pin_setting("standard_conforming_strings", "on");
+	if (GetConfigOption("default_tablespace", false, false)[0] != '\0')
+		es_pin_setting("default_tablespace", "");
+	if (strcmp(default_table_access_method, "heap") != 0)
+		es_pin_setting("default_table_access_method", "heap");
 	SPI_connect();
 }
 

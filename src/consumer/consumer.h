@@ -45,6 +45,20 @@ extern void es_filter_read(EsFilter *filter, Datum categories, bool categories_n
 extern void es_filter_resolve(const EsFilter *filter, EsTransform *transform, EsFilterIds *ids);
 extern void es_filter_scan(const EsFilterIds *ids, EsScan *scan);
 
+/* ---------------------------------------------------------------- dispatch */
+
+/*
+ * Finds out, by one scan of a range of the log, which of many consumers may get something of it.
+ */
+
+typedef struct EsDispatch EsDispatch;
+
+extern EsDispatch *es_dispatch_create(int count, const EsFilter *const *filters);
+extern void es_dispatch_free(EsDispatch *dispatch);
+extern int64 es_dispatch_scan(EsDispatch *dispatch, Snapshot snapshot, const int64 *known, Bitmapset **asked,
+							  int64 upto, int64 at_most);
+extern uint64 es_upcasters_hash(void);
+
 /* ---------------------------------------------------------------- renamed */
 
 extern void es_filter_type_renamed(const char *type);

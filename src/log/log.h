@@ -183,6 +183,7 @@ extern bool es_lookup_next(EsLookup *lookup);
 extern void es_lookup_end(EsLookup *lookup);
 extern BlockNumber es_lookup_blocks(EsLookup *lookup);
 
+extern uint64 es_row_version(TupleTableSlot *slot);
 extern void es_row_insert(EsLookup *lookup, const Datum *values);
 extern void es_row_delete(EsLookup *lookup, ItemPointer tid);
 extern bool es_row_delete_unless_busy(EsLookup *lookup, Snapshot snapshot);

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -235,6 +236,16 @@ es_lookup_next(EsLookup *lookup)
 	return found;
 }
 
+/* What no two versions of rows of a table have in common: who wrote it, and where it is. (A view computes the same.) */
+uint64
+es_row_version(TupleTableSlot *slot)
+{
+	bool		isnull;
+	TransactionId xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+
+	return (uint64) xmin << 32 | (uint32) (ItemPointerGetBlockNumber(&slot->tts_tid) << 11 |
+										   ItemPointerGetOffsetNumber(&slot->tts_tid));
+}
 
 /* How many blocks the table has now. */
 BlockNumber

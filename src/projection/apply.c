@@ -365,6 +365,7 @@ attempt_batch(void *arg)
 	if (batch->call_count == 0 && attempt->group == 0 && !task->write_idle && !batch->more)
 	{
 		attempt->nothing = true;
+		task->next = batch->next;
 		es_batch_free(batch);
 		return;
 	}
@@ -463,6 +464,8 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 	task->events = 0;
 	task->more = task->split = false;
 	task->error = NULL;
+	task->error_code = 0;
+	task->next = checkpoint->cursor;
 	memset(&attempt, 0, sizeof(attempt));
 	attempt.task = task;
 	attempt.snapshot = snapshot;
@@ -485,6 +488,7 @@ es_apply(EsTask *task, Snapshot snapshot, int64 upto)
 		es_apply_failed(checkpoint, error);
 		result = kind != MAY_PASS && (!task->patient || checkpoint->attempts >= BROKEN_ATTEMPTS) ? ES_FAILED : ES_LATER;
 		task->error = MemoryContextStrdup(old, error->message);
+		task->error_code = error->sqlerrcode;
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

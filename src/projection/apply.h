@@ -32,6 +32,8 @@ typedef struct EsTask
 	bool		more;
 	bool		split;			/* the handler failed on the batch as a whole, and succeeded piece by piece */
 	char	   *error;			/* message, of ES_LATER and ES_FAILED */
+	int			error_code;
+	EsCursor	next;			/* of ES_NOTHING: where the projection would be if that were stored */
 } EsTask;
 
 extern EsResult es_apply(EsTask *task, Snapshot snapshot, int64 upto);

@@ -120,6 +120,7 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	projection->running = strcmp(state, "running") == 0;
 	projection->failed = strcmp(state, "failed") == 0;
 	projection->stale = DatumGetBool(slot->tts_values[Anum_projection_stale - 1]);
+	projection->row = es_row_version(slot);
 }
 
 static int
@@ -167,7 +168,7 @@ read_definitions(void)
 static Definitions *
 definitions(void)
 {
-	uint64		generation = es_store()->generation;
+	uint64		generation = es_projections_generation();
 	Definitions *defs;
 
 	if (current != NULL && current->generation == generation)

@@ -7,6 +7,7 @@
 
 #include "fmgr.h"
 
+#include "worker/worker.h"
 #include "projection/batch.h"
 #include "projection/handler.h"
 
@@ -27,11 +28,12 @@ typedef struct EsProjection
 	bool		stale;
 	EsHandler  *handler;		/* made when first needed */
 
-	/* What this process remembers, so that it reads the checkpoint only when there may be something to do. */
-	int64		known_position;
+	uint64		row;			/* differs for each version of the row, and so for each definition */
+	EsTaskRef	task;			/* in the hand-out: projection/schedule.c */
+
+	/* What this process remembers. */
 	int			limit;			/* events of the next batch; 0: not known yet */
 	bool		said_split;
-	TimestampTz idle_since;		/* when its checkpoint was stored last */
 } EsProjection;
 
 /* Definitions, as committed now; good until the end of the transaction. */

@@ -130,9 +130,9 @@ es_rebuilds(MemoryContext context)
 	ListCell   *lc;
 	MemoryContext old;
 
-	if (generation != es_store()->generation)
+	if (generation != es_projections_generation())
 	{
-		uint64		now = es_store()->generation;
+		uint64		now = es_projections_generation();
 		EsSql		sql;
 		uint64		count;
 		List	   *found = NIL;
@@ -332,7 +332,7 @@ es_cancel_rebuild(PG_FUNCTION_ARGS)
 static EsHandler *
 handler_of(const Rebuild *rebuild)
 {
-	uint64		generation = es_store()->generation;
+	uint64		generation = es_projections_generation();
 
 	if (kept != NULL && (kept_generation != generation || strcmp(kept_for, rebuild->name) != 0))
 	{

@@ -1,9 +1,8 @@
 /*
  * projection/run.c
- *	  Running projections: by workers of the pool, and in the foreground. Waiting for them.
+ *	  Running projections in the foreground, and waiting for them. What workers do is in projection/schedule.c.
  *
- * Any worker can run any projection. The process that has locked a checkpoint's row runs that projection, and other
- * workers skip it.
+ * The process that has locked a checkpoint's row runs that projection.
  */
 #include "postgres.h"
 
@@ -27,26 +26,15 @@
 #include "projection/apply.h"
 #include "projection/rebuild.h"
 #include "projection/run.h"
+#include "projection/schedule.h"
 
 PG_FUNCTION_INFO_V1(es_run_projection);
 PG_FUNCTION_INFO_V1(es_wait_for_projection);
 PG_FUNCTION_INFO_V1(es_retry_quarantined);
 
-/* Milliseconds. */
-#define BATCH_TIME_LONG		200		/* a batch that takes longer makes the next one smaller */
-#define BATCH_TIME_SHORT	50		/* a full one that takes less makes it larger */
-#define RUN_TIME			100		/* batches of one projection, before the worker goes on to the next one */
-#define IDLE_INTERVAL		200		/* between writes of a checkpoint that only the mark moves, where nobody waits */
-#define SHORT_REST			8		/* longest pause after a batch that was not full */
-#define LONG_REST			20		/* the same, after batches that took longer than BUSY_TIME */
-#define BUSY_TIME			2
-#define REST_SHARE			9		/* a pause is so many times as long as the batches took, within these limits */
-#define WORKER_MARK_WAIT	10		/* for appends that are just committing */
-#define HANDLER_LOCK_TIMEOUT 10000	/* then the batch is tried again */
-#define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
-
 /* ---------------------------------------------------------------- one batch */
 
+/* Stops a projection that has failed for good. */
 static void
 stop_projection(EsTask *task, EsProjection *projection)
 {
@@ -61,8 +49,8 @@ stop_projection(EsTask *task, EsProjection *projection)
 }
 
 /* Runs one batch of a projection. Its checkpoint is locked, and its definition was looked up after that. */
-static EsResult
-run_batch(EsTask *task, EsProjection *projection, Snapshot snapshot, int64 upto)
+EsResult
+es_projection_batch(EsTask *task, EsProjection *projection, Snapshot snapshot, int64 upto)
 {
 	EsResult	result;
 
@@ -73,228 +61,6 @@ run_batch(EsTask *task, EsProjection *projection, Snapshot snapshot, int64 upto)
 	if (result == ES_FAILED)
 		stop_projection(task, projection);
 	return result;
-}
-
-/* ---------------------------------------------------------------- workers */
-
-/* Chooses the size of the next batch by how long this one took. */
-static void
-adapt(EsProjection *projection, const EsTask *task, EsResult result, TimestampTz start)
-{
-	long		elapsed = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
-
-	if (task->split && !projection->said_split)
-	{
-		projection->said_split = true;
-		ereport(LOG,
-				(errmsg("handler of projection \"%s\" fails on several calls at once, and not on each of them",
-						projection->name),
-				 errdetail("It is run call by call, which is slow."),
-				 errhint("Two events for one row, perhaps: group the rows of new_events, or take the last one.")));
-	}
-	if (result == ES_LATER || task->split)
-		projection->limit = Max(1, projection->limit / 4);
-	else if (elapsed > BATCH_TIME_LONG)
-		projection->limit = Max(1, projection->limit / 2);
-	else if (task->more && elapsed < BATCH_TIME_SHORT)
-		projection->limit = (int) Min((int64) projection->batch_size, (int64) projection->limit * 2);
-}
-
-/*
- * Runs one batch of one projection, in a transaction of its own, up to a mark that was found before. True: there is
- * more to do at once. Sets *wake_at, where the projection has to be looked at again by then even if nobody wakes the
- * worker.
- */
-static bool
-run_one(const char *name, int64 mark, TimestampTz *wake_at)
-{
-	EsCheckpoint checkpoint;
-	EsTask		task;
-	EsProjection *projection;
-	Snapshot	snapshot;
-	TimestampTz start;
-	EsResult	result = ES_NOTHING;
-
-	if (!es_process_begin(psprintf("projection %s", name)))
-	{
-		*wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DROPPED_INTERVAL);
-		return false;
-	}
-	start = GetCurrentTimestamp();
-
-	memset(&task, 0, sizeof(task));
-	task.patient = true;
-	task.checkpoint = &checkpoint;
-	if (es_checkpoint_lock(name, false, false, &checkpoint) &&
-		(projection = es_projection_find(name)) != NULL && projection->running && !projection->is_inline)
-	{
-		if (checkpoint.retry_at > start)
-			*wake_at = checkpoint.retry_at;
-		else
-		{
-			/* It is taken after the mark was found, so it shows all events up to the mark. */
-			snapshot = RegisterSnapshot(GetLatestSnapshot());
-			if (projection->limit == 0)
-				projection->limit = projection->batch_size;
-			task.limit = projection->limit;
-			task.write_idle = es_shared_watched() ||
-				TimestampDifferenceExceeds(projection->idle_since, start, IDLE_INTERVAL);
-			result = run_batch(&task, projection, snapshot, mark);
-			UnregisterSnapshot(snapshot);
-
-			/* The definitions may have been read again meanwhile, for example because the state was changed. */
-			if ((projection = es_projection_find(name)) != NULL)
-			{
-				adapt(projection, &task, result, start);
-				projection->known_position = checkpoint.cursor.position;
-				if (result == ES_APPLIED)
-					projection->idle_since = start;
-				else if (result == ES_NOTHING && mark > checkpoint.cursor.position)
-					*wake_at = TimestampTzPlusMilliseconds(projection->idle_since, IDLE_INTERVAL);
-			}
-			if (result == ES_LATER)
-				*wake_at = checkpoint.retry_at;
-		}
-	}
-	es_process_end();
-	return result == ES_APPLIED && task.more;
-}
-
-/*
- * Finds the mark, and the names of projections and rebuilds that may have something to do, in the current memory
- * context. False: somebody is just dropping the extension.
- */
-static bool
-find_candidates(int64 *mark, List **names, List **rebuilds)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	EsProjection *projections;
-	int			count;
-
-	*names = NIL;
-	if (!es_process_begin("looking for events"))
-		return false;
-	(void) es_store_now();
-	UnregisterSnapshot(es_mark_snapshot_inside(mark));
-	projections = es_projections(&count);
-	MemoryContextSwitchTo(caller);
-	for (int i = 0; i < count; i++)
-		if (projections[i].running && !projections[i].is_inline && projections[i].known_position < *mark)
-			*names = lappend(*names, pstrdup(projections[i].name));
-	*rebuilds = es_rebuilds(caller);
-	es_process_end();
-	MemoryContextSwitchTo(caller);
-	return true;
-}
-
-static long
-milliseconds_until(TimestampTz wake_at)
-{
-	return Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at), 1);
-}
-
-/*
- * Pauses after batches that were not full, so that the next ones have more to do. As long as a worker keeps up, it so
- * uses about a tenth of a core. The price is a lag of a few milliseconds, and of some more when many events come.
- */
-static void
-rest(TimestampTz start)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	long		elapsed = (now - start) / 1000;
-	long		pause = Min(elapsed * REST_SHARE, elapsed > BUSY_TIME ? LONG_REST : SHORT_REST);
-
-	if (pause > 0)
-		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, pause, es_wait_event("EventStoreWorkerRest"));
-	CHECK_FOR_INTERRUPTS();
-}
-
-/*
- * What a worker of the pool does: looks at every projection and rebuild that no other process is at, and runs a batch
- * of each that has something to do, in transactions of its own. Returns and sets what EsPoolWork says.
- */
-static bool
-run_projections(long *wait)
-{
-	static bool prepared = false;
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store run", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	TimestampTz start = GetCurrentTimestamp();
-	TimestampTz wake_at = 0;
-	List	   *names;
-	List	   *rebuilds;
-	ListCell   *lc;
-	bool		more = false;
-	int64		mark;
-
-	if (!prepared)
-	{
-		/* A crash that loses a batch loses its checkpoint as well, so commits need not wait for the disk. */
-		SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
-		es_mark_wait = WORKER_MARK_WAIT;
-		es_mark_poll_slowly();
-		prepared = true;
-	}
-	if (!find_candidates(&mark, &names, &rebuilds))
-	{
-		*wait = DROPPED_INTERVAL;
-		MemoryContextSwitchTo(old);
-		MemoryContextDelete(context);
-		return false;
-	}
-	foreach(lc, names)
-	{
-		TimestampTz began = GetCurrentTimestamp();
-		TimestampTz look_again = 0;
-		bool		again = false;
-
-		do
-		{
-			if (es_process_wanted_away())
-				break;
-			MemoryContextSwitchTo(context);
-			again = run_one(lfirst(lc), mark, &look_again);
-		} while (again && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), RUN_TIME));
-		more |= again;
-		if (look_again != 0)
-			wake_at = wake_at == 0 ? look_again : Min(wake_at, look_again);
-	}
-	foreach(lc, rebuilds)
-	{
-		MemoryContextSwitchTo(context);
-		CHECK_FOR_INTERRUPTS();
-		more |= es_rebuild_step(lfirst(lc), &wake_at);
-	}
-	MemoryContextSwitchTo(old);
-	*wait = wake_at == 0 ? -1 : milliseconds_until(wake_at);
-	if (names != NIL && !more)
-		rest(start);
-	MemoryContextDelete(context);
-	return more;
-}
-
-/* How many tasks there are for the pool: projections that run, and rebuilds. In the open transaction. */
-static int
-count_tasks(void)
-{
-	int			count;
-	int			tasks = 0;
-	EsProjection *projections;
-
-	(void) es_store_now();
-	projections = es_projections(&count);
-	for (int i = 0; i < count; i++)
-		tasks += projections[i].running && !projections[i].is_inline;
-	return tasks + list_length(es_rebuilds(CurrentMemoryContext));
-}
-
-/* Has the pool run projections; called once, when the library is loaded. */
-void
-es_run_init(void)
-{
-	static const EsPoolWork work = {count_tasks, run_projections, HANDLER_LOCK_TIMEOUT};
-
-	es_pool_register(&work);
 }
 
 /* ---------------------------------------------------------------- in the foreground */
@@ -325,7 +91,7 @@ run_batches(const char *name, int64 upto, bool settled, int64 max_batches, int64
 			break;
 		projection = es_projection_get(name);
 		task.limit = batch_size == 0 ? projection->batch_size : batch_size;
-		if (run_batch(&task, projection, snapshot, Min(upto, mark)) != ES_APPLIED)
+		if (es_projection_batch(&task, projection, snapshot, Min(upto, mark)) != ES_APPLIED)
 			break;
 		events += task.events;
 		if (!task.more)
@@ -537,7 +303,7 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 		if (running_projection(name)->is_inline)
 			reached = true;
 		else
-			reached = es_checkpoint_peek(name, &position) && position >= upto;
+			reached = (es_checkpoint_peek(name, &position) && position >= upto) || es_schedule_known(name) >= upto;
 		if (reached || left <= 0)
 			break;
 		es_shared_wake_workers();

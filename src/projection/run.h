@@ -5,8 +5,10 @@
 #ifndef ES_PROJECTION_RUN_H
 #define ES_PROJECTION_RUN_H
 
-#include "c.h"
+#include "base/base.h"
+#include "projection/apply.h"
 
+extern EsResult es_projection_batch(EsTask *task, EsProjection *projection, Snapshot snapshot, int64 upto);
 extern int64 es_projection_catch_up(const char *name, int64 upto);
 
 #endif							/* ES_PROJECTION_RUN_H */

@@ -42,6 +42,9 @@ static uint64 store_generation = 0;
 static uint64 changes = 1;
 static uint64 changes_seen = 0;
 
+/* The same for what is told of projections alone, and for where the tables are: es_projections_generation(). */
+static uint64 projection_changes = 1;
+
 /* A column of a table that is read or written below SQL. */
 typedef struct EsColumnDef
 {
@@ -171,6 +174,8 @@ relcache_callback(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || is_cached_elsewhere(relid))
 		changes++;
+	if (relid == InvalidOid || relid == store.projections)
+		projection_changes++;
 	if (store_reading || (store_valid && (relid == InvalidOid || is_ours(relid))))
 		store_valid = store_reading = false;
 }
@@ -194,6 +199,7 @@ void
 es_store_forget(void)
 {
 	changes++;
+	projection_changes++;
 	store_valid = false;
 }
 
@@ -465,6 +471,7 @@ es_store(void)
 	EsStore		found;
 	Oid			nsp;
 	uint64		seen;
+	bool		moved;
 	int			tries = 0;
 
 	if (likely(store_valid))
@@ -498,7 +505,10 @@ es_store(void)
 	/* What was read is what it was, and nothing else has changed: other files may keep what they know. */
 	found.generation = store.generation;
 	/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): both were zeroed, also between the fields */
-	if (seen != changes_seen || memcmp(&found, &store, sizeof(EsStore)) != 0)
+	moved = memcmp(&found, &store, sizeof(EsStore)) != 0;
+	if (moved)
+		projection_changes++;
+	if (moved || seen != changes_seen)
 		found.generation = ++store_generation;
 	changes_seen = seen;
 	memcpy(&store, &found, sizeof(EsStore));
@@ -507,7 +517,18 @@ es_store(void)
 }
 
 /*
- * The same for the beginning of a call from SQL: an open transaction may not have heard yet that the
+ * Differs after every change of projections and rebuilds, and where the tables are others: a key for what is known of them. A
+ * new partition or schema, which makes a new generation of the store, changes nothing of that.
+ */
+uint64
+es_projections_generation(void)
+{
+	(void) es_store();
+	return projection_changes;
+}
+
+/*
+ * es_store() for the beginning of a call from SQL: an open transaction may not have heard yet that the
  * store was dropped and made again.
  *
  * And it keeps DROP EXTENSION away until the transaction's end. That locks the store's tables one after the other,

@@ -288,6 +288,7 @@ typedef struct EsStore
 
 extern const EsStore *es_store(void);
 extern const EsStore *es_store_now(void);
+extern uint64 es_projections_generation(void);
 extern bool es_store_exists(void);
 extern int	es_store_layout(Oid *owner);
 extern void es_store_init(void);

@@ -127,6 +127,7 @@ list_databases(void)
 	systable_endscan(scan);
 	relation_close(rel, AccessShareLock);
 	es_shared_release_vanished(database_exists);
+	es_tasks_release_vanished(database_exists);
 	CommitTransactionCommand();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);

@@ -69,7 +69,7 @@ start_member(int number, int wanted)
 		member->told = false;
 		if (no_slot)
 			ereport(LOG, (errmsg("event_store coordinator could start workers again")));
-		no_slot = false;
+		no_slot = es_process_entry()->no_worker_slot = false;
 	}
 	else
 	{
@@ -79,7 +79,7 @@ start_member(int number, int wanted)
 					(errmsg("event_store coordinator found no free slot for a background worker"),
 					 errdetail("%d of %d workers are running.", number, wanted),
 					 errhint("Increase max_worker_processes, or decrease event_store.max_workers.")));
-		no_slot = true;
+		no_slot = es_process_entry()->no_worker_slot = true;
 	}
 }
 
@@ -134,15 +134,11 @@ keep_pool(void)
 	return count_soon ? counting.next : DT_NOEND;
 }
 
-/* Wakes the workers that sleep. */
+/* Has a worker that sleeps look for work. */
 void
 es_pool_wake(void)
 {
-	EsSharedDatabase *entry = es_process_entry();
-
-	for (int i = 0; i < ES_SHARED_WORKERS; i++)
-		if (entry->workers[i].pid != 0)
-			es_shared_wake(&entry->workers[i]);
+	es_shared_wake_one(es_process_entry(), NULL);
 }
 
 static void
@@ -175,6 +171,8 @@ es_pool_worker(Datum arg)
 	es_process_init(&task, ES_POOL_WORKER, work->lock_timeout);
 	self = &es_process_entry()->workers[task.argument];
 	(void) es_process_lock((int) task.argument + 1);	/* only to be seen */
+	if (work->stop != NULL)
+		es_process_at_stop(work->stop);
 	for (;;)
 	{
 		long		wait = -1;

@@ -44,6 +44,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
@@ -55,10 +56,34 @@ static EsSharedDatabase *entry = NULL;	/* never NULL once es_process_init() has 
 static EsSharedWorker *place = NULL;	/* in the entry; NULL for what a duty has started */
 static LOCKTAG shown;				/* the lock that shows this process */
 static bool is_shown = false;	/* it is held */
+static void (*at_stop) (void) = NULL;
 static MemoryContext cycle = NULL;	/* current between transactions; reset by es_process_check() */
 static Oid	extension = InvalidOid; /* that this process works for */
 static char version[64];		/* of it */
 static Oid	store = InvalidOid;	/* its table, so that a store that was dropped and made anew is noticed */
+static bool confirmed = false;	/* the catalogs still have it so, as far as they have told */
+static bool confirming = false; /* cleared by what they tell meanwhile */
+static TimestampTz confirmed_at;
+
+/*
+ * pg_extension has no cache and sends no invalidations (before 18), so it is read. But an extension or a store that is dropped
+ * takes functions, a schema or the table with it, and what is updated mostly replaces functions: those do. What sends nothing,
+ * a step to another version without any function, is noticed CONFIRM_INTERVAL later.
+ */
+#define CONFIRM_INTERVAL	1000	/* milliseconds */
+
+static void
+syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	confirmed = confirming = false;
+}
+
+static void
+relcache_callback(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == store)
+		confirmed = confirming = false;
+}
 
 /* Set by a wing above: whether there is anything to do in this database. In an open transaction. */
 static bool (*has_work) (void) = NULL;
@@ -112,6 +137,8 @@ leave(int code, Datum arg)
 	/* Core does that only for user locks, and after an error: the next process with this one's place would have it. */
 	if (is_shown && MyProc != NULL && es_lock_held_by_me(&shown, ExclusiveLock))
 		(void) LockRelease(&shown, ExclusiveLock, true);
+	(void) es_task_end(NULL);
+	(void) es_dispatch_end();
 	es_shared_detach(entry, place);
 	if (role != ES_COORDINATOR)
 		return;
@@ -154,9 +181,46 @@ es_process_init(EsProcessTask *given, EsRole its_role, int lock_timeout)
 			es_process_exit(ES_END_STOPPED);
 	}
 	es_worker_connect(task.database, lock_timeout);
+	CacheRegisterSyscacheCallback(PROCOID, syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, syscache_callback, (Datum) 0);
+	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(cycle);
+}
+
+/* This process's place in the entry; NULL: it has none. */
+EsSharedWorker *
+es_process_place(void)
+{
+	return place;
+}
+
+/* Has a worker call this when it ends because it was stopped, or the server is. */
+void
+es_process_at_stop(void (*store) (void))
+{
+	at_stop = store;
+}
+
+/* Stores what is only in memory. An error is ignored: what is not stored was never relied on. */
+static void
+store_at_stop(void)
+{
+	if (at_stop == NULL || es_database_locked(task.database))
+		return;
+	ProcDiePending = false;		/* that is why we are here; a second one interrupts us */
+	PG_TRY();
+	{
+		at_stop();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(TopMemoryContext);
+		FlushErrorState();
+		es_process_abort();
+	}
+	PG_END_TRY();
 }
 
 /* The entry of this process's database. */
@@ -193,7 +257,10 @@ void
 es_process_check(void)
 {
 	if (ProcDiePending)
+	{
+		store_at_stop();
 		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_TERMINATED);	/* without a line in the log */
+	}
 	QueryCancelPending = false; /* between two of them there is nothing to cancel */
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
@@ -202,12 +269,15 @@ es_process_check(void)
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 	if (es_process_wanted_away())
+	{
+		store_at_stop();
 		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_YIELDED);
+	}
 	MemoryContextSwitchTo(cycle);
 	MemoryContextReset(cycle);
 }
 
-/* Reads the extension's row; false when there is none. */
+/* Reads the extension's row; false when there is none. The version is wanted where there is a place for it. */
 static bool
 read_extension(Oid *oid, char *into, Size size)
 {
@@ -225,8 +295,9 @@ read_extension(Oid *oid, char *into, Size size)
 		Datum		stored = heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(rel), &isnull);
 
 		*oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
-		into[0] = '\0';
-		if (!isnull)
+		if (into != NULL)
+			into[0] = '\0';
+		if (into != NULL && !isnull)
 			strlcpy(into, TextDatumGetCString(stored), size);
 	}
 	systable_endscan(scan);
@@ -246,34 +317,16 @@ check_constraints_at_once(void)
 	AfterTriggerSetState(all);
 }
 
-/*
- * Begins a transaction, with a snapshot and a lock on the extension. False, and no transaction, when somebody is
- * dropping the extension just now: try again later. Does not return when there is nothing to work for any more, or
- * another process should.
- */
-bool
-es_process_begin(const char *activity)
+/* Exits unless there is still the same to work for. The extension is locked. */
+static void
+confirm(void)
 {
-	LOCKTAG		tag;
 	Oid			oid;
 	Oid			schema;
 	Oid			table;
 	char		now[sizeof(version)];
 
-	SetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, activity);
-	debug_query_string = activity;
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!read_extension(&oid, now, sizeof(now)))
-		es_process_exit(ES_END_ABSENT);
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, oid, 0);
-	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-	{
-		es_process_abort();
-		return false;
-	}
-	AcceptInvalidationMessages();
+	confirming = true;
 	schema = get_namespace_oid(ES_SCHEMA, true);
 	table = OidIsValid(schema) ? get_relname_relid("store", schema) : InvalidOid;
 	if (!read_extension(&oid, now, sizeof(now)) || !OidIsValid(table) || !es_process_has_work())
@@ -286,6 +339,38 @@ es_process_begin(const char *activity)
 	}
 	else if (oid != extension || table != store || strcmp(now, version) != 0)
 		es_process_exit(ES_END_CHANGED);
+	confirmed = confirming;
+	confirmed_at = GetCurrentStatementStartTimestamp();
+}
+
+/*
+ * Begins a transaction, with a snapshot and a lock on the extension. False, and no transaction, when somebody is
+ * dropping the extension just now: try again later. Does not return when there is nothing to work for any more, or
+ * another process should.
+ */
+bool
+es_process_begin(const char *activity)
+{
+	LOCKTAG		tag;
+	Oid			locked = extension;
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, activity);
+	debug_query_string = activity;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!confirmed && !read_extension(&locked, NULL, 0))
+		es_process_exit(ES_END_ABSENT);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, locked, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		es_process_abort();
+		return false;
+	}
+	/* With the lock: whoever dropped it before has sent what clears `confirmed`, and nobody can drop it now. */
+	AcceptInvalidationMessages();
+	if (!confirmed || TimestampDifferenceExceeds(confirmed_at, GetCurrentStatementStartTimestamp(), CONFIRM_INTERVAL))
+		confirm();
 	if (role == ES_POOL_WORKER)
 		check_constraints_at_once();
 	return true;

@@ -63,6 +63,8 @@ extern void es_process_only_if(bool (*wanted) (void));
 extern bool es_process_has_work(void);
 extern void es_process_init(EsProcessTask *task, EsRole role, int lock_timeout);
 extern EsSharedDatabase *es_process_entry(void);
+extern EsSharedWorker *es_process_place(void);
+extern void es_process_at_stop(void (*store) (void));
 ES_NORETURN extern void es_process_exit(EsEnd end);
 extern void es_process_check(void);
 extern bool es_process_wanted_away(void);
@@ -138,6 +140,57 @@ extern pg_atomic_uint64 *es_duty_word(const EsDuty *duty);
 extern void es_duty_tell(const EsDuty *duty, uint64 word);
 extern void es_coordinator_arm(void);
 
+/* ---------------------------------------------------------------- handout */
+
+/*
+ * The hand-out: which task has something to do, up to where, and who is at it. In shared memory (worker/handout.c).
+ */
+
+/* A task that was at work for so long (milliseconds), or waited for a lock, is slow: it leaves workers for the others. */
+#define ES_SLOW_TASK	1000
+
+typedef struct EsTaskKey
+{
+	Oid			database;
+	uint64		hash[2];		/* of its name */
+} EsTaskKey;
+
+typedef struct EsTaskSlot EsTaskSlot;
+
+/* A task's slot, as a process remembers it. It may have become another task's; then nothing is noted of this one. */
+typedef struct EsTaskRef
+{
+	EsTaskSlot *slot;			/* NULL: there is none */
+	EsTaskKey	key;
+} EsTaskRef;
+
+typedef struct EsTaskState
+{
+	uint64		definition;		/* what the positions are true of; of another definition nothing is known */
+	uint64		row;			/* the row that the definition is in: es_row_version() */
+	int64		base;			/* the position that is stored */
+	int64		known;			/* up to here everything is done, or is nothing to be done */
+	int64		upto;			/* if greater than known: there is something to do up to here */
+	TimestampTz moved_at;		/* since when known is greater than base */
+	TimestampTz ran_at;			/* when somebody was at it last */
+	TimestampTz retry_at;		/* not before; 0: at once */
+	bool		slow;
+	bool		once_more;		/* whoever is at it should look again */
+	int			pid;			/* who is at it; 0: nobody */
+	TimestampTz since;
+} EsTaskState;
+
+extern void es_handout_init(void);
+extern void es_task_find(const char *name, bool make, EsTaskRef *ref);
+extern void es_task_forget(const EsTaskRef *ref);
+extern void es_tasks_release_vanished(bool (*exists) (Oid database));
+extern bool es_task_read(const EsTaskRef *ref, bool looking, EsTaskState *state);
+extern void es_task_looked(const EsTaskRef *ref, const EsTaskState *before, int64 known, int64 upto);
+extern bool es_task_take(const EsTaskRef *ref, bool slow, bool *later);
+extern bool es_task_end(const EsTaskState *after);
+extern bool es_dispatch_begin(void);
+extern bool es_dispatch_end(void);
+
 /* ---------------------------------------------------------------- pool */
 
 /*
@@ -155,6 +208,7 @@ typedef struct EsPoolWork
 	 */
 	bool		(*run) (long *wait);
 	int			lock_timeout;	/* milliseconds */
+	void		(*stop) (void); /* a worker ends, and nobody is in a hurry: stores what is only in memory */
 } EsPoolWork;
 
 extern void es_pool_register(const EsPoolWork *work);

@@ -39,13 +39,6 @@ param_json(Params *p, const Buf *json)
 	buf_bytes(param_add(p, 0), json->data, json->len);
 }
 
-static void
-param_null(Params *p)
-{
-	param_add(p, 0);
-	p->is_null[p->count - 1] = true;
-}
-
 void
 stream_name(const Variant *v, int stream, char out[64])
 {
@@ -78,10 +71,7 @@ append_params(const Variant *v, const Workload *w, Rng *r, int stream, Params *p
 
 	stream_name(v, stream_of_event(v, w, r, stream), name);
 	param_text(p, name);
-	if (exact)
-		param_number(p, p->number);
-	else
-		param_null(p);
+	param_number(p, exact ? p->number : -2);
 	param_text(p, e->type);
 	param_json(p, &e->data);
 	param_json(p, &e->metadata);
@@ -128,7 +118,7 @@ bind_es_import(const Variant *v, const Workload *w, Rng *r, int stream, Params *
 	}
 }
 
-/* es_append(stream, NULL, '[{"type", "data", "metadata"}, ...]') */
+/* es_append(stream, -2, '[{"type", "data", "metadata"}, ...]') */
 static void
 bind_es_append_events(const Variant *v, const Workload *w, Rng *r, int stream, Params *p)
 {
@@ -137,7 +127,7 @@ bind_es_append_events(const Variant *v, const Workload *w, Rng *r, int stream, P
 
 	stream_name(v, stream, name);
 	param_text(p, name);
-	param_null(p);
+	param_number(p, -2);
 	json = param_add(p, 0);
 	for (int i = 0; i < w->batch; i++)
 	{

@@ -69,6 +69,24 @@ REVOKE ALL ON FUNCTION es_lock_stream(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_lock_streams(text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_load_for_update(text) FROM PUBLIC;
 
+-- ---------------------------------------------------------------- append
+
+CREATE FUNCTION es_expect_any() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -2;
+COMMENT ON FUNCTION es_expect_any() IS 'as expected_version: the stream may be at any version, or not exist';
+
+CREATE FUNCTION es_expect_none() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0;
+COMMENT ON FUNCTION es_expect_none() IS 'as expected_version: the stream must not exist';
+
+CREATE FUNCTION es_expect_exists() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -4;
+COMMENT ON FUNCTION es_expect_exists() IS 'as expected_version: the stream must exist, at any version';
+
+COMMENT ON FUNCTION es_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) IS
+'appends one event to a stream; expected_version: es_expect_any() (-2), es_expect_none() (0: it must not exist), es_expect_exists() (-4) or the exact version (else YE001)';
+COMMENT ON FUNCTION es_append_multi(jsonb) IS
+'appends to several streams, all or nothing: [{"stream", "expected_version": a number, "any", "none" or "exists", "events", "idempotency_key"}]; an element without events only checks and locks its stream''s version; one row an element, in its order';
+COMMENT ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) IS
+'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream; without expected_versions any version';
+
 -- ---------------------------------------------------------------- rights
 
 COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, consume, import, define, operate, erase, read_personal, monitor';

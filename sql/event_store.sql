@@ -45,6 +45,16 @@ COMMENT ON FUNCTION es_refuse_change() IS 'trigger on the store''s tables: raise
 
 -- ---------------------------------------------------------------- append
 
+-- What expected_version says, to read well; whoever may append passes the numbers as well.
+CREATE FUNCTION es_expect_any() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -2;
+COMMENT ON FUNCTION es_expect_any() IS 'as expected_version: the stream may be at any version, or not exist';
+
+CREATE FUNCTION es_expect_none() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0;
+COMMENT ON FUNCTION es_expect_none() IS 'as expected_version: the stream must not exist';
+
+CREATE FUNCTION es_expect_exists() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -4;
+COMMENT ON FUNCTION es_expect_exists() IS 'as expected_version: the stream must exist, at any version';
+
 CREATE FUNCTION es_append(
     stream text, expected_version bigint, event_type text, data jsonb,
     metadata jsonb DEFAULT NULL, event_id uuid DEFAULT NULL, occurred_at timestamptz DEFAULT NULL,
@@ -52,7 +62,7 @@ CREATE FUNCTION es_append(
     OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean)
 AS 'MODULE_PATHNAME', 'es_append' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
 COMMENT ON FUNCTION es_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) IS
-'appends one event to a stream; expected_version: NULL or -2 any, 0 the stream must not exist, -4 it must exist, n exactly n (else YE001)';
+'appends one event to a stream; expected_version: es_expect_any() (-2), es_expect_none() (0: it must not exist), es_expect_exists() (-4) or the exact version (else YE001)';
 
 CREATE FUNCTION es_append(
     stream text, expected_version bigint, events jsonb,
@@ -74,7 +84,7 @@ CREATE FUNCTION es_append_multi(appends jsonb)
 RETURNS TABLE (stream text, version bigint, "position" bigint, recorded_at timestamptz, replayed boolean)
 AS 'MODULE_PATHNAME', 'es_append_multi' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
 COMMENT ON FUNCTION es_append_multi(jsonb) IS
-'appends to several streams, all or nothing: [{"stream", "expected_version", "events", "idempotency_key"}]; an element without events only checks and locks its stream''s version; one row an element, in its order';
+'appends to several streams, all or nothing: [{"stream", "expected_version": a number, "any", "none" or "exists", "events", "idempotency_key"}]; an element without events only checks and locks its stream''s version; one row an element, in its order';
 
 CREATE FUNCTION es_append_batch(
     streams text[], event_types text[], data jsonb[], metadata jsonb[] DEFAULT NULL, event_ids uuid[] DEFAULT NULL,
@@ -83,7 +93,7 @@ CREATE FUNCTION es_append_batch(
     OUT events bigint, OUT first_position bigint, OUT last_position bigint, OUT replayed boolean)
 AS 'MODULE_PATHNAME', 'es_append_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
 COMMENT ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) IS
-'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream';
+'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream; without expected_versions any version';
 
 CREATE FUNCTION es_lock_stream(stream text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'es_lock_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;

@@ -55,9 +55,9 @@ sub make_everything
 		SELECT es_create_projection('seen', $$
 			INSERT INTO seen SELECT stream, version FROM new_events WHERE 1 / (data->>'n')::int > -2$$, ARRAY['thing']);
 
-		SELECT count(*) FROM generate_series(1, 2500) i, LATERAL es_append('account-' || i % 25, NULL,
+		SELECT count(*) FROM generate_series(1, 2500) i, LATERAL es_append('account-' || i % 25, -2,
 			CASE i % 3 WHEN 0 THEN 'Paid' ELSE 'Credited' END, jsonb_build_object('amount', i), jsonb_build_object('n', i));
-		SELECT count(*) FROM generate_series(1, 10) i, LATERAL es_append('thing-' || i % 3, NULL, 'Seen',
+		SELECT count(*) FROM generate_series(1, 10) i, LATERAL es_append('thing-' || i % 3, -2, 'Seen',
 			jsonb_build_object('n', i % 5));
 		SELECT count(es_snapshot('account-' || i)) FROM generate_series(0, 5) i;
 		SELECT es_append('keyed-1', 0, 'Keyed', '{"k": 1}', idempotency_key => 'key 1');
@@ -127,7 +127,7 @@ account-new	Paid	{"amount": 7}
 \.
 ]);
 	my (undef, undef, $error) = $node->psql($db, q[\set VERBOSITY sqlstate
-		SELECT es_append('account-1', NULL, 'Paid', '{"amount": 0}')]);
+		SELECT es_append('account-1', -2, 'Paid', '{"amount": 0}')]);
 	like($error, qr/YE009/, '... and events are checked');
 
 	# No event twice, none missed.

@@ -15,6 +15,8 @@ our @EXPORT = qw(maybe sql number sql_array a_type occurred an_event some_events
 
 sub maybe { return chance(.5) ? $_[0] : undef }
 sub sql { return defined $_[0] ? literal($_[0]) : 'NULL' }
+# What a call without an expectation passes.
+sub expected { return $_[0] // pick(-2, 'es_expect_any()') }
 sub number { return defined $_[0] ? $_[0] : 'NULL' }
 sub sql_array { my ($list) = @_; return $list ? 'ARRAY[' . join(', ', map { literal($_) } @$list) . ']::text[]' : 'NULL' }
 sub a_type { return pick(qw(Opened Deposited Withdrawn Tagged Labelled Debug PaidIn Other Unheard)) }
@@ -79,20 +81,21 @@ sub call_sql
 	{
 		my ($e) = @{ $first->{events} };
 		return sprintf "SELECT $columns FROM es_append(%s, %s, %s, %s, metadata => %s, event_id => %s, occurred_at => %s, schema_version => %s, idempotency_key => %s)",
-			literal($first->{stream}), number($first->{expected}), literal($e->{type}), literal(jsonb($e->{data})), sql($e->{metadata} && jsonb($e->{metadata})), sql($e->{id}),
+			literal($first->{stream}), expected($first->{expected}), literal($e->{type}), literal(jsonb($e->{data})), sql($e->{metadata} && jsonb($e->{metadata})), sql($e->{id}),
 			sql(defined $e->{occurred} ? iso($e->{occurred}) : undef), $e->{sv} == 1 ? 'NULL' : $e->{sv}, sql($first->{key});
 	}
 	if ($form eq 'list')
 	{
 		my $events = events_json(@{ $first->{events} });
 		$events = qq[{"events": $events, "idempotency_key": "$first->{key}"}] if defined $first->{key};
-		return sprintf "SELECT $columns FROM es_append(%s, %s, %s)", literal($first->{stream}), number($first->{expected}), literal($events) . ($first->{sv} ? '' : '::jsonb');
+		return sprintf "SELECT $columns FROM es_append(%s, %s, %s)", literal($first->{stream}), expected($first->{expected}), literal($events) . ($first->{sv} ? '' : '::jsonb');
 	}
 	if ($form eq 'multi')
 	{
 		my @appends = map {
 			my $e = $_;
-			'{' . join(', ', qq("stream": "$e->{stream}"), defined $e->{expected} ? qq("expected_version": $e->{expected}) : (),
+			'{' . join(', ', qq("stream": "$e->{stream}"), 
+				defined $e->{expected} ? qq("expected_version": $e->{expected}) : @{ $e->{events} } ? '"expected_version": "any"' : (),
 				@{ $e->{events} } ? '"events": ' . events_json(@{ $e->{events} }) : (), defined $e->{key} ? qq("idempotency_key": "$e->{key}") : ()) . '}' } @{ $call->{elements} };
 		return 'SELECT stream, ' . $columns . ' FROM es_append_multi(' . literal('[' . join(', ', @appends) . ']') . ')';
 	}
@@ -100,7 +103,7 @@ sub call_sql
 	for my $stream (@{ $call->{order} })
 	{
 		my ($element) = grep { $_->{stream} eq $stream } @{ $call->{elements} };
-		push @expected, $next{$stream} ? 'NULL' : number($element->{expected});
+		push @expected, expected($next{$stream} ? undef : $element->{expected});
 		push @events, $element->{events}[ $next{$stream}++ // 0 ];
 	}
 	my $list = sub { my ($type, $of) = @_; return 'ARRAY[' . join(', ', map { sql($of->($_)) } @events) . "]::${type}[]" };

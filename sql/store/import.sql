@@ -3,7 +3,7 @@
 CREATE FOREIGN TABLE event_store.import (
     stream          text,
     event_type      text,
-    data            jsonb,
+    data            jsonb DEFAULT '{}',
     metadata        jsonb,
     occurred_at     timestamptz,
     event_id        uuid,

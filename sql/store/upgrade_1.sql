@@ -74,4 +74,7 @@ CREATE INDEX seals_recorded_after ON event_store.seals (recorded_after);
 COMMENT ON COLUMN event_store.seals.recorded_after IS
 'every event behind this seal was recorded later than this; NULL: not known';
 
+-- What a new store's import has otherwise: es_upgrade_store() makes it, and gives its rights again.
+DROP FOREIGN TABLE IF EXISTS event_store.import;
+
 UPDATE event_store.store SET layout = 2;

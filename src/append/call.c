@@ -108,18 +108,31 @@ es_check_key(const text *key)
 	check_name(key, "idempotency_key");
 }
 
-/* Checks an argument expected_version, and returns it as EsElement has it. NULL means any version. */
+/*
+ * The argument expected_version. Drivers send a field that is missing or misspelt as NULL, and an append that is not
+ * checked for that reason loses what the check was for. So NULL does not mean any version.
+ */
 int64
-es_check_expected(bool isnull, int64 expected)
+es_expected_argument(FunctionCallInfo fcinfo, int n)
 {
-	if (isnull)
-		return ES_ANY;
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument expected_version must not be NULL"),
+				 errhint("Pass the version that was loaded, or es_expect_any() (-2), es_expect_none() (0) or es_expect_exists() (-4).")));
+	return es_check_expected(PG_GETARG_INT64(n));
+}
+
+/* Refuses an expected version that means nothing. Returns it as EsElement has it. */
+int64
+es_check_expected(int64 expected)
+{
 	if (expected >= 0 || expected == ES_ANY || expected == ES_EXISTS)
 		return expected;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("expected_version must not be %lld", (long long) expected),
-			 errdetail("It is NULL or -2 (any version), 0 (the stream must not exist), -4 (it must exist) or the exact version."),
+			 errdetail("It is -2 (any version), 0 (the stream must not exist), -4 (it must exist) or the exact version."),
 			 expected == -1 ? errhint("For a stream that must not exist yet, pass 0.") : 0));
 }
 
@@ -253,14 +266,6 @@ event_detail(const EsCall *call, int event)
 	return label == NULL ? 0 : errdetail_internal("%s", label);
 }
 
-static Jsonb *
-empty_object(void)
-{
-	JsonbValue	v = {.type = jbvObject};
-
-	return JsonbValueToJsonb(&v);
-}
-
 static bool
 is_json_null(Jsonb *json)
 {
@@ -270,7 +275,7 @@ is_json_null(Jsonb *json)
 }
 
 /*
- * Adds an event to an element. NULL means that a part was not given. What is pointed to must stay where it is until
+ * Adds an event to an element. NULL means that a part was not given, which all but the type and the data may be. What is pointed to must stay where it is until
  * the call was executed. Refuses wrong values with 22023 or 22004, and says which event it is.
  */
 void
@@ -303,7 +308,13 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 				 event_detail(call, number)));
 	event->type = type;
 
-	event->data = data == NULL || is_json_null(data) ? empty_object() : data;
+	if (data == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg(call->source == ES_FROM_IMPORT ? "column data must not be NULL" : "argument data must not be NULL"),
+				 event_detail(call, number),
+				 errhint(ES_EMPTY_PAYLOAD)));
+	event->data = data;
 	if (metadata != NULL && is_json_null(metadata))
 		metadata = NULL;
 	if (metadata != NULL && !JB_ROOT_IS_OBJECT(metadata))

@@ -13,6 +13,7 @@
 #define ES_APPEND_CALL_H
 
 #include "datatype/timestamp.h"
+#include "fmgr.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
@@ -23,6 +24,9 @@
 /* Values of expected_version besides an exact version. */
 #define ES_ANY			(-2)	/* any version, or no stream yet */
 #define ES_EXISTS		(-4)	/* any version, but the stream must exist */
+
+/* What to write instead of NULL data. */
+#define ES_EMPTY_PAYLOAD "An empty payload is '{}'."
 
 /* How the call was made. Error messages name an event accordingly. */
 typedef enum EsSource
@@ -117,7 +121,8 @@ extern void es_call_event(EsCall *call, int element, text *type, Jsonb *data, Js
 						  const int32 *schema_version);
 extern char *es_call_label(const EsCall *call, int event);
 
-extern int64 es_check_expected(bool isnull, int64 expected);
+extern int64 es_expected_argument(FunctionCallInfo fcinfo, int n);
+extern int64 es_check_expected(int64 expected);
 extern void es_check_key(const text *key);
 
 #endif							/* ES_APPEND_CALL_H */

@@ -54,7 +54,7 @@ es_append(PG_FUNCTION_ARGS)
 	int32		schema_version = PG_ARGISNULL(7) ? 0 : PG_GETARG_INT32(7);
 	int			element;
 
-	element = es_call_element(call, stream, es_check_expected(PG_ARGISNULL(1), PG_GETARG_INT64(1)), key);
+	element = es_call_element(call, stream, es_expected_argument(fcinfo, 1), key);
 	es_call_event(call, element,
 				  es_text_argument(fcinfo, 2, "event_type"),
 				  PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3),
@@ -71,7 +71,7 @@ append_events(FunctionCallInfo fcinfo, Jsonb *events)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_EVENTS);
 	text	   *stream = es_text_argument(fcinfo, 0, "stream");
-	int64		expected = es_check_expected(PG_ARGISNULL(1), PG_GETARG_INT64(1));
+	int64		expected = es_expected_argument(fcinfo, 1);
 	Jsonb	   *list;
 	text	   *key = es_json_events(events, &list);
 	int			element = es_call_element(call, stream, expected, key);
@@ -134,15 +134,15 @@ typedef struct BatchArray
 {
 	const char *name;
 	bool		given;
-	bool		required;		/* must be given, and without NULL elements */
+	const char *no_nulls;		/* hint for whoever has NULL elements in it; NULL: it may have them */
 	int			count;
 	Datum	   *values;
 	bool	   *nulls;
 } BatchArray;
 
-/* Reads argument n, an array; see BatchArray for what is refused. */
+/* Reads argument n, an array. One that is required must be given. */
 static void
-read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, BatchArray *into)
+read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, const char *no_nulls, BatchArray *into)
 {
 	ArrayType  *array;
 	int16		len;
@@ -151,11 +151,14 @@ read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, Batc
 
 	memset(into, 0, sizeof(*into));
 	into->name = name;
-	into->required = required;
+	into->no_nulls = no_nulls;
 	if (PG_ARGISNULL(n))
 	{
 		if (required)
-			es_null_argument(name);
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument %s must not be NULL", name),
+					 errhint("%s", no_nulls)));
 		return;
 	}
 	array = es_array_argument(fcinfo, n, name);
@@ -165,7 +168,7 @@ read_array(FunctionCallInfo fcinfo, int n, const char *name, bool required, Batc
 	into->given = true;
 }
 
-/* Refuses an array that is not as long as streams, and NULL elements where they are not allowed. */
+/* Refuses an array that is not as long as streams, and NULL elements where there must be none. */
 static void
 check_array(const BatchArray *array, const BatchArray *streams)
 {
@@ -175,11 +178,15 @@ check_array(const BatchArray *array, const BatchArray *streams)
 				 errmsg("argument %s must be as long as streams", array->name),
 				 errdetail("%s has %d elements, streams has %d.", array->name, array->count,
 						   streams->count)));
-	if (!array->required)
+	if (array->no_nulls == NULL)
 		return;
 	for (int i = 0; i < array->count; i++)
 		if (array->nulls[i])
-			es_null_element(array->name, i);
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument %s must not contain NULL", array->name),
+					 errdetail("Index %d is NULL.", i + 1),
+					 errhint("%s", array->no_nulls)));
 }
 
 /* Whether the array was given and has a value, not NULL, at an index. */
@@ -213,14 +220,15 @@ es_append_batch(PG_FUNCTION_ARGS)
 	bool		nulls[4] = {false};
 	int			i;
 
-	read_array(fcinfo, 0, "streams", true, &arrays[0]);
-	read_array(fcinfo, 1, "event_types", true, &arrays[1]);
-	read_array(fcinfo, 2, "data", false, &arrays[2]);
-	read_array(fcinfo, 3, "metadata", false, &arrays[3]);
-	read_array(fcinfo, 4, "event_ids", false, &arrays[4]);
-	read_array(fcinfo, 5, "occurred_at", false, &arrays[5]);
-	read_array(fcinfo, 6, "expected_versions", false, &arrays[6]);
-	read_array(fcinfo, 7, "schema_versions", false, &arrays[7]);
+	read_array(fcinfo, 0, "streams", true, "Each event has a stream.", &arrays[0]);
+	read_array(fcinfo, 1, "event_types", true, "Each event has a type.", &arrays[1]);
+	read_array(fcinfo, 2, "data", true, ES_EMPTY_PAYLOAD, &arrays[2]);
+	read_array(fcinfo, 3, "metadata", false, NULL, &arrays[3]);
+	read_array(fcinfo, 4, "event_ids", false, NULL, &arrays[4]);
+	read_array(fcinfo, 5, "occurred_at", false, NULL, &arrays[5]);
+	read_array(fcinfo, 6, "expected_versions", false,
+			   "Any version is es_expect_any() (-2); leave the array out where it holds for all streams.", &arrays[6]);
+	read_array(fcinfo, 7, "schema_versions", false, NULL, &arrays[7]);
 	for (int a = 0; a < lengthof(arrays); a++)
 		check_array(&arrays[a], streams);
 	if (streams->count == 0)
@@ -248,13 +256,11 @@ es_append_batch(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 		if (element < 0)
 			element = es_call_element(call, stream,
-									  es_check_expected(!has_value(expected, i),
-														has_value(expected, i) ?
-														DatumGetInt64(expected->values[i]) : 0),
+									  expected->given ? es_check_expected(DatumGetInt64(expected->values[i])) : ES_ANY,
 									  NULL);
 		es_call_event(call, element,
 					  DatumGetTextPP(types->values[i]),
-					  has_value(data, i) ? DatumGetJsonbP(data->values[i]) : NULL,
+					  DatumGetJsonbP(data->values[i]),
 					  has_value(metadata, i) ? DatumGetJsonbP(metadata->values[i]) : NULL,
 					  has_value(ids, i) ? DatumGetUUIDP(ids->values[i]) : NULL,
 					  has_value(times, i) ? &occurred_at : NULL,

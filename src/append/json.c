@@ -18,6 +18,8 @@
 #include "append/call.h"
 #include "append/json.h"
 
+#define EXPECTED_HINT "Say the version that was loaded, or \"any\", \"none\" (the stream must not exist) or \"exists\"."
+
 /* Where in the JSON value we are reading, for the error context. */
 typedef struct Place
 {
@@ -124,6 +126,45 @@ integer_field(const JsonbValue *v, const char *field)
 	return DatumGetInt64(DirectFunctionCall1(numeric_int8, number));
 }
 
+/* Reads an expected version: a number, or the word for what it says. */
+static int64
+expected_field(const JsonbValue *v)
+{
+	static const struct
+	{
+		const char *word;
+		int64		expected;
+	}			words[] = {{"any", ES_ANY}, {"none", 0}, {"exists", ES_EXISTS}};
+
+	if (v->type == jbvNull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("\"expected_version\" must not be null"),
+				 errhint(EXPECTED_HINT)));
+	if (v->type == jbvNumeric)
+		return es_check_expected(integer_field(v, "expected_version"));
+	if (v->type != jbvString)
+		wrong_type("expected_version", "an integer, \"any\", \"none\" or \"exists\"", v);
+	for (int i = 0; i < lengthof(words); i++)
+		if (key_is(v, words[i].word))
+			return words[i].expected;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("\"expected_version\" must not be \"%.*s\"",
+					pg_mbcliplen(v->val.string.val, v->val.string.len, 64), v->val.string.val),
+			 errdetail("It is an integer, \"any\", \"none\" or \"exists\"."),
+			 v->val.string.len > 0 && strspn(v->val.string.val, "-0123456789") >= (size_t) v->val.string.len ?
+			 errhint("Pass the version as a number, without quotes.") : 0));
+}
+
+static Jsonb *
+empty_object(void)
+{
+	JsonbValue	v = {.type = jbvObject};
+
+	return JsonbValueToJsonb(&v);
+}
+
 /* Reads one event from a JSON object and adds it to an element of the call. */
 static void
 read_event(EsCall *call, int element, JsonbContainer *object, Place *place)
@@ -191,7 +232,7 @@ read_event(EsCall *call, int element, JsonbContainer *object, Place *place)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an event has no \"type\"")));
-	es_call_event(call, element, type, data, metadata, id,
+	es_call_event(call, element, type, data == NULL ? empty_object() : data, metadata, id,
 				  has_occurred_at ? &occurred_at : NULL,
 				  has_schema_version ? &schema_version : NULL);
 }
@@ -306,6 +347,7 @@ read_append(EsCall *call, JsonbContainer *object, Place *place)
 	text	   *idempotency_key = NULL;
 	JsonbContainer *events = NULL;
 	int64		expected = ES_ANY;
+	bool		has_expected = false;
 	int			element;
 
 	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
@@ -315,13 +357,13 @@ read_append(EsCall *call, JsonbContainer *object, Place *place)
 		(void) JsonbIteratorNext(&it, &v, true);
 		if (key_is(&key, "stream"))
 			stream = string_field(&v, "stream");
-		else if (v.type == jbvNull && (key_is(&key, "expected_version") || key_is(&key, "events") ||
-									   key_is(&key, "idempotency_key")))
+		else if (v.type == jbvNull && (key_is(&key, "events") || key_is(&key, "idempotency_key")))
 			continue;			/* JSON null is the same as leaving the field out */
 		else if (key_is(&key, "expected_version"))
 		{
 			place->field = "expected_version";
-			expected = es_check_expected(false, integer_field(&v, "expected_version"));
+			expected = expected_field(&v);
+			has_expected = true;
 		}
 		else if (key_is(&key, "events"))
 		{
@@ -345,6 +387,11 @@ read_append(EsCall *call, JsonbContainer *object, Place *place)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an append without events must not have an \"idempotency_key\"")));
+	if (events != NULL && !has_expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("an append with events has no \"expected_version\""),
+				 errhint(EXPECTED_HINT)));
 	element = es_call_element(call, stream, expected, idempotency_key);
 	if (events != NULL)
 		add_events(call, element, events, place->append);

@@ -70,6 +70,19 @@ async function testPg() {
     await test('pg: YE001 with detail and hint', async () => {
         checkWrongVersion(await failure(client.query('SELECT es_append($1, $2, $3, $4)', ['pg-1', 0, 'Opened', {}])), 'pg-1');
     });
+    await test('pg: a mistyped field is undefined, and is refused', async () => {
+        const loaded = { version: '1' };
+        const error = await failure(client.query('SELECT es_append($1, $2, $3, $4)', ['pg-1', loaded.versoin, 'Changed', {}]));
+        assert.strictEqual(error.code, '22004');
+        assert.strictEqual(error.message, 'argument expected_version must not be NULL');
+        assert.match(error.hint, /es_expect_any\(\)/);
+        const appends = [{ stream: 'pg-1', expected_version: loaded.versoin, events: { type: 'Changed' } }];
+        const other = await failure(client.query('SELECT es_append_multi($1)', [JSON.stringify(appends)]));
+        assert.strictEqual(other.code, '22004');
+        assert.match(other.hint, /"any"/);
+        assert.strictEqual((await failure(client.query('SELECT es_append($1, $2, $3, $4)', ['pg-1', 1, 'Changed', undefined]))).code, '22004');
+        assert.strictEqual((await one('SELECT es_stream_version($1) AS v', ['pg-1'])).v, '1');
+    });
     await test('pg: data that is an array needs JSON.stringify', async () => {
         const error = await failure(client.query('SELECT es_append($1, $2, $3, $4)', ['pg-array', 0, 'Listed', [1, 'two']]));
         assert.strictEqual(error.code, '22P02');    // pg sends {"1","two"}, an SQL array
@@ -81,7 +94,7 @@ async function testPg() {
         const at = new Date('2024-02-29T12:00:00.000Z');
         const sql = 'SELECT * FROM es_append(stream => $1, expected_version => $2, event_type => $3, data => $4, metadata => $5, ' +
             'event_id => $6, occurred_at => $7, schema_version => $8, idempotency_key => $9)';
-        const parameters = ['pg-2', null, 'Opened', event, { user_id: 'ada' }, id, at, 3, 'key-1'];
+        const parameters = ['pg-2', -2, 'Opened', event, { user_id: 'ada' }, id, at, 3, 'key-1'];
         assert.strictEqual((await one(sql, parameters)).replayed, false);
         assert.strictEqual((await one(sql, parameters)).replayed, true);
         const back = await one('SELECT * FROM es_read($1)', ['pg-2']);
@@ -120,8 +133,8 @@ async function testPg() {
         assert.deepStrictEqual(rows, [{ event_type: 'A', data: event }, { event_type: 'C', data: { n: 3 } }]);
     });
     await test('pg: es_append_batch with named and NULL arrays', async () => {
-        const row = await one('SELECT * FROM es_append_batch($1, $2, $3, expected_versions => $4, idempotency_key => $5)',
-            [['pg-9', 'pg-9'], ['A', 'B'], null, [0, null], 'pg-batch']);
+        const row = await one('SELECT * FROM es_append_batch($1, $2, $3, $4, expected_versions => $5, idempotency_key => $6)',
+            [['pg-9', 'pg-9'], ['A', 'B'], [{}, {}], null, [0, 0], 'pg-batch']);
         assert.strictEqual(row.events, '2');
     });
     await test('pg: es_read with untyped parameters', async () => {
@@ -130,7 +143,8 @@ async function testPg() {
     });
     await test('pg: a subscription', async () => {
         await client.query('SELECT es_create_subscription($1, $2)', ['pg-sub', ['subscribed']]);
-        await client.query('SELECT es_append_batch($1, $2, NULL)', [['subscribed-1', 'subscribed-2', 'subscribed-3', 'subscribed-2'], ['A', 'B', 'C', 'D']]);
+        await client.query('SELECT es_append_batch($1, $2, $3)',
+            [['subscribed-1', 'subscribed-2', 'subscribed-3', 'subscribed-2'], ['A', 'B', 'C', 'D'], [{}, {}, {}, {}]]);
         const fetch = async (wait) => (await client.query('SELECT * FROM es_fetch($1, $2, 100, $3, $4)', ['pg-sub', 'node', '1 minute', wait])).rows;
         const rows = await fetch('20 s');
         assert.deepStrictEqual(rows.map((r) => r.event_type), ['A', 'B', 'C', 'D']);
@@ -178,7 +192,7 @@ async function testPostgres() {
     await test('postgres: all parameters of one event, by name', async () => {
         const id = '0190b2f0-0000-7000-8000-000000000002';
         const at = new Date('2024-02-29T12:00:00.000Z');
-        const append = () => sql`SELECT * FROM es_append(stream => ${'js-2'}, expected_version => ${null}, event_type => ${'Opened'}, data => ${event},
+        const append = () => sql`SELECT * FROM es_append(stream => ${'js-2'}, expected_version => ${-2}, event_type => ${'Opened'}, data => ${event},
             metadata => ${{ user_id: 'ada' }}, event_id => ${id}, occurred_at => ${at}, schema_version => ${3}, idempotency_key => ${'key-1'})`;
         assert.strictEqual((await append())[0].replayed, false);
         assert.strictEqual((await append())[0].replayed, true);

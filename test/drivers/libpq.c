@@ -67,7 +67,7 @@ main(int argc, char **argv)
 	TEST("one event", "SELECT version FROM es_append($1, $2, $3, $4)", "1", NULL,
 		 "pq-1", "0", "Opened", "{\"n\": 1}");
 	TEST("one event, all parameters", "SELECT version FROM es_append($1, $2, $3, $4, $5, $6, $7, $8, $9)", "2", NULL,
-		 "pq-1", NULL, "Changed", NULL, "{\"user_id\": \"ada\"}", "0190b2f0-0000-7000-8000-000000000003",
+		 "pq-1", "-2", "Changed", "{}", "{\"user_id\": \"ada\"}", "0190b2f0-0000-7000-8000-000000000003",
 		 "2024-02-29T12:00:00Z", "2", "key");
 	TEST("a wrong expected version", "SELECT es_append($1, $2, $3, $4)", "YE001", "Load the stream again",
 		 "pq-1", "0", "Opened", "{}");
@@ -76,9 +76,9 @@ main(int argc, char **argv)
 	TEST("a forgotten argument", "SELECT es_append($1, $2, $3)", "22P02", "es_append(stream, expected_version, event_type, data)",
 		 "pq-2", "4", "Opened");
 	TEST("es_append_multi", "SELECT count(*) FROM es_append_multi($1)", "2", NULL,
-		 "[{\"stream\": \"pq-3\", \"events\": {\"type\": \"Opened\"}}, {\"stream\": \"pq-2\", \"expected_version\": 4}]");
+		 "[{\"stream\": \"pq-3\", \"expected_version\": \"any\", \"events\": {\"type\": \"Opened\"}}, {\"stream\": \"pq-2\", \"expected_version\": 4}]");
 	TEST("es_append_batch", "SELECT events FROM es_append_batch($1, $2, $3)", "2", NULL,
-		 "{pq-6,pq-7}", "{Opened,Opened}", "{\"{\\\"n\\\": 1}\",NULL}");
+		 "{pq-6,pq-7}", "{Opened,Opened}", "{\"{\\\"n\\\": 1}\",\"{}\"}");
 	TEST("es_read", "SELECT version FROM es_read($1, $2, $3, $4)", "4", NULL, "pq-2", NULL, "1", "t");
 	TEST("es_read_category", "SELECT count(*) FROM es_read_category($1, $2, $3, $4)", "2", NULL, "pq", "0", NULL, "{Closed}");
 	TEST("es_read_all", "SELECT count(*) > 5 FROM es_read_all($1, $2, categories => $3)", "t", NULL, "0", NULL, "{pq}");

@@ -16,7 +16,7 @@ SELECT count(*) AS events_before FROM event_store.events \gset
 -- expected versions
 SELECT version, replayed FROM es_append('account-1', 0, 'Opened', '{"owner": "ann"}');
 SELECT version, replayed FROM es_append('account-1', 1, 'Deposited', '{"amount": 10}');
-SELECT version, replayed FROM es_append('account-1', NULL, 'Deposited', '{"amount": 20}');
+SELECT version, replayed FROM es_append('account-1', -2, 'Deposited', '{"amount": 20}');
 SELECT version, replayed FROM es_append('account-1', -2, 'Deposited', '{"amount": 30}');
 SELECT version, replayed FROM es_append('account-1', -4, 'Deposited', '{"amount": 40}');
 SELECT pg_temp.try($$SELECT es_append('account-1', 0, 'Opened', '{}')$$);
@@ -31,10 +31,10 @@ SELECT pg_temp.try($$SELECT es_append('account-1', -5, 'Deposited', '{}')$$);
 SELECT pg_temp.try($$SELECT es_append('account-1', -9223372036854775808, 'Deposited', '{}')$$);
 
 -- a refused append burns no position and leaves nothing
-SELECT position AS p1 FROM es_append('account-1', NULL, 'Deposited', '{}') \gset
+SELECT position AS p1 FROM es_append('account-1', -2, 'Deposited', '{}') \gset
 SELECT pg_temp.try($$SELECT es_append('account-1', 0, 'Opened', '{}')$$) LIKE 'YE001%';
 SELECT pg_temp.try($$SELECT es_append('account-9', 5, 'Opened', '{}')$$) LIKE 'YE001%';
-SELECT position = :p1 + 1 AS next_position FROM es_append('account-1', NULL, 'Deposited', '{}');
+SELECT position = :p1 + 1 AS next_position FROM es_append('account-1', -2, 'Deposited', '{}');
 SELECT es_stream_version('account-1'), es_stream_version('account-2'), es_stream_version('account-9');
 
 -- several events in one call

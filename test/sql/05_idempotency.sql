@@ -16,15 +16,15 @@ SELECT es_create_store();
 SELECT version, replayed, position AS p1, recorded_at AS r1 FROM es_append('idem-1', 0, 'Opened', '{"a": 1, "b": 2}', '{"correlation_id": "first"}', idempotency_key => 'k1') \gset
 SELECT version FROM es_append('idem-1', 1, 'Changed', '{}');
 SELECT version, replayed, position = :p1, recorded_at = :'r1' FROM es_append('idem-1', 0, 'Opened', '{"b": 2, "a": 1}', '{"correlation_id": "second"}', occurred_at => now(), idempotency_key => 'k1');
-SELECT version, replayed, position = :p1 FROM es_append('idem-1', NULL, 'Opened', '{"a": 1, "b": 2}', idempotency_key => 'k1');
+SELECT version, replayed, position = :p1 FROM es_append('idem-1', -2, 'Opened', '{"a": 1, "b": 2}', idempotency_key => 'k1');
 SELECT version, replayed, position = :p1, recorded_at = :'r1' FROM es_find_append('idem-1', 'k1');
 SELECT count(*) FROM es_find_append('idem-1', 'k2');
 SELECT count(*) FROM es_find_append('idem-none', 'k1');
 -- another request: data, type, schema version, number of events
-SELECT pg_temp.try($$SELECT es_append('idem-1', NULL, 'Opened', '{"a": 1}', idempotency_key => 'k1')$$);
-SELECT pg_temp.try($$SELECT es_append('idem-1', NULL, 'Reopened', '{"a": 1, "b": 2}', idempotency_key => 'k1')$$);
-SELECT pg_temp.try($$SELECT es_append('idem-1', NULL, 'Opened', '{"a": 1, "b": 2}', schema_version => 2, idempotency_key => 'k1')$$);
-SELECT pg_temp.try($$SELECT es_append('idem-1', NULL, '{"events": [{"type": "Opened", "data": {"a": 1, "b": 2}}, {"type": "X"}], "idempotency_key": "k1"}')$$);
+SELECT pg_temp.try($$SELECT es_append('idem-1', -2, 'Opened', '{"a": 1}', idempotency_key => 'k1')$$);
+SELECT pg_temp.try($$SELECT es_append('idem-1', -2, 'Reopened', '{"a": 1, "b": 2}', idempotency_key => 'k1')$$);
+SELECT pg_temp.try($$SELECT es_append('idem-1', -2, 'Opened', '{"a": 1, "b": 2}', schema_version => 2, idempotency_key => 'k1')$$);
+SELECT pg_temp.try($$SELECT es_append('idem-1', -2, '{"events": [{"type": "Opened", "data": {"a": 1, "b": 2}}, {"type": "X"}], "idempotency_key": "k1"}')$$);
 -- a key belongs to its stream
 SELECT version, replayed FROM es_append('idem-2', 0, 'Opened', '{}', idempotency_key => 'k1');
 -- several events in an envelope
@@ -53,31 +53,31 @@ SELECT pg_temp.try($$SELECT es_append('ids-1', 0, 'B', '{}', event_id => '000000
 SELECT pg_temp.try($$SELECT es_append('ids-1', 0, '[{"type": "A", "id": "00000000-0000-7000-8000-000000000001", "data": {"x": 1}}, {"type": "B"}]')$$);
 SELECT pg_temp.try($$SELECT es_append('ids-1', 2, '[{"type": "C", "id": "00000000-0000-7000-8000-000000000003"}, {"type": "D", "id": "00000000-0000-7000-8000-000000000004"}]')$$);
 -- without an exact version ids are not compared, and are not unique
-SELECT version, replayed FROM es_append('ids-1', NULL, 'B', '{}', event_id => '00000000-0000-7000-8000-000000000002');
+SELECT version, replayed FROM es_append('ids-1', -2, 'B', '{}', event_id => '00000000-0000-7000-8000-000000000002');
 
 -- several streams: all replay or none
-SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "expected_version": 0, "events": [{"type": "B"}, {"type": "C"}], "idempotency_key": "m"}, {"stream": "im-3"}]');
+SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "expected_version": 0, "events": [{"type": "B"}, {"type": "C"}], "idempotency_key": "m"}, {"stream": "im-3"}]');
 SELECT version FROM es_append('im-3', 0, 'X', '{}');
-SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "expected_version": 0, "events": [{"type": "B"}, {"type": "C"}], "idempotency_key": "m"}, {"stream": "im-3"}]');
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "events": {"type": "D"}, "idempotency_key": "new"}]')$$);
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-9", "events": {"type": "D"}, "idempotency_key": "new"}]')$$);
+SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "expected_version": 0, "events": [{"type": "B"}, {"type": "C"}], "idempotency_key": "m"}, {"stream": "im-3"}]');
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-2", "expected_version": "any", "events": {"type": "D"}, "idempotency_key": "new"}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "m"}, {"stream": "im-9", "expected_version": "any", "events": {"type": "D"}, "idempotency_key": "new"}]')$$);
 SELECT es_stream_version('im-1'), es_stream_version('im-2'), es_stream_version('im-9');
 -- also when a stream whose version was only checked has gone on; what is new is still refused
-SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]');
+SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]');
 SELECT version FROM es_append('im-3', 1, 'Y', '{}');
-SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]');
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "B"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]')$$);
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "events": {"type": "A"}, "idempotency_key": "o"}, {"stream": "im-3", "expected_version": 1}]')$$);
+SELECT stream, version, replayed FROM es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]');
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "B"}, "idempotency_key": "n"}, {"stream": "im-3", "expected_version": 1}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "im-1", "expected_version": "any", "events": {"type": "A"}, "idempotency_key": "o"}, {"stream": "im-3", "expected_version": 1}]')$$);
 
 -- batches have keys of their own
-SELECT events, replayed, first_position AS f, last_position AS l FROM es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,C}', NULL, idempotency_key => 'b1') \gset
-SELECT events, replayed, first_position = :f, last_position = :l FROM es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,C}', NULL, metadata => ARRAY['{"retry": 1}', NULL, NULL]::jsonb[], idempotency_key => 'b1');
-SELECT pg_temp.try($$SELECT es_append_batch('{ib-1,ib-1,ib-2}', '{A,B,C}', NULL, idempotency_key => 'b1')$$);
-SELECT pg_temp.try($$SELECT es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,D}', NULL, idempotency_key => 'b1')$$);
+SELECT events, replayed, first_position AS f, last_position AS l FROM es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,C}', '{"{}","{}","{}"}', idempotency_key => 'b1') \gset
+SELECT events, replayed, first_position = :f, last_position = :l FROM es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,C}', '{"{}","{}","{}"}', metadata => ARRAY['{"retry": 1}', NULL, NULL]::jsonb[], idempotency_key => 'b1');
+SELECT pg_temp.try($$SELECT es_append_batch('{ib-1,ib-1,ib-2}', '{A,B,C}', '{"{}","{}","{}"}', idempotency_key => 'b1')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{ib-1,ib-2,ib-1}', '{A,B,D}', '{"{}","{}","{}"}', idempotency_key => 'b1')$$);
 -- and retry by ids too
-SELECT events, replayed FROM es_append_batch('{ic-1,ic-2,ic-1}', '{A,B,C}', NULL, expected_versions => '{0,0,0}',
+SELECT events, replayed FROM es_append_batch('{ic-1,ic-2,ic-1}', '{A,B,C}', '{"{}","{}","{}"}', expected_versions => '{0,0,0}',
     event_ids => '{00000000-0000-7000-8000-00000000000a,00000000-0000-7000-8000-00000000000b,00000000-0000-7000-8000-00000000000c}');
-SELECT events, replayed, last_position - first_position FROM es_append_batch('{ic-1,ic-2,ic-1}', '{A,B,C}', NULL, expected_versions => '{0,0,0}',
+SELECT events, replayed, last_position - first_position FROM es_append_batch('{ic-1,ic-2,ic-1}', '{A,B,C}', '{"{}","{}","{}"}', expected_versions => '{0,0,0}',
     event_ids => '{00000000-0000-7000-8000-00000000000a,00000000-0000-7000-8000-00000000000b,00000000-0000-7000-8000-00000000000c}');
 SELECT es_stream_version('ib-1'), es_stream_version('ib-2'), es_stream_version('ic-1'), es_stream_version('ic-2');
 
@@ -86,9 +86,9 @@ SHOW event_store.idempotency_retention;
 BEGIN;
 ALTER TABLE event_store.append_keys DISABLE TRIGGER USER;
 UPDATE event_store.append_keys SET recorded_at = recorded_at - interval '2 days' WHERE key = 'k1';
-SELECT replayed FROM es_append('idem-2', NULL, 'Opened', '{}', idempotency_key => 'k1');
+SELECT replayed FROM es_append('idem-2', -2, 'Opened', '{}', idempotency_key => 'k1');
 SET LOCAL event_store.idempotency_retention = '1d';
 SELECT count(*) FROM es_find_append('idem-2', 'k1');
-SELECT version, replayed FROM es_append('idem-2', NULL, 'Anew', '{}', idempotency_key => 'k1');
-SELECT version, replayed FROM es_append('idem-2', NULL, 'Anew', '{}', idempotency_key => 'k1');
+SELECT version, replayed FROM es_append('idem-2', -2, 'Anew', '{}', idempotency_key => 'k1');
+SELECT version, replayed FROM es_append('idem-2', -2, 'Anew', '{}', idempotency_key => 'k1');
 ROLLBACK;

@@ -54,7 +54,7 @@ DECLARE c CURSOR FOR SELECT (e).data FROM (SELECT es_read_all(:start, NULL) AS e
 FETCH 2 FROM c;
 SAVEPOINT s;
 FETCH 2 FROM c;
-SELECT version > 0 FROM es_append('ra-1', NULL, 'Meanwhile', '{}');
+SELECT version > 0 FROM es_append('ra-1', -2, 'Meanwhile', '{}');
 ROLLBACK TO s;
 FETCH 1 FROM c;
 CLOSE c;
@@ -64,17 +64,17 @@ COMMIT;
 SELECT count(*) FROM generate_series(1, 3) i, LATERAL es_read('ra-' || i);
 
 -- over many dead entries: what the index remembers of them must live as long as the scan
-SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('dead-1', NULL, 'Alive', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('dead-1', -2, 'Alive', to_jsonb(i));
 BEGIN;
-SELECT count(*) FROM generate_series(1, 300) i, LATERAL es_append('dead-1', NULL, 'Dead', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 300) i, LATERAL es_append('dead-1', -2, 'Dead', to_jsonb(i));
 ROLLBACK;
-SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('dead-1', NULL, 'Alive', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('dead-1', -2, 'Alive', to_jsonb(i));
 BEGIN;
-SELECT count(*) FROM generate_series(1, 300) i, LATERAL es_append('dead-1', NULL, 'Dead', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 300) i, LATERAL es_append('dead-1', -2, 'Dead', to_jsonb(i));
 ROLLBACK;
-SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('dead-1', NULL, 'Alive', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('dead-1', -2, 'Alive', to_jsonb(i));
 BEGIN;
-SELECT count(*) FROM generate_series(1, 300) i, LATERAL es_append('dead-1', NULL, 'Dead', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 300) i, LATERAL es_append('dead-1', -2, 'Dead', to_jsonb(i));
 ROLLBACK;
 SELECT count(*) FROM es_read('dead-1');
 SELECT count(*) FROM es_read('dead-1', backward => true);
@@ -90,7 +90,7 @@ SELECT count(*) FROM es_read_all(:start, NULL);
 SELECT count(*) > 0 FROM es_read('ra-1');
 COMMIT;
 BEGIN;
-SELECT version AS v FROM es_append('ra-1', NULL, 'Own', '{}') \gset
+SELECT version AS v FROM es_append('ra-1', -2, 'Own', '{}') \gset
 SELECT es_stream_version('ra-1') = :v, (SELECT max(version) = :v FROM es_read('ra-1'));
 -- its positions are not settled
 SELECT count(*) FROM es_read_all(:start, NULL, '{Own}');
@@ -101,13 +101,13 @@ SELECT es_high_water_mark() = (SELECT max(position) FROM event_store.events);
 
 -- nor once they are prepared: the session must not take its own lock for nobody's
 BEGIN;
-SELECT version > 0 FROM es_append('ra-1', NULL, 'Prepared', '{}');
+SELECT version > 0 FROM es_append('ra-1', -2, 'Prepared', '{}');
 SELECT holder_pid = pg_backend_pid(), holder_gid IS NULL, partitions >= 1 FROM event_store.status;
 SELECT es_high_water_mark() < (SELECT max(position) FROM event_store.events);
 PREPARE TRANSACTION 'es_test_mark';
 SET event_store.mark_wait = 0;
 SELECT holder_gid, holder_pid IS NULL, holder_since < now(), newest_position - mark > 0 FROM event_store.status;
-SELECT version > 0 FROM es_append('rb-1', NULL, 'After', '{}');
+SELECT version > 0 FROM es_append('rb-1', -2, 'After', '{}');
 SELECT count(*) FROM es_read_all(:start, NULL, '{Prepared,After}');
 SELECT es_publish_mark() < (SELECT max(position) FROM event_store.events);
 COMMIT PREPARED 'es_test_mark';
@@ -118,7 +118,7 @@ SELECT count(*) FROM es_read_all(:start, NULL, '{Prepared,After}');
 SELECT es_publish_mark() = es_high_water_mark();
 SELECT count(*) = (SELECT count(*) FROM event_store.events) FROM event_store.feed;
 BEGIN;
-SELECT version > 0 FROM es_append('ra-1', NULL, 'Unpublished', '{}');
+SELECT version > 0 FROM es_append('ra-1', -2, 'Unpublished', '{}');
 COMMIT;
 SELECT (SELECT count(*) FROM event_store.events) - (SELECT count(*) FROM event_store.feed) AS not_published;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
@@ -137,16 +137,16 @@ SELECT stable_until = :'f' FROM event_store.mark;
 BEGIN;
 SELECT last_value AS floor FROM event_store.floor_seq \gset
 SELECT setval('event_store.floor_seq', :floor + 3600000000) > :floor;
-SELECT recorded_at > clock_timestamp() + interval '50 minutes' FROM es_append('ra-1', NULL, 'Late', '{}');
+SELECT recorded_at > clock_timestamp() + interval '50 minutes' FROM es_append('ra-1', -2, 'Late', '{}');
 SELECT setval('event_store.floor_seq', :floor) = :floor;
 ROLLBACK;
 
 -- position of a time
-SELECT recorded_at AS r, position AS p FROM es_append('ra-1', NULL, 'Stamped', '{}') \gset
+SELECT recorded_at AS r, position AS p FROM es_append('ra-1', -2, 'Stamped', '{}') \gset
 SELECT es_position_at(:'r') = :p, es_position_at(:'r'::timestamptz - interval '1 us') < :p, es_position_at('infinity') = es_high_water_mark();
 
 -- correlated events
-SELECT count(*) FROM es_append_multi('[{"stream": "ra-1", "events": {"type": "Traced", "metadata": {"correlation_id": "x-1"}}}, {"stream": "rb-1", "events": [{"type": "Traced", "metadata": {"correlation_id": "x-2"}}, {"type": "Traced2", "metadata": {"correlation_id": "x-1"}}]}]');
+SELECT count(*) FROM es_append_multi('[{"stream": "ra-1", "expected_version": "any", "events": {"type": "Traced", "metadata": {"correlation_id": "x-1"}}}, {"stream": "rb-1", "expected_version": "any", "events": [{"type": "Traced", "metadata": {"correlation_id": "x-2"}}, {"type": "Traced2", "metadata": {"correlation_id": "x-1"}}]}]');
 SELECT stream, event_type FROM es_trace('x-1');
 SELECT count(*) FROM es_trace('none');
 SELECT es_create_store(trace => true);
@@ -162,7 +162,7 @@ ROLLBACK;
 
 -- by category: without an index the log is read and filtered, with it there is nothing else on the way
 SELECT events FROM es_append_batch((SELECT array_agg('mc' || i * 7 % 40 || '-' || i % 3 ORDER BY i) FROM generate_series(1, 900) i),
-    (SELECT array_agg('Merged' || i % 2 ORDER BY i) FROM generate_series(1, 900) i), NULL);
+    (SELECT array_agg('Merged' || i % 2 ORDER BY i) FROM generate_series(1, 900) i), array_fill('{}'::jsonb, '{900}'));
 -- the same as the view says, of so many categories, after so many events, by type and not, at most so many
 CREATE FUNCTION public.merged(categories int) RETURNS text LANGUAGE sql AS $$
     WITH wanted AS (SELECT array_agg('mc' || i) AS c FROM generate_series(0, categories - 1) i),

@@ -13,14 +13,15 @@ END $$;
 SELECT es_create_store();
 COPY event_store.import (stream, event_type, data) FROM stdin;
 imp-1	Opened	{"a": 1}
-imp-2	Opened	\N
+imp-2	Opened	{}
 imp-1	Changed	{"a": 2}
 \.
 COPY event_store.import FROM stdin WITH (FORMAT csv);
 imp-1,Closed,"{""a"": 3}","{""user_id"": ""u""}",1999-01-01T00:00:00Z,01890a5d-ac96-774b-bcce-b302099a8057,4
 \.
 SELECT version, event_type, data, metadata, occurred_at AT TIME ZONE 'UTC' < '2000-01-01', event_id = '01890a5d-ac96-774b-bcce-b302099a8057', schema_version FROM es_read('imp-1');
-SELECT data FROM es_read('imp-2');
+INSERT INTO event_store.import (stream, event_type) VALUES ('imp-2', 'Without');
+SELECT event_type, data FROM es_read('imp-2');
 
 -- more than one chunk, in order, the replica role too
 SET session_replication_role = replica;
@@ -34,6 +35,10 @@ SELECT count(*) AS before FROM event_store.events \gset
 COPY event_store.import (stream, event_type, data) FROM stdin;
 imp-1	Fine	{}
 imp-1		{}
+\.
+COPY event_store.import (stream, event_type, data) FROM stdin;
+imp-1	Fine	{}
+imp-1	Fine	\N
 \.
 COPY event_store.import (stream, event_type, data) FROM stdin;
 imp-1	Fine	{}

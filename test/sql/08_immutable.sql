@@ -58,7 +58,7 @@ SELECT pg_temp.try($$SELECT es_append('stone-1', 1, 'Carved', '{}')$$);
 ROLLBACK;
 BEGIN;
 CREATE UNIQUE INDEX one_pebble ON event_store.heads (category) WHERE name LIKE 'pebble-%';
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "pebble-1", "events": [{"type": "Thrown"}]}, {"stream": "pebble-2", "events": [{"type": "Thrown"}]}]')$$) LIKE '23505:%';
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "pebble-1", "expected_version": "any", "events": [{"type": "Thrown"}]}, {"stream": "pebble-2", "expected_version": "any", "events": [{"type": "Thrown"}]}]')$$) LIKE '23505:%';
 ROLLBACK;
 BEGIN;
 ALTER TABLE event_store.log_0 ADD CONSTRAINT no_secrets CHECK (NOT data ? 'secret');

@@ -17,20 +17,20 @@ SET event_store.partition_size = 100;
 SELECT es_create_store();
 SELECT name, from_position, to_position FROM event_store.partitions;
 -- the next is made when the newest is 80 % full
-SELECT count(*) FROM generate_series(1, 79) i, LATERAL es_append('part-' || i % 3, NULL, 'T', to_jsonb(i));
+SELECT count(*) FROM generate_series(1, 79) i, LATERAL es_append('part-' || i % 3, -2, 'T', to_jsonb(i));
 SELECT count(*) FROM event_store.partitions;
-SELECT position FROM es_append('part-1', NULL, 'T', '{}');
+SELECT position FROM es_append('part-1', -2, 'T', '{}');
 SELECT name, from_position, to_position FROM event_store.partitions;
 -- a change of the size counts for what is made next
 SET event_store.partition_size = 200;
-SELECT count(*) FROM generate_series(1, 110) i, LATERAL es_append('part-' || i % 3, NULL, 'T', '{}');
+SELECT count(*) FROM generate_series(1, 110) i, LATERAL es_append('part-' || i % 3, -2, 'T', '{}');
 SELECT name, from_position, to_position FROM event_store.partitions;
 -- a call larger than that makes one that fits
-SELECT events, first_position, last_position FROM es_append_batch(array_fill('part-0'::text, '{1000}'), array_fill('T'::text, '{1000}'), NULL);
+SELECT events, first_position, last_position FROM es_append_batch(array_fill('part-0'::text, '{1000}'), array_fill('T'::text, '{1000}'), array_fill('{}'::jsonb, '{1000}'));
 SELECT name, from_position, to_position FROM event_store.partitions;
 -- rolled back with its transaction, made again
 BEGIN;
-SELECT last_position FROM es_append_batch(array_fill('part-9'::text, '{400}'), array_fill('T'::text, '{400}'), NULL);
+SELECT last_position FROM es_append_batch(array_fill('part-9'::text, '{400}'), array_fill('T'::text, '{400}'), array_fill('{}'::jsonb, '{400}'));
 SELECT count(*) FROM event_store.partitions;
 ROLLBACK;
 SELECT count(*) FROM event_store.partitions;
@@ -84,15 +84,15 @@ ALTER TABLE event_store.log DETACH PARTITION event_store.log_0;
 SELECT pg_temp.try($$SELECT count(*) FROM es_read_all(0, NULL)$$);
 SELECT pg_temp.try($$SELECT count(*) FROM es_read('part-0')$$);
 SELECT count(*) > 0 FROM es_read_all(99, NULL);
-SELECT version > 0 FROM es_append('part-0', NULL, 'T', '{}');
+SELECT version > 0 FROM es_append('part-0', -2, 'T', '{}');
 ROLLBACK;
 -- the newest one: nothing is read as if it had never been, and nothing is written over it
 BEGIN;
 SELECT name AS newest FROM event_store.partitions ORDER BY from_position DESC LIMIT 1 \gset
-SELECT version > 0 FROM es_append('part-0', NULL, 'T', '{}');
+SELECT version > 0 FROM es_append('part-0', -2, 'T', '{}');
 DO $$ DECLARE n text; p bigint; BEGIN FOR n, p IN SELECT name, from_position FROM event_store.partitions WHERE to_position > (SELECT last_value FROM event_store.position_seq) LOOP EXECUTE format('ALTER TABLE event_store.log DETACH PARTITION event_store.%I', n); END LOOP; END $$;
 SELECT pg_temp.try($$SELECT count(*) FROM es_read_all(0, NULL)$$) LIKE '55000: events at positions % are not attached%';
-SELECT pg_temp.try($$SELECT es_append('part-0', NULL, 'T', '{}')$$) LIKE '55000: partition "event_store.log_%" of the event log is not attached%';
+SELECT pg_temp.try($$SELECT es_append('part-0', -2, 'T', '{}')$$) LIKE '55000: partition "event_store.log_%" of the event log is not attached%';
 ROLLBACK;
 -- in a loop over the log itself
 SET event_store.partition_size = 1000;
@@ -100,7 +100,7 @@ DO $$
 DECLARE r record; n int := 0;
 BEGIN
     FOR r IN SELECT position FROM event_store.log ORDER BY position LIMIT 50 LOOP
-        PERFORM es_append('part-1', NULL, 'T', '{}');
+        PERFORM es_append('part-1', -2, 'T', '{}');
         n := n + 1;
     END LOOP;
     RAISE NOTICE '% appended', n;
@@ -116,30 +116,30 @@ SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;
 SELECT es_create_store();
-SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{79}'), array_fill('T'::text, '{79}'), NULL);
+SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{79}'), array_fill('T'::text, '{79}'), array_fill('{}'::jsonb, '{79}'));
 BEGIN;
-SELECT position FROM es_append('full-1', NULL, 'T', '{}');
+SELECT position FROM es_append('full-1', -2, 'T', '{}');
 SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory';
 ROLLBACK;
 SELECT name FROM event_store.partitions;
 -- nor while the transaction itself has a lock on the log that a worker would wait for
 BEGIN;
 ANALYZE event_store.log;
-SELECT position FROM es_append('full-1', NULL, 'T', '{}');
+SELECT position FROM es_append('full-1', -2, 'T', '{}');
 SELECT count(*) FROM event_store.partitions;
 ROLLBACK;
 -- while a query of the same session reads the log
 BEGIN;
 DECLARE c CURSOR FOR SELECT position FROM event_store.feed;
 FETCH 1 FROM c;
-SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{300}'), array_fill('T'::text, '{300}'), NULL);
+SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{300}'), array_fill('T'::text, '{300}'), array_fill('{}'::jsonb, '{300}'));
 COMMIT;
 -- a store made by the same transaction has to do it itself
 BEGIN;
 SET LOCAL client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 SELECT es_create_store();
-SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{300}'), array_fill('T'::text, '{300}'), NULL);
+SELECT last_position FROM es_append_batch(array_fill('full-1'::text, '{300}'), array_fill('T'::text, '{300}'), array_fill('{}'::jsonb, '{300}'));
 SELECT name FROM event_store.partitions;
 ROLLBACK;
 RESET event_store.partition_size;

@@ -139,7 +139,7 @@ RESET ROLE;
 -- partitions made by an application's append belong to the owner
 SET event_store.partition_size = 100;
 SET ROLE es_test_app;
-SELECT events FROM es_append_batch(array_fill('new-1'::text, '{300}'), array_fill('T'::text, '{300}'), NULL);
+SELECT events FROM es_append_batch(array_fill('new-1'::text, '{300}'), array_fill('T'::text, '{300}'), array_fill('{}'::jsonb, '{300}'));
 RESET ROLE;
 SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'event_store'::regnamespace AND relkind IN ('r', 'p', 'v', 'S', 'i', 'f');
 RESET event_store.partition_size;
@@ -200,7 +200,7 @@ BEGIN
 EXCEPTION WHEN no_data_found THEN
     RETURN SQLERRM;
 END $$;
-SELECT pg_temp.tampered(ddl, $$SELECT es_append('new-1', NULL, 'A', '{}', idempotency_key => 'k')$$) FROM unnest(ARRAY[
+SELECT pg_temp.tampered(ddl, $$SELECT es_append('new-1', -2, 'A', '{}', idempotency_key => 'k')$$) FROM unnest(ARRAY[
     'ALTER TABLE event_store.heads ADD COLUMN note text',
     'ALTER TABLE event_store.heads ALTER digest TYPE bigint USING 1',
     'ALTER TABLE event_store.heads DROP COLUMN digest',
@@ -218,7 +218,7 @@ SELECT pg_temp.tampered(ddl, $$SELECT es_append('new-1', NULL, 'A', '{}', idempo
 -- a column added and dropped again is no better
 SELECT pg_temp.tampered('ALTER TABLE event_store.heads ADD COLUMN note text; ALTER TABLE event_store.heads DROP COLUMN note', $$SELECT es_append('new-5', 0, 'A', '{}')$$);
 -- and nothing of it has stayed
-SELECT version > 0 FROM es_append('new-1', NULL, 'A', '{}', idempotency_key => 'k');
+SELECT version > 0 FROM es_append('new-1', -2, 'A', '{}', idempotency_key => 'k');
 
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;

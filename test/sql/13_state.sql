@@ -137,7 +137,7 @@ SELECT es_drop_snapshots('snap') > 0;
 SELECT state, version FROM es_load('snap-1');
 SELECT es_drop_snapshots('nosuch');
 -- several are kept, the older ones sparser
-SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('snap-2', NULL, 'N', jsonb_build_object('n', i)) a, LATERAL es_snapshot('snap-' || (a.version * 0 + 2)) s;
+SELECT count(*) FROM generate_series(1, 100) i, LATERAL es_append('snap-2', -2, 'N', jsonb_build_object('n', i)) a, LATERAL es_snapshot('snap-' || (a.version * 0 + 2)) s;
 SELECT count(*), max(s.version), min(s.version) FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream WHERE h.name = 'snap-2';
 -- a load that replayed far asks for one, which a worker takes in the background; what could not be used is counted
 SELECT es_register_aggregate('asked', $$state || jsonb_build_object('n', version)$$, snapshot_every => 10);

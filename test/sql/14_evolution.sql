@@ -55,7 +55,7 @@ SELECT state FROM es_load('late-1');
 SELECT data, schema_version FROM es_trace('late');
 -- as of a time what is dropped counts when it was recorded
 SELECT es_register_aggregate('mix', $$state || jsonb_build_object('n', version)$$);
-SELECT count(*) FROM generate_series(1, 5) i, LATERAL es_append('mix-1', NULL, CASE WHEN i IN (1, 4) THEN 'A' ELSE 'Debug' END, to_jsonb(i)) a;
+SELECT count(*) FROM generate_series(1, 5) i, LATERAL es_append('mix-1', -2, CASE WHEN i IN (1, 4) THEN 'A' ELSE 'Debug' END, to_jsonb(i)) a;
 SELECT count(*) FROM es_append('mix-2', 0, 'Debug', '{}');
 SELECT es_publish_mark() > 0, es_publish_mark() > 0;
 SELECT e.version, l.version, l.position = e.position, l.recorded_at = e.recorded_at, l.state FROM event_store.events e, LATERAL es_load_at('mix-1', e.recorded_at) l WHERE e.stream = 'mix-1' ORDER BY 1;
@@ -104,7 +104,7 @@ SELECT version FROM es_append('shop-1', 0, 'Priced', '{"price": 1}');
 SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{"price": 0}')$$);
 SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{}')$$);
 SELECT pg_temp.try($$SELECT es_append('shop-1', 1, '[{"type": "Other"}, {"type": "Priced", "data": {"price": "x"}}]')$$);
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "shop-1", "events": {"type": "Other"}}, {"stream": "shop-2", "events": [{"type": "Priced", "data": {"price": -1}}]}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "shop-1", "expected_version": "any", "events": {"type": "Other"}}, {"stream": "shop-2", "expected_version": "any", "events": [{"type": "Priced", "data": {"price": -1}}]}]')$$);
 SELECT pg_temp.try($$SELECT es_append_batch('{shop-1,shop-1}', '{Other,Priced}', ARRAY['{}', '{"price": -1}']::jsonb[])$$);
 SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, data) VALUES ('shop-1', 'Priced', '{"price": 1}'), ('shop-1', 'Priced', '{"price": -1}')$$);
 SELECT es_register_event_type('Divided', 1, $$1 / (data ->> 'by')::int > 0$$);
@@ -117,16 +117,16 @@ SELECT es_stream_version('shop-1'), es_stream_version('shop-2');
 
 -- a check or a fold that appends, behind a wrong IMMUTABLE: neither the inner nor the outer event
 CREATE FUNCTION appending(data jsonb) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
-$$BEGIN IF NOT data ? 'inner' THEN PERFORM es_append('nested-1', NULL, 'Nested', '{"inner": 1}'); END IF; RETURN true; END$$;
+$$BEGIN IF NOT data ? 'inner' THEN PERFORM es_append('nested-1', -2, 'Nested', '{"inner": 1}'); END IF; RETURN true; END$$;
 SELECT es_register_event_type('Nested', 1, 'appending(data)');
-SELECT pg_temp.try($$SELECT es_append('nested-1', NULL, 'Nested', '{}')$$);
+SELECT pg_temp.try($$SELECT es_append('nested-1', -2, 'Nested', '{}')$$);
 SELECT es_register_aggregate('nested', $$CASE WHEN appending(data) THEN state END$$);
-SELECT version FROM es_append('nested-1', NULL, 'Plain', '{}');
+SELECT version FROM es_append('nested-1', -2, 'Plain', '{}');
 SELECT pg_temp.try($$SELECT es_load('nested-1')$$);
 -- one that is caught leaves the session able to append
 CREATE OR REPLACE FUNCTION appending(data jsonb) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
-$$BEGIN PERFORM es_append('nested-1', NULL, 'Nested', '{"inner": 1}'); RETURN true; EXCEPTION WHEN feature_not_supported THEN RETURN true; END$$;
-SELECT version FROM es_append('nested-1', NULL, 'Nested', '{}');
+$$BEGIN PERFORM es_append('nested-1', -2, 'Nested', '{"inner": 1}'); RETURN true; EXCEPTION WHEN feature_not_supported THEN RETURN true; END$$;
+SELECT version FROM es_append('nested-1', -2, 'Nested', '{}');
 SELECT version, count(*) FROM es_read('nested-1') GROUP BY 1 ORDER BY 1;
 SELECT es_unregister_event_type('Nested'), es_unregister_aggregate('nested');
 DROP FUNCTION appending(jsonb);

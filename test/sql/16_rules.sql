@@ -66,8 +66,8 @@ SELECT es_register_aggregate('map', rules => '{
   "Put":  [{"when": {"field": "$state.items.{key}", "exists": true}, "count": "replaced"},
            {"set": {"items.{key}.v": "v", "a\\.b.\\$c": "key", "of.{$event.type}.{$metadata.who}": "v"}}],
   "Drop": {"unset": "items.{key}"}}');
-SELECT count(*) AS calls FROM (SELECT es_append('map-1', NULL, 'Put', jsonb_build_object('key', 'k' || i % 300, 'v', i), '{"who": "x"}') FROM generate_series(1, 1000) i) s;
-SELECT count(*) AS calls FROM (SELECT es_append('map-1', NULL, 'Drop', jsonb_build_object('key', 'k' || i)) FROM generate_series(0, 299) i WHERE i % 3 > 0) s;
+SELECT count(*) AS calls FROM (SELECT es_append('map-1', -2, 'Put', jsonb_build_object('key', 'k' || i % 300, 'v', i), '{"who": "x"}') FROM generate_series(1, 1000) i) s;
+SELECT count(*) AS calls FROM (SELECT es_append('map-1', -2, 'Drop', jsonb_build_object('key', 'k' || i)) FROM generate_series(0, 299) i WHERE i % 3 > 0) s;
 SELECT (SELECT count(*) FROM jsonb_object_keys(state->'items')) AS items, state->'items'->'k3' AS k3, state - 'items' AS rest FROM es_load('map-1');
 
 -- 5. Numbers: exact, whatever the size; 12.50 stays 12.50.
@@ -79,7 +79,7 @@ SELECT l.state = jsonb_build_object('sum', sum(n), 'neg', -sum(n), 'lo', min(n),
 
 -- 6. The same fold as rules and as an SQL expression gives the same states.
 SELECT es_register_aggregate('acct', rules => '{"D": {"add": {"balance": "amount"}, "count": "n"}, "W": {"subtract": {"balance": "amount"}}}', initial_state => '{"balance": 0, "n": 0}');
-SELECT count(*) AS calls FROM (SELECT es_append('acct-' || i % 5, NULL, CASE WHEN i % 3 = 0 THEN 'W' ELSE 'D' END, jsonb_build_object('amount', i * 0.25)) FROM generate_series(1, 500) i) s;
+SELECT count(*) AS calls FROM (SELECT es_append('acct-' || i % 5, -2, CASE WHEN i % 3 = 0 THEN 'W' ELSE 'D' END, jsonb_build_object('amount', i * 0.25)) FROM generate_series(1, 500) i) s;
 CREATE TEMP TABLE by_rules AS SELECT * FROM es_load_category('acct');
 SELECT es_register_aggregate('acct', $$CASE event_type
   WHEN 'D' THEN state || jsonb_build_object('balance', (state->>'balance')::numeric + (data->>'amount')::numeric, 'n', (state->>'n')::int + 1)
@@ -214,7 +214,7 @@ SELECT pg_temp.fails(r::jsonb, i::jsonb, d::jsonb) FROM (VALUES
 
 -- 9. Nested ever deeper: a clean error, and the session goes on.
 SELECT es_register_aggregate('deep', rules => '{"A": {"set": {"a": "$state"}}}');
-SELECT events FROM es_append_batch(array_fill('deep-1'::text, '{5000}'), array_fill('A'::text, '{5000}'), NULL);
+SELECT events FROM es_append_batch(array_fill('deep-1'::text, '{5000}'), array_fill('A'::text, '{5000}'), array_fill('{}'::jsonb, '{5000}'));
 SET max_stack_depth = '300kB';
 DO $$
 BEGIN

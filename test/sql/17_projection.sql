@@ -62,7 +62,7 @@ SELECT es_drop_projection('columns');
 
 TRUNCATE seen;
 SELECT version FROM es_append('order-20', 0, '[{"type": "A"}, {"type": "B"}, {"type": "C"}, {"type": "D"}, {"type": "E"}]');
-SELECT max(version) FROM es_append_multi('[{"stream": "order-21", "events": [{"type": "A"}, {"type": "B"}]}, {"stream": "order-22", "events": [{"type": "A"}]}]');
+SELECT max(version) FROM es_append_multi('[{"stream": "order-21", "expected_version": "any", "events": [{"type": "A"}, {"type": "B"}]}, {"stream": "order-22", "expected_version": "any", "events": [{"type": "A"}]}]');
 SELECT version FROM es_append('order-23', 0, 'A', '{}');
 SELECT es_run_projection('seen');
 SELECT count(*), string_agg(DISTINCT stream, ' ') FROM seen GROUP BY batch ORDER BY batch;
@@ -91,10 +91,10 @@ SELECT * FROM revenue;
 SELECT name, stream, events, error, error_code, attempts, rebuild FROM event_store.projection_quarantine;
 SELECT status, quarantined_streams, last_error FROM event_store.projection_status WHERE name = 'revenue';
 -- what comes behind it in the stream is parked too, and what a call ties to it; everything else goes on
-SELECT max(version) FROM es_append_multi('[{"stream": "order-40", "events": [{"type": "Placed", "data": {"country": "A", "eur": 1000}}]},
-    {"stream": "order-30", "events": [{"type": "Placed", "data": {"country": "A", "eur": 1000}}]}]');
-SELECT version FROM es_append('order-30', NULL, 'Placed', '{"country": "A", "eur": 10000}');
-SELECT version FROM es_append('order-31', NULL, 'Placed', '{"country": "A", "eur": 1}');
+SELECT max(version) FROM es_append_multi('[{"stream": "order-40", "expected_version": "any", "events": [{"type": "Placed", "data": {"country": "A", "eur": 1000}}]},
+    {"stream": "order-30", "expected_version": "any", "events": [{"type": "Placed", "data": {"country": "A", "eur": 1000}}]}]');
+SELECT version FROM es_append('order-30', -2, 'Placed', '{"country": "A", "eur": 10000}');
+SELECT version FROM es_append('order-31', -2, 'Placed', '{"country": "A", "eur": 1}');
 SELECT es_run_projection('revenue');
 SELECT * FROM revenue;
 SELECT stream, events, error IS NULL AS behind, together = min(together) OVER () AS together FROM event_store.projection_quarantine ORDER BY 1;
@@ -129,7 +129,7 @@ CREATE TABLE latest (stream text PRIMARY KEY, data jsonb);
 SELECT es_create_projection('latest', $$
     INSERT INTO latest SELECT stream, data FROM new_events ON CONFLICT (stream) DO UPDATE SET data = EXCLUDED.data$$,
     tables => '{latest}', event_types => '{Set}');
-SELECT count(es_append('thing-' || i % 3, NULL, 'Set', to_jsonb(i))) FROM generate_series(1, 12) i;
+SELECT count(es_append('thing-' || i % 3, -2, 'Set', to_jsonb(i))) FROM generate_series(1, 12) i;
 SELECT es_run_projection('latest');
 SELECT * FROM latest ORDER BY 1;
 SELECT count(*) FROM event_store.projection_quarantine WHERE name = 'latest';
@@ -195,7 +195,7 @@ SELECT * FROM revenue_view;
 SELECT 'revenue'::regclass::oid = :before AS same_table, count(*) FILTER (WHERE nspname LIKE '%rebuild%') AS schemas FROM pg_namespace;
 SELECT status, lag_events FROM event_store.projection_status WHERE name = 'revenue';
 -- and goes on with it
-SELECT version FROM es_append('customer-1', NULL, 'Placed', '{"country": "C0", "eur": 1}');
+SELECT version FROM es_append('customer-1', -2, 'Placed', '{"country": "C0", "eur": 1}');
 SELECT es_run_projection('revenue');
 SELECT * FROM revenue ORDER BY 1;
 -- fast
@@ -290,23 +290,23 @@ SELECT status, mode, lag_events FROM event_store.projection_status WHERE name = 
 SELECT try($$SELECT es_pause_projection('stock')$$);
 -- to async and back
 SELECT es_set_projection_mode('stock', 'async');
-SELECT version FROM es_append('stock-a', NULL, 'Received', '{"sku": "a", "n": 10}');
+SELECT version FROM es_append('stock-a', -2, 'Received', '{"sku": "a", "n": 10}');
 SELECT * FROM stock ORDER BY 1;
 SELECT es_set_projection_mode('stock', 'inline');
 SELECT * FROM stock ORDER BY 1;
-SELECT version FROM es_append('stock-a', NULL, 'Received', '{"sku": "a", "n": 100}');
+SELECT version FROM es_append('stock-a', -2, 'Received', '{"sku": "a", "n": 100}');
 SELECT * FROM stock ORDER BY 1;
 SELECT es_rebuild_projection('stock');
 SELECT es_run_projection('stock');
 SELECT * FROM stock ORDER BY 1;
 BEGIN;
-SELECT version FROM es_append('stock-a', NULL, 'Received', '{"sku": "a", "n": 1}');
+SELECT version FROM es_append('stock-a', -2, 'Received', '{"sku": "a", "n": 1}');
 SELECT try($$SELECT es_set_projection_mode('stock', 'async')$$);
 ROLLBACK;
 
 -- ---------------------------------------------------------------- a handler may not append; a process manager may
 
-CREATE FUNCTION note(s text) RETURNS void LANGUAGE sql AS $$ SELECT es_append('note-' || s, NULL, 'Noted', '{}') $$;
+CREATE FUNCTION note(s text) RETURNS void LANGUAGE sql AS $$ SELECT es_append('note-' || s, -2, 'Noted', '{}') $$;
 SELECT es_create_projection('appends', 'SELECT note(stream) FROM new_events', categories => '{order}');
 SET client_min_messages = error;
 SELECT es_run_projection('appends');
@@ -340,13 +340,13 @@ BEGIN
     SELECT * INTO s FROM saga WHERE saga.order_id = order_saga.order_id FOR UPDATE;
     IF event_type = 'Ordered' THEN
         INSERT INTO saga VALUES (order_id, data->>'sku', (data->>'n')::int, 'reserved', (data->>'pay_by')::timestamptz);
-        PERFORM es_append('stock-' || (data->>'sku'), NULL, 'Reserved', jsonb_build_object('sku', data->>'sku', 'n', -(data->>'n')::int, 'order', order_id));
+        PERFORM es_append('stock-' || (data->>'sku'), -2, 'Reserved', jsonb_build_object('sku', data->>'sku', 'n', -(data->>'n')::int, 'order', order_id));
     ELSIF event_type = 'Paid' AND s.state = 'reserved' THEN
         UPDATE saga SET state = 'paid' WHERE saga.order_id = s.order_id;
-        PERFORM es_append(order_id, NULL, 'Confirmed', '{}');
+        PERFORM es_append(order_id, -2, 'Confirmed', '{}');
     ELSIF event_type IN ('PaymentFailed', 'PaymentOverdue') AND s.state = 'reserved' THEN
         UPDATE saga SET state = 'released' WHERE saga.order_id = s.order_id;
-        PERFORM es_append('stock-' || s.sku, NULL, 'Released', jsonb_build_object('sku', s.sku, 'n', s.n, 'order', order_id));
+        PERFORM es_append('stock-' || s.sku, -2, 'Released', jsonb_build_object('sku', s.sku, 'n', s.n, 'order', order_id));
     END IF;
 END $$;
 SELECT es_create_projection('order saga', $$SELECT order_saga(stream, event_type, data) FROM new_events ORDER BY position$$,
@@ -428,7 +428,7 @@ RESET ROLE;
 SELECT es_run_projection('mine');
 SELECT stream FROM mine ORDER BY 1;
 REVOKE INSERT ON mine FROM es_projector;
-SELECT version FROM es_append('thing-1', NULL, 'Set', '1');
+SELECT version FROM es_append('thing-1', -2, 'Set', '1');
 SET client_min_messages = error;
 SELECT es_run_projection('mine');
 SELECT status, last_error FROM event_store.projection_status WHERE name = 'mine';
@@ -451,7 +451,7 @@ SELECT es_create_projection('tied', 'INSERT INTO tied (stream, version, n) SELEC
 SELECT version FROM es_append('tie-1', 0, 'N', '{"n": "bad"}');
 SELECT version FROM es_append('tie-2', 0, 'N', '{"n": "bad"}');
 SELECT version FROM es_append('tie-2', 1, 'N', '{"n": 2}');
-SELECT version FROM es_append_multi('[{"stream": "tie-1", "events": {"type": "N", "data": {"n": 3}}}, {"stream": "tie-2", "events": {"type": "N", "data": {"n": 3}}}]');
+SELECT version FROM es_append_multi('[{"stream": "tie-1", "expected_version": "any", "events": {"type": "N", "data": {"n": 3}}}, {"stream": "tie-2", "expected_version": "any", "events": {"type": "N", "data": {"n": 3}}}]');
 SELECT version FROM es_append('tie-3', 0, 'N', '{"n": 4}');
 SELECT es_run_projection('tied');
 -- all of tie-2, although the call behind tie-1 was parked first
@@ -512,9 +512,9 @@ SELECT es_create_projection('kind-3', $$INSERT INTO kinds SELECT 'deep ' || v, c
     ON CONFLICT (k) WHERE true DO UPDATE SET n = EXCLUDED.n + kinds.n WHERE kinds.n > 0$$, categories => '{kind}');
 SELECT es_create_projection('kind-4', $$INSERT INTO kinds SELECT 'window ' || version, sum(schema_version) OVER w, metadata FROM new_events WHERE data @? '$.a'
     WINDOW w AS (PARTITION BY stream ORDER BY position ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) ORDER BY 1 LIMIT (SELECT max(version) FROM new_events)$$, categories => '{kind}');
-SELECT count(es_append('kind-1', NULL, 'T', '{"a": 1}', '{"b": 2}')) FROM generate_series(1, 2) i;
+SELECT count(es_append('kind-1', -2, 'T', '{"a": 1}', '{"b": 2}')) FROM generate_series(1, 2) i;
 SELECT sum(es_run_projection('kind-' || i)) FROM generate_series(1, 4) i;
-SELECT count(es_append('kind-1', NULL, 'T', '{"a": 1}', '{"b": 3}')) FROM generate_series(1, 2) i;
+SELECT count(es_append('kind-1', -2, 'T', '{"a": 1}', '{"b": 3}')) FROM generate_series(1, 2) i;
 SELECT sum(es_run_projection('kind-' || i)) FROM generate_series(1, 4) i;
 SELECT regexp_replace(k, 'kind-1\d+', 'kind-1 and position') AS k, n, d FROM kinds ORDER BY kinds.k;
 SELECT count(es_drop_projection('kind-' || i)) FROM generate_series(1, 4) i;

@@ -100,7 +100,7 @@ SELECT got('mail', wait => '1 ms');
 SELECT kept('mail');
 
 -- ------------------------------------------------------------ one consumer
-SELECT events FROM es_append_batch('{a-1,b-1,a-1,c-1,b-1,a-1,c-1}', '{One,One,Two,One,Two,One,Two}', NULL);
+SELECT events FROM es_append_batch('{a-1,b-1,a-1,c-1,b-1,a-1,c-1}', '{One,One,Two,One,Two,One,Two}', '{"{}","{}","{}","{}","{}","{}","{}"}');
 -- without an acknowledgement the same comes again, and more when asked for
 SELECT got('mail', max_count => 3);
 SELECT got('mail', max_count => 3);
@@ -166,7 +166,7 @@ SELECT kept('team');
 SELECT streams_in_flight, quarantined_streams, oldest_unacked, leases, lag_events,
     (SELECT array_agg(c->>'consumer') FROM jsonb_array_elements(consumers) c) FROM event_store.subscription_status WHERE name = 'team';
 -- the empty name is the one of NULL
-SELECT events FROM es_append_batch('{a-1}', '{One}', NULL);
+SELECT events FROM es_append_batch('{a-1}', '{One}', '{"{}"}');
 SELECT got('team');
 SELECT es_ack('team', position, '') FROM es_fetch('team', '');
 SELECT kept('team');
@@ -194,7 +194,7 @@ SELECT kept('leased');
 SELECT es_ack('leased', 6, 'quick');
 -- also a fetch that gets nothing does
 SELECT got('leased', 'quick'), es_ack('leased', 9, 'quick');
-SELECT version FROM es_append('a-1', NULL, 'One', '{}');
+SELECT version FROM es_append('a-1', -2, 'One', '{}');
 SELECT got('leased', 'slow', lease => '1 ms'), outlive('slow');
 SELECT got('leased', 'quick');
 SELECT try($$SELECT es_ack('leased', 9, 'slow')$$);
@@ -203,7 +203,7 @@ SELECT try($$SELECT es_ack('leased', 10, 'slow')$$);
 SELECT kept('leased');
 SELECT es_ack('leased', 10, 'quick');
 -- a lease that has ended is renewed by a fetch when nobody was quicker; streams of others with a lease are not taken
-SELECT version FROM es_append('a-1', NULL, 'One', '{}');
+SELECT version FROM es_append('a-1', -2, 'One', '{}');
 SELECT got('leased', 'slow', lease => '1 ms'), outlive('slow');
 SELECT got('leased', 'slow');
 SELECT got('leased', 'quick');
@@ -228,8 +228,8 @@ SELECT subscription, stream, position, version, reason, attempts, since > now() 
 -- its later events park, the others go on; what was not acknowledged of those comes again
 SELECT got('q');
 SELECT es_ack('q', 7);
-SELECT version FROM es_append('a-1', NULL, 'One', '{}');
-SELECT version FROM es_append('c-1', NULL, 'One', '{}');
+SELECT version FROM es_append('a-1', -2, 'One', '{}');
+SELECT version FROM es_append('c-1', -2, 'One', '{}');
 SELECT got('q');
 SELECT es_ack('q', 12);
 SELECT kept('q');
@@ -262,7 +262,7 @@ SELECT got('twos');
 SELECT es_ack('twos', 3);
 SELECT kept('twos');
 SELECT es_ack('twos', 7);
-SELECT es_append('nobody-1', NULL, 'Nothing', '{}') IS NOT NULL;
+SELECT es_append('nobody-1', -2, 'Nothing', '{}') IS NOT NULL;
 SELECT got('unknown'), got('unknown type'), got('twos');
 -- a type by what an upcaster makes of it; what one drops does not block
 SELECT es_create_subscription('up', '{u}', '{New}');
@@ -283,7 +283,7 @@ SELECT es_ack('up2', 17, 'x');
 SELECT kept('up2');
 -- one that fails says so, and acknowledging goes on
 SELECT got('up2', 'x', lease => '1 ms');
-SELECT version FROM es_append('u-1', NULL, 'New', '1');
+SELECT version FROM es_append('u-1', -2, 'New', '1');
 SELECT got('up2', 'x');
 SELECT es_register_upcaster('New', 1, 'to_jsonb(1 / (data::text::int - 1))');
 SELECT try($$SELECT es_fetch('up2', 'x')$$);
@@ -306,7 +306,7 @@ SELECT es_unregister_upcaster('Dropped', 1), es_drop_subscription('up3');
 
 -- ------------------------------------------------------------ many streams and events
 SELECT events FROM es_append_batch((SELECT array_agg('many-' || i % 700 ORDER BY i) FROM generate_series(1, 5000) i),
-    array_fill('Many'::text, ARRAY[5000]), NULL);
+    array_fill('Many'::text, ARRAY[5000]), array_fill('{}'::jsonb, ARRAY[5000]));
 SELECT es_create_subscription('all', '{many}');
 CREATE TEMP TABLE seen (n int GENERATED ALWAYS AS IDENTITY, consumer text, position bigint, stream text, version bigint);
 -- consumers with rooms of several sizes, of which one acknowledges only a part and one nothing until it lost its lease
@@ -341,10 +341,10 @@ SELECT kept('all') = (SELECT max(position) FROM event_store.events)::text AS all
 
 -- a subscription that meets only others' streams stops now and then, and goes on
 SELECT es_create_subscription('hot', '{hot}');
-SELECT version FROM es_append('hot-1', NULL, 'Hot', '{}');
+SELECT version FROM es_append('hot-1', -2, 'Hot', '{}');
 SELECT count(*) FROM es_fetch('hot', 'x', lease => '1 hour');
 SELECT events FROM es_append_batch((SELECT array_agg('hot-' || CASE WHEN i = 12000 THEN 2 ELSE 1 END ORDER BY i) FROM generate_series(1, 12000) i),
-    array_fill('Hot'::text, ARRAY[12000]), NULL);
+    array_fill('Hot'::text, ARRAY[12000]), array_fill('{}'::jsonb, ARRAY[12000]));
 SELECT position AS before FROM event_store.subscriptions WHERE name = 'hot' \gset
 SELECT count(*) FROM es_fetch('hot', 'y', wait => '1 s');
 SELECT position - :before AS moved FROM event_store.subscriptions WHERE name = 'hot';

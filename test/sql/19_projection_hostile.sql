@@ -36,7 +36,7 @@ BEGIN
 EXCEPTION WHEN feature_not_supported THEN
 	INSERT INTO hostile_seen VALUES (sqlerrm, 0);
 END $$;
-SELECT count(es_append('hostile_side-1', NULL, what, '{}'))
+SELECT count(es_append('hostile_side-1', -2, what, '{}'))
 FROM unnest('{run,drop,pause,create,retry,wait}'::text[]) WITH ORDINALITY AS u(what, n);
 DO $$ BEGIN PERFORM es_publish_mark(); END $$;
 BEGIN;		-- no worker comes first
@@ -51,7 +51,7 @@ COMMIT;
 CREATE TABLE hostile_upcast (t text, p bigint);
 SELECT es_register_upcaster('HostileOld', 1, $$jsonb_build_object('n', (data->>'n')::int)$$);
 DO $$ BEGIN
-	PERFORM es_append('hostile_up-' || i, NULL, CASE WHEN i % 5 = 0 THEN 'HostileOld' ELSE 'HostileNew' END, '{"n": "x"}')
+	PERFORM es_append('hostile_up-' || i, -2, CASE WHEN i % 5 = 0 THEN 'HostileOld' ELSE 'HostileNew' END, '{"n": "x"}')
 	FROM generate_series(1, 100) i;
 	PERFORM es_publish_mark();
 END $$;
@@ -131,7 +131,7 @@ CREATE TABLE hostile_audit (what text);
 CREATE FUNCTION hostile_audit() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO hostile_audit VALUES (tg_op); RETURN NULL; END$$;
 CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON hostile_own FOR EACH ROW EXECUTE FUNCTION hostile_audit();
 DO $$ BEGIN
-	PERFORM es_append('hostile_own-1', NULL, 'T', '{}') FROM generate_series(1, 3) i;
+	PERFORM es_append('hostile_own-1', -2, 'T', '{}') FROM generate_series(1, 3) i;
 	PERFORM es_publish_mark();
 END $$;
 BEGIN;

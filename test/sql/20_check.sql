@@ -41,7 +41,7 @@ SELECT * FROM es_check();
 -- a store with something of everything
 SELECT version FROM es_append('acct-1', 0, '[{"type": "Opened"}, {"type": "Deposited", "data": {"amount": 5}}, {"type": "Deposited", "data": {"amount": 7}}]');
 SELECT version FROM es_append('acct-2', 0, 'Opened', '{}', idempotency_key => 'k1');
-SELECT count(*) FROM es_append_multi('[{"stream": "acct-1", "events": [{"type": "Withdrawn", "data": {"amount": 2}}]}, {"stream": "acct-2", "events": [{"type": "Deposited", "data": {"amount": 2}}]}, {"stream": "acct-9", "expected_version": 0}]');
+SELECT count(*) FROM es_append_multi('[{"stream": "acct-1", "expected_version": "any", "events": [{"type": "Withdrawn", "data": {"amount": 2}}]}, {"stream": "acct-2", "expected_version": "any", "events": [{"type": "Deposited", "data": {"amount": 2}}]}, {"stream": "acct-9", "expected_version": 0}]');
 SELECT events FROM es_append_batch('{acct-3,order-1,acct-3}', '{Opened,Placed,Deposited}', '{"{}","{}","{\"amount\": 1}"}', idempotency_key => 'b1');
 SELECT count(*) FROM (SELECT es_append('order-2', -2, 'Placed', jsonb_build_object('n', i)) FROM generate_series(1, 110) i) a;
 SELECT es_register_aggregate('acct', rules => '{"Deposited": {"add": {"balance": "amount"}}, "Withdrawn": {"subtract": {"balance": "amount"}}}');

@@ -51,7 +51,7 @@ SELECT position, root FROM es_log_root();
 SELECT es_seal_log();
 
 -- ---- a log of two partitions: positions 1 to 120, streams a-1, a-2, b-1 and some more; sealed up to 115
-SELECT events FROM es_append_batch(array_fill('fill-1'::text, '{70}'), array_fill('Filled'::text, '{70}'), NULL);
+SELECT events FROM es_append_batch(array_fill('fill-1'::text, '{70}'), array_fill('Filled'::text, '{70}'), array_fill('{}'::jsonb, '{70}'));
 SELECT version, position FROM es_append('a-1', 0, '[{"type": "Opened", "data": {"i": 1}}, {"type": "Changed", "data": {"i": 2}, "metadata": {"user": "u"}}]');
 SELECT version, position FROM es_append('a-2', 0, '[{"type": "Opened", "data": {"i": 1}}, {"type": "Changed", "data": {"i": 2}}]');
 SELECT version, position FROM es_append('b-1', 0, '[{"type": "Opened", "data": "x"}]');
@@ -59,7 +59,7 @@ CREATE TEMP TABLE old_heads AS SELECT * FROM event_store.heads;
 CREATE TABLE old_log_0 (LIKE event_store.log_0 INCLUDING ALL);
 INSERT INTO old_log_0 SELECT * FROM event_store.log_0;
 SELECT version, position FROM es_append('a-1', 2, '[{"type": "Changed", "data": {"i": 3}}, {"type": "Closed", "data": {"i": 4}}]');
-SELECT events FROM es_append_batch(array_fill('fill-2'::text, '{33}'), array_fill('Filled'::text, '{33}'), NULL);
+SELECT events FROM es_append_batch(array_fill('fill-2'::text, '{33}'), array_fill('Filled'::text, '{33}'), array_fill('{}'::jsonb, '{33}'));
 SELECT version, position FROM es_append('b-1', 1, '[{"type": "Changed", "data": {"i": 3}}, {"type": "Closed", "data": {"i": 4}}]');
 SELECT version, position FROM es_append('c-1', 0, '[{"type": "Opened", "data": null}, {"type": "Changed", "data": [1, 2.50]}, {"type": "Closed"}]');
 SELECT es_seal_log(5);
@@ -332,7 +332,7 @@ SELECT findings();
 DO $$
 BEGIN
     LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE;    -- so that no worker makes it
-    PERFORM es_append_batch(array_fill('a-1'::text, '{300}'), array_fill('Changed'::text, '{300}'), NULL);
+    PERFORM es_append_batch(array_fill('a-1'::text, '{300}'), array_fill('Changed'::text, '{300}'), array_fill('{}'::jsonb, '{300}'));
     RAISE EXCEPTION 'no';
 EXCEPTION WHEN raise_exception THEN NULL;
 END $$;

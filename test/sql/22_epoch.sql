@@ -22,7 +22,7 @@ SELECT to_timestamp(:first / 1000000.0) BETWEEN now() - interval '1 hour' AND cl
 SELECT mark, last_position, start_position, system_identifier = (SELECT s.system_identifier FROM pg_control_system() s) AS system,
     timeline = (SELECT c.timeline_id FROM pg_control_checkpoint() c) AS timeline,
     database = (SELECT oid FROM pg_database WHERE datname = current_database())::bigint AS database FROM event_store.epochs;
-SELECT position FROM generate_series(1, 5) i, LATERAL es_append('epoch-1', NULL, 'Counted', jsonb_build_object('n', i));
+SELECT position FROM generate_series(1, 5) i, LATERAL es_append('epoch-1', -2, 'Counted', jsonb_build_object('n', i));
 SELECT es_publish_mark();
 SELECT position FROM es_append('epoch-1', 5, 'Counted', '{"n": 6}');	-- not published
 

@@ -53,7 +53,7 @@ BEGIN;
 ALTER TABLE event_store.store DISABLE TRIGGER ALL;
 DELETE FROM event_store.store;
 CREATE SCHEMA rare;
-SELECT try($$SELECT es_append('rare-1', NULL, 'Known', '{}'::jsonb)$$);
+SELECT try($$SELECT es_append('rare-1', -2, 'Known', '{}'::jsonb)$$);
 ROLLBACK;
 
 -- the last seal was changed
@@ -67,11 +67,11 @@ ROLLBACK;
 -- partitions that are no ranges of positions
 BEGIN;
 CREATE TABLE event_store.other PARTITION OF event_store.log DEFAULT;
-SELECT try($$SELECT es_append('rare-1', NULL, 'Known', '{}'::jsonb)$$);
+SELECT try($$SELECT es_append('rare-1', -2, 'Known', '{}'::jsonb)$$);
 ROLLBACK;
 BEGIN;
 CREATE TABLE event_store.other PARTITION OF event_store.log FOR VALUES FROM (MINVALUE) TO (-1000);
-SELECT try($$SELECT es_append('rare-1', NULL, 'Known', '{}'::jsonb)$$);
+SELECT try($$SELECT es_append('rare-1', -2, 'Known', '{}'::jsonb)$$);
 ROLLBACK;
 
 -- the sequence was set back behind the beginning of an epoch
@@ -80,7 +80,7 @@ SELECT version FROM es_append('rare-1', 1, 'Known', '{}'::jsonb);
 SELECT version FROM es_append('rare-1', 2, 'Known', '{}'::jsonb);
 SELECT last_value AS last, is_called AS called FROM event_store.position_seq \gset
 SELECT setval('event_store.position_seq', 5);
-SELECT regexp_replace(try($$SELECT es_append('rare-1', NULL, 'Known', '{}'::jsonb)$$), 'above \d+', 'above N');
+SELECT regexp_replace(try($$SELECT es_append('rare-1', -2, 'Known', '{}'::jsonb)$$), 'above \d+', 'above N');
 SELECT setval('event_store.position_seq', :last, :'called') > 5;
 
 -- the role that registered a fold was dropped, and made again

@@ -74,12 +74,12 @@ SELECT pg_temp.try($$SELECT state FROM es_load('a-1')$$);
 SELECT pg_temp.found();
 ROLLBACK;
 -- the last one that has events, with one ahead of it: nothing is behind it but an empty partition
-SELECT position FROM es_append_batch(array_fill('c-1'::text, '{80}'), array_fill('T'::text, '{80}'), NULL), LATERAL (SELECT last_position AS position) l;
+SELECT position FROM es_append_batch(array_fill('c-1'::text, '{80}'), array_fill('T'::text, '{80}'), array_fill('{}'::jsonb, '{80}')), LATERAL (SELECT last_position AS position) l;
 SELECT name, from_position, to_position FROM event_store.partitions;
 BEGIN;
 ALTER TABLE event_store.log DETACH PARTITION event_store.log_200;
 SELECT * FROM pg_temp.readers();
-SELECT pg_temp.try($$SELECT position FROM es_append('a-1', NULL, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT position FROM es_append('a-1', -2, 'T', '{}')$$);
 SELECT pg_temp.found();
 ROLLBACK;
 -- the projection, the subscription and the sealer have not gone past it
@@ -100,7 +100,7 @@ ALTER TABLE event_store.log DETACH PARTITION event_store.log_200;
 ALTER TABLE event_store.log DETACH PARTITION event_store.log_300;
 SELECT * FROM pg_temp.readers();
 SELECT pg_temp.found();
-SELECT pg_temp.try($$SELECT position FROM es_append('a-1', NULL, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT position FROM es_append('a-1', -2, 'T', '{}')$$);
 CREATE SCHEMA archive;
 ALTER TABLE event_store.log_200 SET SCHEMA archive;
 DROP TABLE event_store.log_300;
@@ -108,7 +108,7 @@ SELECT * FROM pg_temp.readers();
 SELECT pg_temp.try($$SELECT count(*) FROM es_read_all(0, NULL)$$);
 SELECT pg_temp.found();
 -- nothing is written over it
-SELECT pg_temp.try($$SELECT position FROM es_append('a-1', NULL, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT position FROM es_append('a-1', -2, 'T', '{}')$$);
 -- it can be given up
 SELECT es_begin_epoch(above => 9999) > 0;
 SELECT version FROM es_append('a-2', 0, 'T', '{}');
@@ -143,7 +143,7 @@ ROLLBACK;
 BEGIN;
 CREATE TABLE event_store.log_default PARTITION OF event_store.log DEFAULT;
 SELECT pg_temp.try($$SELECT count(*) FROM es_read_all(0, NULL)$$);
-SELECT pg_temp.try($$SELECT position FROM es_append('a-1', NULL, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT position FROM es_append('a-1', -2, 'T', '{}')$$);
 ROLLBACK;
 BEGIN;
 CREATE TABLE event_store.log_max PARTITION OF event_store.log FOR VALUES FROM (1000) TO (MAXVALUE);

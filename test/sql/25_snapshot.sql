@@ -94,7 +94,7 @@ SELECT version, state FROM event_store.snapshots WHERE stream = (SELECT id FROM 
 SELECT count(*) FROM es_check('all');
 
 -- ---------------------------------------------------------------- the event is in a partition that is away
-SELECT last_position FROM es_append_batch(array_fill('b-1'::text, '{60}'), array_fill('In'::text, '{60}'), NULL);
+SELECT last_position FROM es_append_batch(array_fill('b-1'::text, '{60}'), array_fill('In'::text, '{60}'), array_fill('{}'::jsonb, '{60}'));
 SELECT version FROM es_append('a-1', 20, 'In', '{"x": 100}');
 SELECT es_put_snapshot('a-1', 20, '{"mine": 20}', 'before the head');
 SELECT es_snapshot('a-1');
@@ -118,7 +118,7 @@ BEGIN
     EXECUTE format($f$SELECT es_register_aggregate('k', rules => '{"In": {"count": "n"}}', snapshot_every => 1%s)$f$, settings);
     PERFORM es_drop_snapshots('k');
     FOR i IN 1 .. 40 LOOP
-        PERFORM es_append('k-1', NULL, 'In', '{}'), es_snapshot('k-1');
+        PERFORM es_append('k-1', -2, 'In', '{}'), es_snapshot('k-1');
     END LOOP;
     RETURN (SELECT array_agg(s.version ORDER BY s.version DESC) FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream WHERE h.name = 'k-1');
 END $$;

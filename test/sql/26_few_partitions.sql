@@ -13,7 +13,7 @@ SELECT es_create_store();
 SELECT sum(version) FROM (SELECT (es_append('wide-1', i, 'Added', '{"n": 1}')).version,
     CASE WHEN i IN (10, 45) THEN es_append('gap-1', -2, 'Added', '{"n": 1}') END,
     es_append_batch(array_fill('fill-1'::text, ARRAY[CASE WHEN i IN (10, 45) THEN 98 ELSE 99 END]),
-        array_fill('Filled'::text, ARRAY[CASE WHEN i IN (10, 45) THEN 98 ELSE 99 END]), NULL)
+        array_fill('Filled'::text, ARRAY[CASE WHEN i IN (10, 45) THEN 98 ELSE 99 END]), array_fill('{}'::jsonb, ARRAY[CASE WHEN i IN (10, 45) THEN 98 ELSE 99 END]))
     FROM generate_series(0, 59) i) s;
 COMMIT;
 SELECT count(es_append('late-1', i, 'Added', '{"n": 1}')) FROM generate_series(0, 58) i;

@@ -21,11 +21,11 @@ CREATE TABLE refused ();
 ALTER EVENT TRIGGER at_start ENABLE ALWAYS;
 
 -- partitions, made by a worker, and in the append's own transaction
-SELECT max(version) FROM generate_series(1, 250) i, LATERAL es_append('trig-1', NULL, 'T', to_jsonb(i));
-SELECT events FROM es_append_batch(array_fill('trig-2'::text, '{500}'), array_fill('T'::text, '{500}'), NULL);
+SELECT max(version) FROM generate_series(1, 250) i, LATERAL es_append('trig-1', -2, 'T', to_jsonb(i));
+SELECT events FROM es_append_batch(array_fill('trig-2'::text, '{500}'), array_fill('T'::text, '{500}'), array_fill('{}'::jsonb, '{500}'));
 BEGIN;
 LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE;
-SELECT events FROM es_append_batch(array_fill('trig-3'::text, '{500}'), array_fill('T'::text, '{500}'), NULL);
+SELECT events FROM es_append_batch(array_fill('trig-3'::text, '{500}'), array_fill('T'::text, '{500}'), array_fill('{}'::jsonb, '{500}'));
 COMMIT;
 SELECT bool_and(g.tgenabled = 'A') FROM event_store.partitions p
 JOIN pg_trigger g ON g.tgrelid = to_regclass('event_store.' || p.name) AND NOT g.tgisinternal;
@@ -63,7 +63,7 @@ SELECT * FROM es_check('all');
 \set VERBOSITY default
 CREATE FUNCTION repack_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER repack_trigger AFTER INSERT OR DELETE OR UPDATE ON event_store.heads FOR EACH ROW EXECUTE FUNCTION repack_trigger();
-SELECT es_append('trig-1', NULL, 'T', '{}');
+SELECT es_append('trig-1', -2, 'T', '{}');
 DROP TRIGGER repack_trigger ON event_store.heads;
 DROP FUNCTION repack_trigger();
-SELECT version FROM es_append('trig-1', NULL, 'T', '{}');
+SELECT version FROM es_append('trig-1', -2, 'T', '{}');

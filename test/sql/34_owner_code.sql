@@ -25,7 +25,7 @@ ALTER FUNCTION es_own.f(text) VOLATILE;
 RESET ROLE;
 SELECT version FROM es_append('own-1', 0, 'T', '{}');
 SELECT version FROM es_append('own-1', 1, 'T', '{}', idempotency_key => 'k');
-SELECT events FROM es_append_batch('{own-1,own-2}', '{T,T}', NULL);
+SELECT events FROM es_append_batch('{own-1,own-2}', '{T,T}', '{"{}","{}"}');
 SELECT current_user <> 'es_test_own';
 -- an error of it leaves no other role behind
 SET ROLE es_test_own;

@@ -73,7 +73,7 @@ put_multi(char *out, const Call *call, int64_t number)
 		bool		last = i == call->events - 1 || call->stream[i] != call->stream[i + 1];
 
 		if (first)
-			out += sprintf(out, "%s{\"stream\":\"%s\",\"events\":[", i == 0 ? "" : ",", stream_name(call->stream[i], name));
+			out += sprintf(out, "%s{\"stream\":\"%s\",\"expected_version\":\"any\",\"events\":[", i == 0 ? "" : ",", stream_name(call->stream[i], name));
 		else
 			out += sprintf(out, ",");
 		out += put_event(out, call, number, i);

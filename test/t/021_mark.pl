@@ -28,7 +28,7 @@ sub append
 {
 	my ($stream, $on) = @_;
 	$n++;
-	return ($on // $node)->safe_psql($db, qq[SELECT position FROM es_append('$stream', NULL, 'Counted', '{"n": $n}'::jsonb)]);
+	return ($on // $node)->safe_psql($db, qq[SELECT position FROM es_append('$stream', -2, 'Counted', '{"n": $n}'::jsonb)]);
 }
 
 # The last line of what a query answers, readers not waiting for anybody.
@@ -238,8 +238,8 @@ $node->wait_for_catchup($standby);
 $seen = "$seen late $n";
 is($standby->safe_psql($db, $_), $seen, 'and has it in its place then') for $all, $feed;
 
-for my $sql (q[SELECT es_append('counter-1', NULL, 'Counted', '{}'::jsonb)], q[SELECT es_append('counter-1', NULL, '{"type": "Counted"}'::jsonb)],
-	q[SELECT es_append_multi('[{"stream": "counter-1", "events": {"type": "Counted"}}]')], q[SELECT es_append_batch('{counter-1}', '{Counted}', '{"{}"}')],
+for my $sql (q[SELECT es_append('counter-1', -2, 'Counted', '{}'::jsonb)], q[SELECT es_append('counter-1', -2, '{"type": "Counted"}'::jsonb)],
+	q[SELECT es_append_multi('[{"stream": "counter-1", "expected_version": "any", "events": {"type": "Counted"}}]')], q[SELECT es_append_batch('{counter-1}', '{Counted}', '{"{}"}')],
 	q[INSERT INTO event_store.import (stream, event_type) VALUES ('counter-1', 'Counted')], q[SELECT es_publish_mark()])
 {
 	my (undef, undef, $error) = $standby->psql($db, "\\set VERBOSITY verbose\n$sql");

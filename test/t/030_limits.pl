@@ -93,9 +93,9 @@ make_store('rollbacks');
 $node->safe_psql('rollbacks', q[
 	DO $$ BEGIN
 		FOR i IN 1..1500 LOOP
-			PERFORM es_append('a-1', NULL, 'Counted', jsonb_build_object('n', i));
+			PERFORM es_append('a-1', -2, 'Counted', jsonb_build_object('n', i));
 			BEGIN
-				PERFORM es_append('a-1', NULL, 'Counted', '{"n": -1}'::jsonb);
+				PERFORM es_append('a-1', -2, 'Counted', '{"n": -1}'::jsonb);
 				RAISE division_by_zero;
 			EXCEPTION WHEN division_by_zero THEN NULL;
 			END;
@@ -152,7 +152,7 @@ $out = $node->safe_psql($db, q[
 	DECLARE deep jsonb;
 	BEGIN
 		deep := (repeat('[{"a":', n) || '1' || repeat('}]', n))::jsonb;
-		PERFORM es_append('deep-3', NULL, 'Nested', deep, idempotency_key => n::text);
+		PERFORM es_append('deep-3', -2, 'Nested', deep, idempotency_key => n::text);
 		RETURN CASE WHEN (SELECT data = deep FROM es_read('deep-3', backward => true, max_count => 1)) THEN 'ok' ELSE 'other' END;
 	EXCEPTION WHEN statement_too_complex THEN RETURN 'refused';
 	END $$;
@@ -168,7 +168,7 @@ $node->safe_psql($db, qq[
 	SELECT es_register_aggregate('tall', 'jsonb_build_array(state)', initial_state => '0');
 	SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('fat-1', g - 1, 'Grown', jsonb_build_object('s', repeat('x', 20 * 1024 * 1024)));
 	SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('wide-1', g - 1, 'Grown', jsonb_build_object('s', repeat('x', 20 * 1024 * 1024)));
-	SELECT es_append_batch(array_fill('tall-1'::text, '{20000}'), array_fill('Grown'::text, '{20000}'), NULL)]);
+	SELECT es_append_batch(array_fill('tall-1'::text, '{20000}'), array_fill('Grown'::text, '{20000}'), array_fill('{}'::jsonb, '{20000}'))]);
 for my $category ('fat', 'wide')
 {
 	is(answer($db, "SELECT version, octet_length(state::text) > 250000000 FROM es_load_version('$category-1', 12)"), '12|t',
@@ -283,7 +283,7 @@ SKIP:
 	my $appends = sub {
 		my ($from, $to) = @_;
 		return join "\n", '\o /dev/null',
-			(map { sprintf q[SELECT * FROM es_append('session-%d', NULL, 'Counted', '{"n": %d}'::jsonb);], $_ % 100, $_ } $from .. $to),
+			(map { sprintf q[SELECT * FROM es_append('session-%d', -2, 'Counted', '{"n": %d}'::jsonb);], $_ % 100, $_ } $from .. $to),
 			'\o', 'SELECT ' . status('VmRSS') . q[, sum(total_bytes) FROM pg_backend_memory_contexts;], '';
 	};
 	append_to_file($file, $appends->(1, 3000) . $appends->(3001, 10000));
@@ -295,9 +295,9 @@ SKIP:
 	cmp_ok($late->[0] - $early->[0], '<', 12 * 1024, 'nor does the process');
 
 	$out = $node->safe_psql($db, qq[
-		SELECT count(es_append('statement-' || g % 10, NULL, 'Counted', '{}'::jsonb, idempotency_key => g::text)) FROM generate_series(1, 500) g;
+		SELECT count(es_append('statement-' || g % 10, -2, 'Counted', '{}'::jsonb, idempotency_key => g::text)) FROM generate_series(1, 500) g;
 		SELECT ] . status('VmHWM') . q[;
-		SELECT count(es_append('statement-' || g % 10, NULL, 'Counted', '{}'::jsonb, idempotency_key => g::text)) FROM generate_series(501, 10000) g;
+		SELECT count(es_append('statement-' || g % 10, -2, 'Counted', '{}'::jsonb, idempotency_key => g::text)) FROM generate_series(501, 10000) g;
 		SELECT ] . status('VmHWM'));
 	my @lines = split /\n/, $out;
 	cmp_ok($lines[3] - $lines[1], '<', 30 * 1024, '10,000 keyed appends in two statements: constant memory');
@@ -310,7 +310,7 @@ make_store('categories');
 like($out, qr/^10000\|/, '10,000 categories in one call');
 note(sprintf '10,000 new categories: %.1f s', $seconds);
 refused('categories', q[SELECT es_append('onemore-1', 0, 'Counted', '{}'::jsonb)], '54000', 'the 10,001st category');
-refused('categories', q[SELECT es_append_multi('[{"stream": "kind1-1", "events": {"type": "New"}}, {"stream": "onemore-1", "events": {"type": "New"}}]')],
+refused('categories', q[SELECT es_append_multi('[{"stream": "kind1-1", "expected_version": "any", "events": {"type": "New"}}, {"stream": "onemore-1", "expected_version": "any", "events": {"type": "New"}}]')],
 	'54000', 'the 10,001st category beside another stream');
 refused('categories', q[INSERT INTO event_store.import (stream, event_type) VALUES ('kind1-1', 'Newer'), ('onemore-1', 'Newer')],
 	'54000', 'the 10,001st category in an import');
@@ -332,7 +332,7 @@ $node->safe_psql('ends', qq[
 refused('ends', batch(3, q['end-1'::text]), '54000', 'three more events for a stream with two versions left');
 is($node->safe_psql('ends', batch(2, q['end-1'::text]) . q[; SELECT es_stream_version('end-1')]) =~ s/^.*\n//r, $max,
 	'the last two versions are given out');
-refused('ends', q[SELECT es_append('end-1', NULL, 'Counted', '{}'::jsonb)], '54000', 'a stream without versions left');
+refused('ends', q[SELECT es_append('end-1', -2, 'Counted', '{}'::jsonb)], '54000', 'a stream without versions left');
 refused('ends', qq[SELECT es_append('end-1', $max, 'Counted', '{}'::jsonb)], '54000', 'the same with its exact version');
 refused('ends', qq[SELECT es_append('end-2', $max, 'Counted', '{}'::jsonb)], 'YE001', 'the highest expected version');
 refused('ends', qq[SELECT es_append('end-2', -$max - 1, 'Counted', '{}'::jsonb)], '22023', 'the lowest expected version');

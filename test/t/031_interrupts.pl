@@ -140,7 +140,7 @@ sub interrupt
 			if ($w->{kill})
 			{
 				wait_until($db, $o{waits} // "SELECT count(*) = 1 $active AND wait_event_type = 'Lock'");
-				is(ask($monitors{$db}, q[SELECT es_append('other-1', NULL, 'Known', '{}'::jsonb) IS NOT NULL]), 't',
+				is(ask($monitors{$db}, q[SELECT es_append('other-1', -2, 'Known', '{}'::jsonb) IS NOT NULL]), 't',
 					"$what: others go on while it waits") if $o{block} && !$o{alone};
 				$start = time;
 				ask($monitors{$db}, $w->{kill});
@@ -162,7 +162,7 @@ sub interrupt
 			if (!$w->{dies})
 			{
 				# In the blocker's shadow a survivor can append elsewhere.
-				send_to($psql, ($o{alone} ? "BEGIN; SELECT true;\n" : "BEGIN; SELECT version > 1 FROM es_append('known-2', NULL, 'Known', '{}'::jsonb);\n")
+				send_to($psql, ($o{alone} ? "BEGIN; SELECT true;\n" : "BEGIN; SELECT version > 1 FROM es_append('known-2', -2, 'Known', '{}'::jsonb);\n")
 						. "SELECT count(*) >= 1 FROM es_read('known-1'); ROLLBACK;\n");
 			}
 			$psql->{handle}->finish;
@@ -207,8 +207,8 @@ interrupt('at a category that another makes',
 	sql => q[SELECT es_append('fresh-2', 0, 'Known', '{}'::jsonb)]);
 
 interrupt('at an event type that another makes',
-	block => q[SELECT es_append('known-1', NULL, 'Fresh', '{}'::jsonb)],
-	sql => q[SELECT es_append('known-2', NULL, 'Fresh', '{}'::jsonb)]);
+	block => q[SELECT es_append('known-1', -2, 'Fresh', '{}'::jsonb)],
+	sql => q[SELECT es_append('known-2', -2, 'Fresh', '{}'::jsonb)]);
 
 interrupt('at the key of a batch',
 	block => q[SELECT es_append_batch('{known-1}', '{Known}', '{"{}"}', idempotency_key => 'same')],
@@ -216,8 +216,8 @@ interrupt('at the key of a batch',
 	waits => "SELECT count(*) = 1 $active AND wait_event = 'advisory'");
 
 interrupt('at the head of a stream that another appends to',
-	block => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)],
-	sql => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb, idempotency_key => 'mine')]);
+	block => q[SELECT es_append('known-1', -2, 'Known', '{}'::jsonb)],
+	sql => q[SELECT es_append('known-1', -2, 'Known', '{}'::jsonb, idempotency_key => 'mine')]);
 
 interrupt('at the head of a stream that another makes',
 	block => q[SELECT es_append('known-new', 0, 'Known', '{}'::jsonb)],
@@ -225,16 +225,16 @@ interrupt('at the head of a stream that another makes',
 
 # known-0 and the type New are made, the lock of known-1 is waited for, known-3 is not reached.
 interrupt('at the second of three streams',
-	block => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)],
-	sql => q[SELECT es_append_multi('[{"stream": "known-3", "events": {"type": "New"}},
-		{"stream": "known-1", "events": {"type": "Known"}}, {"stream": "known-0", "events": {"type": "Known"}}]')]);
+	block => q[SELECT es_append('known-1', -2, 'Known', '{}'::jsonb)],
+	sql => q[SELECT es_append_multi('[{"stream": "known-3", "expected_version": "any", "events": {"type": "New"}},
+		{"stream": "known-1", "expected_version": "any", "events": {"type": "Known"}}, {"stream": "known-0", "expected_version": "any", "events": {"type": "Known"}}]')]);
 
 interrupt('at a stream that is only checked',
-	block => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)],
-	sql => q[SELECT es_append_multi('[{"stream": "known-0", "events": {"type": "Known"}}, {"stream": "known-1", "expected_version": -4}]')]);
+	block => q[SELECT es_append('known-1', -2, 'Known', '{}'::jsonb)],
+	sql => q[SELECT es_append_multi('[{"stream": "known-0", "expected_version": "any", "events": {"type": "Known"}}, {"stream": "known-1", "expected_version": -4}]')]);
 
 interrupt('in an import, at the head of a stream',
-	block => q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)],
+	block => q[SELECT es_append('known-1', -2, 'Known', '{}'::jsonb)],
 	sql => q[INSERT INTO event_store.import (stream, event_type) SELECT CASE g WHEN 6000 THEN 'known-1' ELSE 'known-i' || g END, 'Known' FROM generate_series(1, 6000) g]);
 
 interrupt('in es_publish_mark, at the published mark',
@@ -243,7 +243,7 @@ interrupt('in es_publish_mark, at the published mark',
 
 # ---- es_read_all and its like wait for open appends, which is no lock
 
-my $open = q[SELECT es_append('known-1', NULL, 'Known', '{}'::jsonb)];
+my $open = q[SELECT es_append('known-1', -2, 'Known', '{}'::jsonb)];
 my $long_enough = "SELECT count(*) = 1 $active AND clock_timestamp() - query_start > '100ms'";
 for my $read (
 	'SELECT count(*) FROM es_read_all()',
@@ -304,7 +304,7 @@ for my $way ('cancel', 'terminate', 'hang up', 'give up')
 
 	# The first 5,000 rows have been appended.
 	wait_until('postgres', "$drawing AND EXISTS (SELECT 1 $active AND wait_event = 'ClientRead')", $psql);
-	is(ask($monitors{postgres}, q[SELECT es_append('other-1', NULL, 'Known', '{}'::jsonb) IS NOT NULL]), 't', "$what: others go on");
+	is(ask($monitors{postgres}, q[SELECT es_append('other-1', -2, 'Known', '{}'::jsonb) IS NOT NULL]), 't', "$what: others go on");
 	is(ask($monitors{postgres}, $state), $before, "$what: nobody sees rows of it");
 	if ($way eq 'cancel')
 	{

@@ -69,7 +69,7 @@ sub fill
 	my ($most) = @_;
 	my $stream = 'box-' . ++$streams;
 	my ($out, $err) = ('', '');
-	append_to_file("$dir/$stream.sql", "SELECT version FROM es_append('$stream', NULL, 'Filled', payload());\n" x $most);
+	append_to_file("$dir/$stream.sql", "SELECT version FROM es_append('$stream', -2, 'Filled', payload());\n" x $most);
 	IPC::Run::run([ 'psql', '-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', $node->connstr($db), '-f', "$dir/$stream.sql" ],
 		'>', \$out, '2>', \$err);
 	$acked{$stream} = scalar(() = $out =~ /^\d+$/mg);

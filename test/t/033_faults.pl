@@ -38,7 +38,7 @@ SELECT es_create_projection('seen', $$INSERT INTO seen SELECT position, stream, 
 	tables => ARRAY['seen'::regclass]);
 SELECT es_register_aggregate('order', 'state || data', snapshot_every => 100);
 SELECT es_create_subscription('everything');
-SELECT es_append_batch(array_fill('order-1'::text, '{20}'), array_fill('Placed'::text, '{20}'), NULL);
+SELECT es_append_batch(array_fill('order-1'::text, '{20}'), array_fill('Placed'::text, '{20}'), array_fill('{}'::jsonb, '{20}'));
 ]);
 }
 
@@ -124,7 +124,7 @@ sub append
 	my ($id) = @_;
 	# Two streams, one of them new, and a new category and type each time.
 	return qq[SELECT count(*) FROM es_append_multi('[
-		{"stream": "order-1", "events": [{"type": "Placed", "data": {"id": "$id"}}, {"type": "Type$id", "data": {"id": "$id"}}], "idempotency_key": "$id"},
+		{"stream": "order-1", "expected_version": "any", "events": [{"type": "Placed", "data": {"id": "$id"}}, {"type": "Type$id", "data": {"id": "$id"}}], "idempotency_key": "$id"},
 		{"stream": "cat$id-1", "expected_version": 0, "events": [{"type": "Placed", "data": {"id": "$id"}}], "idempotency_key": "$id"}]')];
 }
 
@@ -146,7 +146,7 @@ my @operations = (
 		run => sub { q[SELECT es_run_projection('seen')] } },
 	# Who holds the log makes the partition himself.
 	{ points => ['partition'], db => 'small', run => sub { "BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE;
-			SELECT count(*) FROM es_append_batch(array_fill('batch-$_[0]'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => 'partition $_[0]'); COMMIT" } },
+			SELECT count(*) FROM es_append_batch(array_fill('batch-$_[0]'::text, '{300}'), array_fill('Placed'::text, '{300}'), array_fill('{}'::jsonb, '{300}'), idempotency_key => 'partition $_[0]'); COMMIT" } },
 	# The library is preloaded, which this needs; and there is no slot for a background process, so none changes anything.
 	{ points => ['before_flush'], run => \&append, append => 'either', config => 'event_store.early_lock_release = on',
 		restart => "shared_preload_libraries = 'event_store'\nmax_worker_processes = 0" },
@@ -288,9 +288,9 @@ my %background = (
 	after_checkpoint => sub { append($_[0]) },
 	publish => sub { append($_[0]) },
 	seal => sub { append($_[0]) },
-	snapshot => sub { "SELECT es_append_batch(array_fill('order-1'::text, '{250}'), array_fill('Placed'::text, '{250}'), NULL, idempotency_key => '$_[0]'); SELECT pg_sleep(1.1); SELECT version FROM es_load('order-1')" },
+	snapshot => sub { "SELECT es_append_batch(array_fill('order-1'::text, '{250}'), array_fill('Placed'::text, '{250}'), array_fill('{}'::jsonb, '{250}'), idempotency_key => '$_[0]'); SELECT pg_sleep(1.1); SELECT version FROM es_load('order-1')" },
 	before_switch => sub { "SELECT es_rebuild_projection('seen')" },
-	partition => sub { "SELECT es_append_batch(array_fill('batch-1'::text, '{300}'), array_fill('Placed'::text, '{300}'), NULL, idempotency_key => '$_[0]')" },
+	partition => sub { "SELECT es_append_batch(array_fill('batch-1'::text, '{300}'), array_fill('Placed'::text, '{300}'), array_fill('{}'::jsonb, '{300}'), idempotency_key => '$_[0]')" },
 );
 
 for my $point (sort keys %background)

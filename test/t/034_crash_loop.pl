@@ -76,7 +76,7 @@ sub single
 {
 	my ($call, $key, $stream, $expected, $n) = @_;
 
-	return "SELECT '$stream', version, position, replayed FROM es_append('$stream', " . ($expected // 'NULL')
+	return "SELECT '$stream', version, position, replayed FROM es_append('$stream', " . ($expected // -2)
 	  . ", 'T$n', '{\"call\": \"$call\", \"n\": $n}'" . ($key ? ", idempotency_key => '$call'" : '') . ');';
 }
 
@@ -86,7 +86,7 @@ sub multi
 	my $n = 0;
 	my $elements = join ', ', map {
 		my $stream = $_;
-		qq({"stream": "$stream", ) . ($key ? qq("idempotency_key": "$call", ) : '')
+		qq({"stream": "$stream", "expected_version": "any", ) . ($key ? qq("idempotency_key": "$call", ) : '')
 		  . '"events": [' . join(', ', map { qq({"type": "T$n", "data": {"call": "$call", "n": ) . $n++ . '}}' } 1, 2) . ']}' } @streams;
 
 	return "SELECT stream, version, position, replayed FROM es_append_multi('[$elements]');";

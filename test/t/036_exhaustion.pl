@@ -50,7 +50,7 @@ ask(q[CREATE ROLE client LOGIN; CREATE EXTENSION event_store; SELECT es_create_s
 	CREATE TABLE counted (position bigint PRIMARY KEY);
 	SELECT es_create_projection('counting', 'INSERT INTO counted SELECT position FROM new_events', tables => '{counted}');
 	SELECT es_register_aggregate('wide', fold => 'to_jsonb(coalesce(state::int, 0) + 1)', initial_state => '0', snapshot_every => 1000000000)]);
-my $batch = q[SELECT count(*) FROM es_append_batch((SELECT array_agg('wide-' || g %% %d) FROM generate_series(1, %d) g), array_fill('Known'::text, '{%2$d}'), NULL)];
+my $batch = q[SELECT count(*) FROM es_append_batch((SELECT array_agg('wide-' || g %% %d) FROM generate_series(1, %d) g), array_fill('Known'::text, '{%2$d}'), array_fill('{}'::jsonb, '{%2$d}'))];
 # (A larger call gets a larger partition.)
 ask(sprintf 'DO $$ BEGIN FOR i IN 1 .. 250 LOOP PERFORM * FROM (%s) x; COMMIT; END LOOP; END $$', sprintf $batch, 50, 90);
 cmp_ok(ask('SELECT count(*) FROM event_store.partitions'), '>=', 200, 'in many partitions');
@@ -83,7 +83,7 @@ for my $call (
 	$seen{$got}++;
 	note("$got: $call");
 	like($got, qr/^(00000|53200|42P06)$/, "with few locks: $call");
-	is(sqlstate(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb); SELECT * FROM es_read('small-1')]), '00000', 'and the next one works');
+	is(sqlstate(q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb); SELECT * FROM es_read('small-1')]), '00000', 'and the next one works');
 }
 cmp_ok($seen{53200}, '>', 0, 'some of them did not find enough');
 
@@ -94,7 +94,7 @@ $near->query('SELECT 1');
 my $hog = $node->background_psql($db, on_error_stop => 0);
 $hog->query('SELECT count(pg_advisory_lock(g)) FROM generate_series(1, 1000000) g');
 my $full = 0;
-for my $call (q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)], q[SELECT es_append('more-1', NULL, 'New', '{}'::jsonb)], 'SELECT count(*) FROM es_read_all(0, NULL)',
+for my $call (q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb)], q[SELECT es_append('more-1', -2, 'New', '{}'::jsonb)], 'SELECT count(*) FROM es_read_all(0, NULL)',
 	q[SELECT es_load('wide-2')], 'SELECT es_publish_mark()', 'SELECT es_start_worker()', sprintf($batch, 200, 300))
 {
 	my $got = $near->query("$call;\n\\echo :SQLSTATE") =~ s/.*\n//sr;
@@ -104,7 +104,7 @@ for my $call (q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)], q[SELE
 cmp_ok($full, '>', 0, 'there is none left');
 $hog->quit;
 $near->quit;
-is(sqlstate(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]), '00000', 'when they are given back appends go on');
+is(sqlstate(q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb)]), '00000', 'when they are given back appends go on');
 ok(poll($caught_up), 'and the workers');
 
 # ---- connections
@@ -120,14 +120,14 @@ while (@clients < 20)
 cmp_ok(scalar @clients, '<', 12, 'connections run out');
 (undef, undef, $said) = $node->psql($db, 'SELECT 1', extra_params => [ '-U', 'client' ]);
 like($said, qr/reserved|too many/, 'the next client is refused by the server');
-ask(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]);
+ask(q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb)]);
 ok(poll($caught_up), 'the workers have connections of their own');
 ok(ask(q[SELECT pg_terminate_backend(coordinator_pid) FROM event_store.status]), 'one that is terminated');
 ok(poll(q[SELECT coordinator_pid IS NOT NULL FROM event_store.status]), 'also finds its place again');
-ask(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]);
+ask(q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb)]);
 ok(poll($caught_up), 'and works');
 $_->quit for @clients;
-is(sqlstate(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]), '00000', 'when they are gone appends go on');
+is(sqlstate(q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb)]), '00000', 'when they are gone appends go on');
 
 # ---- slots of background workers: the launcher's, and one for each of two databases
 
@@ -139,7 +139,7 @@ ok(poll(q[SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'event_
 my $from = -s $node->logfile;
 $node->append_conf('postgresql.conf', 'event_store.max_workers = 2');
 $node->reload;
-ask(q[SELECT es_append('small-1', NULL, 'Known', '{}'::jsonb)]);
+ask(q[SELECT es_append('small-1', -2, 'Known', '{}'::jsonb)]);
 $node->wait_for_log(qr/event_store coordinator found no free slot for a background worker/, $from);
 ok(1, 'the log says that there is no slot for a worker');
 ok(poll('SELECT mark = newest_position FROM event_store.status'), 'the mark goes on');

@@ -42,9 +42,9 @@ is($node->safe_psql('postgres', q[
 		SELECT version FROM es_append('psql-1', 0, 'Opened', '{"n": 1}');
 		SELECT version FROM es_append('psql-1', 1, '[{"type": "Changed"}, {"type": "Closed"}]');
 		SELECT version FROM es_append('psql-1', 3, '{"type": "Changed"}'::jsonb);
-		SELECT version FROM es_append('psql-2', NULL, event_type => 'Opened', data => NULL);
+		SELECT version FROM es_append('psql-2', -2, event_type => 'Opened', data => '{}');
 		SELECT count(*) FROM es_append_multi('[{"stream": "psql-1", "expected_version": 4}]');
-		SELECT events FROM es_append_batch('{psql-3,psql-4}', '{A,B}', NULL)]),
+		SELECT events FROM es_append_batch('{psql-3,psql-4}', '{A,B}', '{"{}","{}"}')]),
 	"1\n3\n4\n1\n1\n2", 'psql: literals');
 my (undef, undef, $err) = $node->psql('postgres', q[SELECT es_append('psql-1', 4, 'Opened')]);
 like($err, qr/HINT:.*es_append\(stream, expected_version, event_type, data\)/, 'psql: a forgotten argument is answered with a hint');

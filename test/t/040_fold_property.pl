@@ -323,10 +323,10 @@ my @things = (
 	(sub {
 		my $events = join ', ', map { event() } 1 .. 1 + rand 4;
 		my $stream = one(@streams);
-		return "SELECT es_append('$stream', NULL, '[$events]'::jsonb)";
+		return "SELECT es_append('$stream', -2, '[$events]'::jsonb)";
 	}) x 9,
 	sub {
-		my @elements = map { qq({"stream": "$_", "events": [) . join(', ', map { event() } 1 .. 1 + rand 2) . ']}' } grep { rand() < 0.4 } @streams;
+		my @elements = map { qq({"stream": "$_", "expected_version": "any", "events": [) . join(', ', map { event() } 1 .. 1 + rand 2) . ']}' } grep { rand() < 0.4 } @streams;
 		return @elements ? "SELECT es_append_multi('[" . join(', ', @elements) . "]')" : '';
 	},
 	(sub { return "SELECT es_snapshot('" . one(@streams) . "')" }) x 4,

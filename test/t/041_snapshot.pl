@@ -313,7 +313,7 @@ $node->safe_psql('original', q[
 	SELECT es_append_batch(array_agg(c || '-' || i % 3), array_agg(CASE i % 5 WHEN 0 THEN 'Debug' ELSE 'Paid' END), array_agg(jsonb_build_object('cents', i)))
 		FROM generate_series(1, 200) i, unnest('{acct,ruled}'::text[]) c;
 	SELECT es_snapshot(stream) FROM event_store.streams;
-	SELECT es_append(c || '-1', NULL, 'Deposited', '{"amount": 3.50}'::jsonb) FROM unnest('{acct,ruled}'::text[]) c;
+	SELECT es_append(c || '-1', -2, 'Deposited', '{"amount": 3.50}'::jsonb) FROM unnest('{acct,ruled}'::text[]) c;
 	SELECT es_put_snapshot('acct-1', 3, '{"mine": true}', 'app 1')]);
 $node->safe_psql('original', 'SELECT es_publish_mark()') for 1 .. 2;
 my $answers = q[
@@ -342,7 +342,7 @@ for my $which ('all', 'none')
 	{
 		cmp_ok($folded, '>', 90, 'none: by replaying');
 	}
-	(undef, undef, $error) = $node->psql("restored_$which", "\\set VERBOSITY verbose\nSELECT es_append('acct-1', NULL, 'Paid', '{\"cents\": 0}'::jsonb)");
+	(undef, undef, $error) = $node->psql("restored_$which", "\\set VERBOSITY verbose\nSELECT es_append('acct-1', -2, 'Paid', '{\"cents\": 0}'::jsonb)");
 	like($error, qr/YE009/, "$which: events are checked");
 	is($node->safe_psql("restored_$which", q[SELECT es_snapshot('acct-1') = es_stream_version('acct-1')]), 't', "$which: snapshots can be taken");
 }

@@ -147,7 +147,7 @@ $node->safe_psql('postgres', 'DROP DATABASE third');
 # Work that goes on elsewhere: all processes have to pass a barrier in DROP DATABASE.
 my $busy = $node->background_psql('two', on_error_stop => 0);
 $busy->query_until(qr/begun/, q[\echo begun
-DO $$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM es_append('busy-1', NULL, 'Worked', '{}'::jsonb); COMMIT; END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM es_append('busy-1', -2, 'Worked', '{}'::jsonb); COMMIT; END LOOP; END $$;
 ]);
 
 my ($ok, $took, $err) = timed('postgres', 'DROP DATABASE one');

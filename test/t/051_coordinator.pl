@@ -259,12 +259,12 @@ $node->reload;
 ask(q[DROP SCHEMA event_store CASCADE]);
 ask(q[SET event_store.partition_size = 100; SELECT es_create_store()]);
 ok(poll(q[SELECT count(*) = 3 FROM event_store.partitions]), 'also after the store was made anew');
-ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{150}'), array_fill('Tried'::text, '{150}'), NULL)]);
+ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{150}'), array_fill('Tried'::text, '{150}'), array_fill('{}'::jsonb, '{150}'))]);
 ok(poll(q[SELECT count(*) = 2 FROM event_store.partitions WHERE from_position > 150]), 'and as the log grows');
 # A lock that a new leaf needs: nothing else waits for it.
 $from = log_size();
 $holder->query_safe('BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE');
-ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{100}'), array_fill('Tried'::text, '{100}'), NULL)]);
+ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{100}'), array_fill('Tried'::text, '{100}'), array_fill('{}'::jsonb, '{100}'))]);
 $position = append();
 ok(poll("SELECT mark = $position FROM event_store.mark"), 'a lock on the log does not hold up the mark');
 $node->wait_for_log(qr/could not make a partition of the event log ahead/, $from);
@@ -277,7 +277,7 @@ is(lines(qr/could not make a partition/, $from), 1, 'said once');
 ok(poll(q[SELECT failing_duties IS NULL FROM event_store.status]), 'and the status has nothing to say any more');
 # One that a coordinator leaves behind is not the next one's.
 $holder->query_safe('BEGIN; LOCK TABLE event_store.log IN SHARE UPDATE EXCLUSIVE MODE');
-ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{100}'), array_fill('Tried'::text, '{100}'), NULL)]);
+ask(q[SELECT es_append_batch(array_fill('test-1'::text, '{100}'), array_fill('Tried'::text, '{100}'), array_fill('{}'::jsonb, '{100}'))]);
 ok(poll(q[SELECT failing_duties IS NOT NULL FROM event_store.status]), 'it fails again');
 ask('SELECT es_stop_worker()');
 is(ask(q[SELECT failing_duties IS NULL AND coordinator_pid IS NULL FROM event_store.status]), 't', 'without a coordinator none fails');
@@ -306,16 +306,16 @@ $node->reload;
 # ---- snapshots that are due
 
 ask(q[SELECT es_register_aggregate('snap', fold => 'state || data', snapshot_every => 10)]);
-ask(q[SELECT es_append('snap-' || s, NULL, 'Set', jsonb_build_object('n', i)) FROM generate_series(1, 5) s, generate_series(1, 9) i]);
+ask(q[SELECT es_append('snap-' || s, -2, 'Set', jsonb_build_object('n', i)) FROM generate_series(1, 5) s, generate_series(1, 9) i]);
 rested();
 is(ask(q[SELECT count(*) FROM event_store.snapshots]), 0, 'no snapshot is due');
-ask(q[SELECT es_append('snap-' || s, NULL, 'Set', '{"n": 10}') FROM generate_series(1, 3) s]);
+ask(q[SELECT es_append('snap-' || s, -2, 'Set', '{"n": 10}') FROM generate_series(1, 3) s]);
 ok(poll(q[SELECT count(*) = 3 AND bool_and(version = 10) FROM event_store.snapshots]), 'snapshots that are due are taken');
 is(ask(q[SELECT snapshots_taken FROM event_store.status]), 3, 'and counted');
 ask(q[SELECT es_register_aggregate('broken', fold => 'jsonb_build_object(''n'', 1 / (data->>''n'')::int)', snapshot_every => 2)]);
 $from = log_size();
-ask(q[SELECT es_append('broken-1', NULL, 'Set', '{"n": 0}') FROM generate_series(1, 4) s]);
-ask(q[SELECT es_append('snap-4', NULL, 'Set', '{"n": 10}')]);
+ask(q[SELECT es_append('broken-1', -2, 'Set', '{"n": 0}') FROM generate_series(1, 4) s]);
+ask(q[SELECT es_append('snap-4', -2, 'Set', '{"n": 10}')]);
 ok(poll(q[SELECT count(*) = 4 FROM event_store.snapshots]), 'one that fails does not stop the others');
 is(lines(qr/could not take a snapshot of stream "broken-1"/, $from), 1, 'it is logged once');
 
@@ -331,7 +331,7 @@ SKIP:
 	ok(poll(q[SELECT (SELECT sum(n) FROM counted) = (SELECT count(*) FROM event_store.events)]), 'it is at work');
 	my $busy = $node->background_psql($db, on_error_stop => 0);
 	$busy->query_until(qr/begun/, q[\echo begun
-SET client_min_messages = error; DO $$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM es_append('busy-1', NULL, 'Worked', '{}'::jsonb); COMMIT; END LOOP; END $$;
+SET client_min_messages = error; DO $$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM es_append('busy-1', -2, 'Worked', '{}'::jsonb); COMMIT; END LOOP; END $$;
 ]);
 	my $old = ask(q[SELECT pid FROM es_workers() WHERE kind = 'worker']);
 	ask("SELECT pg_terminate_backend($old)");
@@ -372,7 +372,7 @@ sub memory
 }
 ask(q[ALTER SYSTEM SET event_store.mark_interval = '1ms']);
 $node->reload;
-my $appender = q[DO $$ BEGIN FOR i IN 1 .. %d LOOP PERFORM es_append('memory-1', NULL, 'Tried', '{}'::jsonb); COMMIT;
+my $appender = q[DO $$ BEGIN FOR i IN 1 .. %d LOOP PERFORM es_append('memory-1', -2, 'Tried', '{}'::jsonb); COMMIT;
 	IF i %% 10 = 0 THEN PERFORM pg_sleep(0.002); END IF; END LOOP; END $$];
 my $rounds = q[SELECT pg_stat_force_next_flush() IS NULL, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'mark'];
 ask(sprintf $appender, 5000);

@@ -103,7 +103,7 @@ BEGIN
 	WHILE clock_timestamp() < ends LOOP
 		FOR i IN 1 .. 1 + (random() * 2)::int LOOP
 			PERFORM es_append_batch(array_agg(CASE WHEN random() < 0.8 THEN 's-' ELSE 't-' END || (random() ^ 2 * 60)::int),
-				array_agg(chr(65 + (random() * 3)::int)), NULL) FROM generate_series(1, 1 + (random() * 20)::int);
+				array_agg(chr(65 + (random() * 3)::int)), array_agg('{}'::jsonb)) FROM generate_series(1, 1 + (random() * 20)::int);
 			IF random() < 0.2 THEN
 				PERFORM pg_sleep(random() * 0.03);
 			END IF;

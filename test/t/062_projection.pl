@@ -28,7 +28,7 @@ sub append
 	my ($stream, @n) = @_;
 	my $position;
 
-	$position = q1(qq[SELECT position FROM es_append('$stream', NULL, 'Counted', '{"n": $_}')]) for @n;
+	$position = q1(qq[SELECT position FROM es_append('$stream', -2, 'Counted', '{"n": $_}')]) for @n;
 	return $position;
 }
 
@@ -226,7 +226,7 @@ is(q1('SELECT count(*), count(DISTINCT position) FROM strict'), '34|34', 'every 
 
 # all at once, so that the first batch has more than ten
 q1('CREATE TABLE stubborn (position bigint PRIMARY KEY, n int CHECK (n > 0))');
-q1(q[SELECT count(*) FROM generate_series(1, 30) i, es_append('stubborn-' || i, NULL, 'Counted', '{"n": 0}')]);
+q1(q[SELECT count(*) FROM generate_series(1, 30) i, es_append('stubborn-' || i, -2, 'Counted', '{"n": 0}')]);
 create('stubborn', q[INSERT INTO stubborn SELECT position, (data->>'n')::int FROM new_events]);
 ok(wait_for_status('stubborn', 'failed'), 'a handler that fails for every event is broken');
 is(status('stubborn', 'last_error_code, quarantined_streams, position < (SELECT min(position) FROM event_store.events WHERE category = $$stubborn$$)'), '23514|0|t',
@@ -238,8 +238,8 @@ is(q1($workers), $before, 'no worker was lost');
 # ---- an upcaster that fails for one event
 
 q1('CREATE TABLE upcast (position bigint PRIMARY KEY, stream text, per int)');
-q1(qq[SELECT es_append('upcast-$_', NULL, 'Divided', '{"n": ] . ($_ == 3 ? 0 : $_) . q[}')]) for 1 .. 5;
-q1(q[SELECT es_append_multi('[{"stream": "upcast-6", "events": [{"type": "Divided", "data": {"n": 0}}]}, {"stream": "upcast-5", "events": [{"type": "Divided", "data": {"n": 5}}]}]')]);
+q1(qq[SELECT es_append('upcast-$_', -2, 'Divided', '{"n": ] . ($_ == 3 ? 0 : $_) . q[}')]) for 1 .. 5;
+q1(q[SELECT es_append_multi('[{"stream": "upcast-6", "expected_version": "any", "events": [{"type": "Divided", "data": {"n": 0}}]}, {"stream": "upcast-5", "expected_version": "any", "events": [{"type": "Divided", "data": {"n": 5}}]}]')]);
 q1(q[SELECT es_register_upcaster('Divided', 1, $$jsonb_build_object('per', 100 / (data->>'n')::int)$$)]);
 create('upcast', q[INSERT INTO upcast SELECT position, stream, (data->>'per')::int FROM new_events]);
 ok(caught_up('upcast'), 'an event that cannot be upcast does not stop the others');

@@ -29,7 +29,7 @@ sub append
 {
 	my ($stream, @n) = @_;
 
-	q1(qq[SELECT position FROM es_append('$stream', NULL, 'Counted', '{"n": $_}')]) for @n;
+	q1(qq[SELECT position FROM es_append('$stream', -2, 'Counted', '{"n": $_}')]) for @n;
 	return;
 }
 
@@ -163,7 +163,7 @@ create('busy', q[INSERT INTO busy AS b SELECT stream, count(*), 1 FROM new_event
 q1(q[SELECT count(*) FROM generate_series(1, 30) i, es_append_batch(array_fill('busy-' || i % 5, ARRAY[1000]), array_fill('Counted'::text, ARRAY[1000]), array_fill('{}'::jsonb, ARRAY[1000]))]);
 my $said = '';
 my $writer = IPC::Run::start([ 'psql', '-X', '-q', '-d', $node->connstr($db), '-c',
-	q[DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM es_append('busy-' || i % 5, NULL, 'Counted', '{}'); COMMIT; END LOOP; END $$] ], '>', \$said, '2>&1');
+	q[DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM es_append('busy-' || i % 5, -2, 'Counted', '{}'); COMMIT; END LOOP; END $$] ], '>', \$said, '2>&1');
 my $seen = 0;
 rebuild('busy', q[SELECT pg_sleep(0.01); INSERT INTO busy AS b SELECT stream, count(*), 2 FROM new_events GROUP BY 1 ON CONFLICT (stream) DO UPDATE SET n = b.n + EXCLUDED.n]);
 my ($mixed, $looks) = (0, 0);
@@ -290,7 +290,7 @@ is($standby->safe_psql($db, 'SELECT count(*) FROM event_store.rebuild_progress')
 ($ret, $out, $err) = $standby->psql($db, q[SELECT es_run_projection('one')]);
 like($err, qr/cannot execute es_run_projection\(\) (in a read-only transaction|during recovery)/, 'it is not run there');
 $standby->promote;
-$standby->safe_psql($db, q[SELECT position FROM es_append('one-1', NULL, 'Counted', '{"n": 1}')]);
+$standby->safe_psql($db, q[SELECT position FROM es_append('one-1', -2, 'Counted', '{"n": 1}')]);
 ok(caught_up('one', $standby), 'promoted it runs projections');
 is($standby->safe_psql($db, q[SELECT n FROM one WHERE stream = 'one-1']), 40, 'from where they were');
 $standby->stop;

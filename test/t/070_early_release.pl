@@ -108,7 +108,7 @@ my $started = time;
 $session{a}->query_until(qr/sent/, "\\echo sent\nSELECT 'acknowledged ' || version FROM es_append('one-1', 1, 'Second', '{}');\n");
 ok($node->poll_query_until($db, "SELECT version = 2 FROM event_store.streams WHERE stream = 'one-1'"), 'a row is visible to plain SQL');
 cmp_ok(time - $started, '<', 2.5, '... before it is durable');
-$session{b}->query_until(qr/sent/, "\\echo sent\nSELECT 'acknowledged ' || version FROM es_append('one-1', NULL, 'Third', '{}');\n");
+$session{b}->query_until(qr/sent/, "\\echo sent\nSELECT 'acknowledged ' || version FROM es_append('one-1', -2, 'Third', '{}');\n");
 ok($node->poll_query_until($db, "SELECT version = 3 FROM event_store.streams WHERE stream = 'one-1'"), 'the next append of the stream does not wait for the flush');
 cmp_ok(time - $started, '<', 2.5, '... of the one before');
 isnt(state_of($_), '', "session $_ has not been answered") for qw(a b);
@@ -125,11 +125,11 @@ for my $what (sort keys %question)
 {
 	# Everything inserted so far is durable; then one more append, of which the question must wait for the flush.
 	delay(0);
-	$node->safe_psql($db, "SELECT es_append('other-1', NULL, 'X', '{}')");
+	$node->safe_psql($db, "SELECT es_append('other-1', -2, 'X', '{}')");
 	my $upto = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn()");
 	delay($while_asked);
 	my $before = visible();
-	$session{c}->query_until(qr/sent/, "\\echo sent\nSELECT es_append('one-1', NULL, 'More', '{}');\n");
+	$session{c}->query_until(qr/sent/, "\\echo sent\nSELECT es_append('one-1', -2, 'More', '{}');\n");
 	$node->poll_query_until($db, "SELECT version > $before FROM event_store.streams WHERE stream = 'one-1'") or die;
 	my $durable = $node->safe_psql($db, "SELECT pg_current_wal_flush_lsn() > '$upto'");
 	my ($stdout, $stderr);
@@ -152,14 +152,14 @@ like(fails($session{a}, "SELECT es_append('two-1', 0, 'X', '{}')"), qr/wrong exp
 is($session{a}->query_safe("SHOW synchronous_commit"), 'on', '... after an error');
 # An error in a deferred trigger: after everything else, before the commit.
 $session{a}->query_safe(q[CREATE TABLE late (a int, CONSTRAINT c UNIQUE (a) DEFERRABLE INITIALLY DEFERRED); INSERT INTO late VALUES (1)]);
-like(fails($session{a}, q[BEGIN; SELECT es_append('two-1', NULL, 'X', '{}'); INSERT INTO late VALUES (1); COMMIT;]), qr/duplicate key/, 'an error at the very end');
+like(fails($session{a}, q[BEGIN; SELECT es_append('two-1', -2, 'X', '{}'); INSERT INTO late VALUES (1); COMMIT;]), qr/duplicate key/, 'an error at the very end');
 is($session{a}->query_safe(q[SELECT es_stream_version('two-1')]), '1', 'an error at commit rolls the append back');
 # One that comes later still, in the midst of the commit.
 $session{a}->query_safe(q[CREATE TABLE skew (who text, n int); INSERT INTO skew VALUES ('a', 1), ('b', 1)]);
 $session{$_}->query_safe('BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM skew') for qw(a b);
 $session{b}->query_safe(q[UPDATE skew SET n = 0 WHERE who = 'b']);
 $session{a}->query_safe(q[UPDATE skew SET n = 0 WHERE who = 'a']);
-$session{a}->query_safe(q[SELECT es_append('two-2', NULL, 'X', '{}')]);
+$session{a}->query_safe(q[SELECT es_append('two-2', -2, 'X', '{}')]);
 $session{b}->query_safe(q[COMMIT]);
 like(fails($session{a}, 'COMMIT'), qr/during commit attempt/, 'a serialization failure at commit');
 is($session{a}->query_safe("SHOW synchronous_commit"), 'on', '... and the setting is as it was');
@@ -186,7 +186,7 @@ $node->poll_query_until($db, "SELECT wait_event = 'advisory' FROM pg_stat_activi
 $node->safe_psql($db, 'ALTER SYSTEM SET event_store.early_lock_release = off');
 $node->safe_psql($db, 'SELECT pg_reload_conf()');
 $node->poll_query_until($db, "SELECT current_setting('event_store.early_lock_release') = 'off'") or die;
-$node->safe_psql($db, "SELECT es_append('other-1', NULL, 'X', '{}')");
+$node->safe_psql($db, "SELECT es_append('other-1', -2, 'X', '{}')");
 my $flushed = $node->safe_psql($db, 'SELECT pg_current_wal_flush_lsn()');
 delay($while_asked);
 $session{b}->query_safe('SELECT pg_advisory_unlock(1)');
@@ -217,7 +217,7 @@ $node->poll_query_until($db, "SELECT current_setting('synchronous_standby_names'
 usleep(300_000);
 $session{a}->query_until(qr/sent/, "\\echo sent\nSELECT 'acknowledged ' || version FROM es_append('seven-1', 0, 'X', '{}');\n");
 ok($node->poll_query_until($db, "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE application_name = 'a'"), 'an append waits for the standby');
-$session{b}->query_until(qr/sent/, "\\echo sent\nSELECT 'acknowledged ' || version FROM es_append('seven-1', NULL, 'X', '{}');\n");
+$session{b}->query_until(qr/sent/, "\\echo sent\nSELECT 'acknowledged ' || version FROM es_append('seven-1', -2, 'X', '{}');\n");
 ok($node->poll_query_until($db, "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE application_name = 'b'"), '... and the next one for the standby, not for the lock');
 $session{c}->query_until(qr/sent/, "\\echo sent\nSELECT 'seen ' || es_stream_version('seven-1');\n");
 ok($node->poll_query_until($db, "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE application_name = 'c'"), '... and who asks for the version');
@@ -273,7 +273,7 @@ sub crash_round
 		for my $n (1 .. 3000)
 		{
 			my $stream = 'hot-' . ($n % 3);
-			print $script "SELECT '$round-$writer-$n:' || version FROM es_append('$stream', NULL, 'W', '{\"id\": \"$round-$writer-$n\"}');\n";
+			print $script "SELECT '$round-$writer-$n:' || version FROM es_append('$stream', -2, 'W', '{\"id\": \"$round-$writer-$n\"}');\n";
 		}
 		close $script;
 		push @clients, spawn(sub { exec "psql -XAtq -d '$connstr' -f $dir/writer$writer.sql >$dir/ack$writer.out" });

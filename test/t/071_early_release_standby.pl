@@ -106,10 +106,10 @@ all_answered('a');
 # A transaction that has written over what it would report.
 begin($session{a}, "SELECT es_append('over-1', 0, 'X', '{}');");
 ok(waits_for_standby('a'), 'an append waits');
-is(answer("$local; BEGIN; SELECT version FROM es_append('over-1', NULL, 'X', '{}'); ROLLBACK"), '2', 'another follows');
-is(answer("BEGIN; SELECT es_append('over-1', NULL, 'X', '{}'); SELECT count(*) FROM es_read('over-1'); ROLLBACK"), 'waits',
+is(answer("$local; BEGIN; SELECT version FROM es_append('over-1', -2, 'X', '{}'); ROLLBACK"), '2', 'another follows');
+is(answer("BEGIN; SELECT es_append('over-1', -2, 'X', '{}'); SELECT count(*) FROM es_read('over-1'); ROLLBACK"), 'waits',
 	'... and does not read the first one to its client');
-is(answer("BEGIN; SAVEPOINT s; SELECT es_append('over-1', NULL, 'X', '{}'); RELEASE s; SELECT count(*) FROM es_read('over-1'); ROLLBACK"),
+is(answer("BEGIN; SAVEPOINT s; SELECT es_append('over-1', -2, 'X', '{}'); RELEASE s; SELECT count(*) FROM es_read('over-1'); ROLLBACK"),
 	'waits', '... nor from a subtransaction');
 all_answered('a');
 
@@ -142,17 +142,17 @@ all_answered('a');
 # A stream that is only looked at, in a call that writes another.
 begin($session{a}, "SELECT es_append('look-1', 0, 'X', '{}');");
 ok(waits_for_standby('a'), 'an append waits');
-begin($session{b}, q[SELECT count(*) FROM es_append_multi('[{"stream": "look-2", "events": [{"type": "X", "data": {}}]}, {"stream": "look-1", "expected_version": 1}]');]);
+begin($session{b}, q[SELECT count(*) FROM es_append_multi('[{"stream": "look-2", "expected_version": "any", "events": [{"type": "X", "data": {}}]}, {"stream": "look-1", "expected_version": 1}]');]);
 ok(waits_for_standby('b'), '... and one that rests on it');
-is(answer("$local; SELECT version FROM es_append('look-2', NULL, 'X', '{}')"), '2', '... without a lock');
-is(answer("$local; SELECT version FROM es_append('look-1', NULL, 'X', '{}')"), '2', '... on either stream');
+is(answer("$local; SELECT version FROM es_append('look-2', -2, 'X', '{}')"), '2', '... without a lock');
+is(answer("$local; SELECT version FROM es_append('look-1', -2, 'X', '{}')"), '2', '... on either stream');
 all_answered('a', 'b');
 
 # An error that waits can be cancelled, and is rolled back.
 begin($session{a}, "SELECT es_append('error-1', 0, 'X', '{}');");
 ok(waits_for_standby('a'), 'an append waits');
 is(answer("SELECT es_append('error-1', 0, 'X', '{}')"), 'waits', '... and the error that speaks of it');
-is(answer("$local; SELECT version FROM es_append('error-1', NULL, 'X', '{}')"), '2', '... until it is cancelled');
+is(answer("$local; SELECT version FROM es_append('error-1', -2, 'X', '{}')"), '2', '... until it is cancelled');
 all_answered('a');
 
 # The server's end.

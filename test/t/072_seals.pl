@@ -116,7 +116,7 @@ unlike(slurp_file($node->logfile, $from), qr/ERROR|FATAL/, 'nobody failed');
 my $script = $node->basedir . '/append.sql';
 append_to_file($script, q[
 \set s random(1, 20)
-SELECT es_append('busy-' || :s, NULL, 'Happened', '{"n": 1}'::jsonb);
+SELECT es_append('busy-' || :s, -2, 'Happened', '{"n": 1}'::jsonb);
 ]);
 my $seconds = $ENV{ES_LONG} ? 120 : 5;
 my $writers = IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-T', $seconds, '-f', $script, '-p', $node->port, '-h', $node->host, $db ],

@@ -885,12 +885,13 @@ sub drop_subscription
 # ---- bad calls
 
 my @bad = (
-	[ q[SELECT es_append('', NULL, 'A', '{}'::jsonb)], '22023' ], [ q[SELECT es_append('-1', NULL, 'A', '{}'::jsonb)], '22023' ],
-	[ q[SELECT es_append(NULL, NULL, 'A', '{}'::jsonb)], '22004' ], [ q[SELECT es_append('acct-1', NULL, '[]'::jsonb)], '22023' ],
-	[ q[SELECT es_append('acct-1', NULL, '[{"typ": "A"}]'::jsonb)], '22023' ], [ q[SELECT es_append('acct-1', NULL, 'A', '{}'::jsonb, metadata => '[]')], '22023' ],
+	[ q[SELECT es_append('', -2, 'A', '{}'::jsonb)], '22023' ], [ q[SELECT es_append('-1', -2, 'A', '{}'::jsonb)], '22023' ],
+	[ q[SELECT es_append(NULL, -2, 'A', '{}'::jsonb)], '22004' ], [ q[SELECT es_append('acct-1', NULL, 'A', '{}'::jsonb)], '22004' ],
+	[ q[SELECT es_append('acct-1', -2, 'A', NULL)], '22004' ], [ q[SELECT es_append_multi('[{"stream": "acct-1", "events": {"type": "A"}}]')], '22004' ], [ q[SELECT es_append('acct-1', -2, '[]'::jsonb)], '22023' ],
+	[ q[SELECT es_append('acct-1', -2, '[{"typ": "A"}]'::jsonb)], '22023' ], [ q[SELECT es_append('acct-1', -2, 'A', '{}'::jsonb, metadata => '[]')], '22023' ],
 	[ q[SELECT es_append_multi('[{"stream": "acct-1", "expected_version": 1, "events": {"type": "A"}}, {"stream": "acct-1", "expected_version": 1, "events": {"type": "A"}}]')], '22023' ],
-	[ q[SELECT es_append_batch(ARRAY['acct-1'], ARRAY['A', 'B'], NULL)], '2202E' ], [ q[SELECT es_append_batch(ARRAY['acct-1', NULL], ARRAY['A', 'B'], NULL)], '22004' ],
-	[ q[SELECT es_append('acct-1', NULL, '[{"type": "A", "id": "00000000-0000-4000-8000-000000000001"}, {"type": "A", "id": "00000000-0000-4000-8000-000000000001"}]'::jsonb)], '22023' ],
+	[ q[SELECT es_append_batch(ARRAY['acct-1'], ARRAY['A', 'B'], '{"{}","{}"}')], '2202E' ], [ q[SELECT es_append_batch(ARRAY['acct-1', NULL], ARRAY['A', 'B'], '{"{}","{}"}')], '22004' ],
+	[ q[SELECT es_append('acct-1', -2, '[{"type": "A", "id": "00000000-0000-4000-8000-000000000001"}, {"type": "A", "id": "00000000-0000-4000-8000-000000000001"}]'::jsonb)], '22023' ],
 	[ q[SELECT es_load_at('acct-1', now() + interval '1 hour')], '22023' ], [ q[SELECT es_read_category('a-b')], '22023' ],
 	[ q[SELECT es_register_aggregate('acct', fold => 'state || now()::text')], 'ANY' ], [ q[SELECT es_register_aggregate('acct')], '22023' ],
 	[ q[SELECT es_register_aggregate('acct', rules => '{"A": {"plus": {"a": "b"}}}')], '22023' ], [ q[SELECT es_register_upcaster('A', 1, 'nothing')], '42703' ],
@@ -1162,7 +1163,7 @@ if (!$failed)
 	# Positions that were drawn in vain, together with the partition for them, are nothing that is missing.
 	history_begin();
 	append({ form => 'list', elements => [ { stream => 'acct-1', events => [ an_event() ] } ] });
-	ask($session, q[BEGIN; SELECT events FROM es_append_batch(array_fill('acct-1'::text, '{1500}'), array_fill('A'::text, '{1500}'), NULL); ROLLBACK]);
+	ask($session, q[BEGIN; SELECT events FROM es_append_batch(array_fill('acct-1'::text, '{1500}'), array_fill('A'::text, '{1500}'), array_fill('{}'::jsonb, '{1500}')); ROLLBACK]);
 	for my $when ('', ', sealed')
 	{
 		is(ask($session, q[SELECT * FROM es_check('all'); SELECT * FROM es_verify_log()]), '', "positions drawn in vain behind the last partition are no finding$when");

@@ -149,14 +149,14 @@ goes_on($node, $small, 'without snapshots');
 
 # ---- a sequence that was set back, by whatever restored it
 
-$node->safe_psql($small, q[SELECT es_append('account-1', NULL, 'Paid', '{"amount": 1}'); SELECT setval('event_store.position_seq', 3)]);
+$node->safe_psql($small, q[SELECT es_append('account-1', -2, 'Paid', '{"amount": 1}'); SELECT setval('event_store.position_seq', 3)]);
 my $highest = last_line($node, $small, 'SELECT max(position) FROM event_store.events');
-cmp_ok(last_line($node, $small, q[SELECT position FROM es_append('account-1', NULL, 'Paid', '{"amount": 1}')]), '>', $highest,
+cmp_ok(last_line($node, $small, q[SELECT position FROM es_append('account-1', -2, 'Paid', '{"amount": 1}')]), '>', $highest,
 	'positions never go back with their sequence');
 (undef, undef, $error) = $node->psql($small, q[\set VERBOSITY verbose
-	SELECT 1 FROM es_append('account-1', NULL, 'Paid', '{"amount": 1}');
+	SELECT 1 FROM es_append('account-1', -2, 'Paid', '{"amount": 1}');
 	SELECT setval('event_store.position_seq', 3);
-	SELECT es_append('account-1', NULL, 'Paid', '{"amount": 1}')]);
+	SELECT es_append('account-1', -2, 'Paid', '{"amount": 1}')]);
 like($error, qr/55000: sequence "event_store.position_seq" was set back/, '... nor under an open session');
 
 # ---- pg_basebackup

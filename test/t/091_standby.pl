@@ -38,7 +38,7 @@ sub q1
 sub append
 {
 	my ($on, $stream, $count) = @_;
-	return q1($on, "SELECT max(position) FROM generate_series(1, " . ($count // 1) . ") i, LATERAL es_append('$stream', NULL, 'Counted', jsonb_build_object('n', i))");
+	return q1($on, "SELECT max(position) FROM generate_series(1, " . ($count // 1) . ") i, LATERAL es_append('$stream', -2, 'Counted', jsonb_build_object('n', i))");
 }
 
 sub publish { return q1($_[0], 'SELECT es_publish_mark()') }
@@ -113,7 +113,7 @@ my $old = $node;
 my $new = $standby;
 
 # The session that was there before: a position that it is given is of the new epoch.
-my $position = $session->query_safe(q[SELECT position FROM es_append('counter-1', NULL, 'Counted', '{}')]);
+my $position = $session->query_safe(q[SELECT position FROM es_append('counter-1', -2, 'Counted', '{}')]);
 cmp_ok($position, '>', $mark + 1_000_000_000, 'positions go on far ahead on a new timeline, in an old session too');
 $session->quit;
 is_deeply(check($new, $first, $mark), [ epoch($new), $mark, 'f' ], 'nothing was lost: a cursor at the mark goes on');
@@ -147,7 +147,7 @@ $new->wait_for_catchup($third);
 $third->promote;
 # All at once: one of them begins the epoch.
 my $script = $third->basedir . '/append.sql';
-append_to_file($script, q[SELECT es_append('busy-' || :client_id, NULL, 'Counted', '{}');]);
+append_to_file($script, q[SELECT es_append('busy-' || :client_id, -2, 'Counted', '{}');]);
 command_ok([ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 20, '-f', $script, '-h', $third->host, '-p', $third->port, $db ],
 	'many append right after the promotion');
 $late->query_safe('COMMIT');

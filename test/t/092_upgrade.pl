@@ -73,7 +73,7 @@ goes_on($new, $db, 'upgraded');
 
 $new->append_conf('postgresql.conf', "shared_preload_libraries = 'event_store'\n");
 $new->restart;
-my $position = last_line($new, $db, q[SELECT position FROM es_append('account-2', NULL, 'Paid', '{"amount": 1}')]);
+my $position = last_line($new, $db, q[SELECT position FROM es_append('account-2', -2, 'Paid', '{"amount": 1}')]);
 ok($new->poll_query_until($db, "SELECT position >= $position FROM event_store.projection_status WHERE name = 'balances'"),
 	'background workers go on');
 

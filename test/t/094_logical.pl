@@ -49,7 +49,7 @@ sub refused
 sub append
 {
 	my ($node, $stream, $count) = @_;
-	return on($node, "SELECT max(position) FROM generate_series(1, " . ($count // 1) . ") i, LATERAL es_append('$stream', NULL, 'Counted', jsonb_build_object('n', i))");
+	return on($node, "SELECT max(position) FROM generate_series(1, " . ($count // 1) . ") i, LATERAL es_append('$stream', -2, 'Counted', jsonb_build_object('n', i))");
 }
 # The subscriber has what the publisher has committed up to now.
 sub caught_up
@@ -130,7 +130,7 @@ ok(caught_up(), 'the subscriber goes on after them');
 is(sub_(q[SELECT n FROM counted WHERE stream = 'c-1']), 80, 'with what they have made');
 
 # A crash in the middle of one: its tables, unlogged, are emptied, and it begins anew.
-pub(q[SELECT es_append_batch(array_fill('big-1'::text, '{30000}'), array_fill('Counted'::text, '{30000}'), NULL)]);
+pub(q[SELECT es_append_batch(array_fill('big-1'::text, '{30000}'), array_fill('Counted'::text, '{30000}'), array_fill('{}'::jsonb, '{30000}'))]);
 ok($publisher->poll_query_until($db, q[SELECT n = 60000 FROM counted WHERE stream = 'big-1']), 'many events');
 pub(q[SELECT es_stop_worker(); SELECT es_rebuild_projection('counted'); SELECT es_run_projection('counted', 1)]);
 cmp_ok(pub('SELECT position FROM event_store.checkpoints WHERE rebuild'), '>', 1000, 'a rebuild is in the middle');

@@ -80,6 +80,10 @@ COMMENT ON FUNCTION es_expect_none() IS 'as expected_version: the stream must no
 CREATE FUNCTION es_expect_exists() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -4;
 COMMENT ON FUNCTION es_expect_exists() IS 'as expected_version: the stream must exist, at any version';
 
+REVOKE ALL ON FUNCTION es_expect_any() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_expect_none() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_expect_exists() FROM PUBLIC;
+
 COMMENT ON FUNCTION es_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) IS
 'appends one event to a stream; expected_version: es_expect_any() (-2), es_expect_none() (0: it must not exist), es_expect_exists() (-4) or the exact version (else YE001)';
 COMMENT ON FUNCTION es_append_multi(jsonb) IS

@@ -45,7 +45,7 @@ COMMENT ON FUNCTION es_refuse_change() IS 'trigger on the store''s tables: raise
 
 -- ---------------------------------------------------------------- append
 
--- What expected_version says, to read well; whoever may append passes the numbers as well.
+-- What expected_version says, to read well.
 CREATE FUNCTION es_expect_any() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN -2;
 COMMENT ON FUNCTION es_expect_any() IS 'as expected_version: the stream may be at any version, or not exist';
 
@@ -426,6 +426,9 @@ REVOKE ALL ON FUNCTION es_create_store(integer, boolean, boolean, text) FROM PUB
 REVOKE ALL ON FUNCTION es_upgrade_store() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_grant(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_revoke(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_expect_any() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_expect_none() FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_expect_exists() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append(text, bigint, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append(text, bigint, text) FROM PUBLIC;

@@ -46,8 +46,9 @@ typedef struct Right
 /* docs/reference.md has a table of them, by function; t/096_rights.pl compares it with what is here. */
 static const Right rights[] = {
 	{"append",
-		"'es_append', 'es_append_multi', 'es_append_batch', 'es_find_append', 'es_stream_version', "
-		"'es_lock_stream', 'es_lock_streams', 'es_load_for_update', 'es_put_snapshot', 'es_get_snapshot'",
+		"'es_append', 'es_append_multi', 'es_append_batch', 'es_expect_any', 'es_expect_none', 'es_expect_exists', "
+		"'es_find_append', 'es_stream_version', 'es_lock_stream', 'es_lock_streams', 'es_load_for_update', "
+		"'es_put_snapshot', 'es_get_snapshot'",
 	NULL},
 	{"read",
 		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "

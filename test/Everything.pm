@@ -56,7 +56,7 @@ sub make_everything
 			INSERT INTO seen SELECT stream, version FROM new_events WHERE 1 / (data->>'n')::int > -2$$, ARRAY['thing']);
 
 		SELECT count(*) FROM generate_series(1, 2500) i, LATERAL es_append('account-' || i % 25, -2,
-			CASE i % 3 WHEN 0 THEN 'Paid' ELSE 'Credited' END, jsonb_build_object('amount', i), jsonb_build_object('n', i));
+			CASE i % 3 WHEN 0 THEN 'Paid' ELSE 'Credited' END, jsonb_build_object('amount', i), jsonb_build_object('n', i), schema_version => 1);
 		SELECT count(*) FROM generate_series(1, 10) i, LATERAL es_append('thing-' || i % 3, -2, 'Seen',
 			jsonb_build_object('n', i % 5));
 		SELECT count(es_snapshot('account-' || i)) FROM generate_series(0, 5) i;

@@ -13,7 +13,7 @@ use warnings;
 use Exporter 'import';
 use Storable qw(dclone);
 
-our @EXPORT_OK = qw(jsonb row refuse caught %upcasters %folds);
+our @EXPORT_OK = qw(says_version jsonb row refuse caught %upcasters %folds);
 
 # ---- values
 
@@ -175,6 +175,9 @@ sub settled_position { my ($self) = @_; my @events = $self->settled; return @eve
 
 # ---- appending
 
+# Whether a call says the schema version of an event.
+sub says_version { return $_[0]{sv} != 1 || $_[0]{says_version} }
+
 # What makes two requests with a key the same.
 sub request { return join "\n", map { "$_->{type} $_->{sv} " . jsonb($_->{data}) } @_ }
 
@@ -226,6 +229,8 @@ sub append
 		my ($version, $expected) = ($self->version($element->{stream}), $element->{expected} // -2);
 		refuse('YE001') if $expected >= 0 ? $version != $expected : $expected == -4 && $version == 0;
 	}
+	# Where version 1 is an old one, it must be said.
+	refuse('22004') if grep { !says_version($_) && $self->{upcasters}{"$_->{type} 1"} } map { @{ $_->{events} // [] } } @elements;
 	return {};
 }
 

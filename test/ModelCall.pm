@@ -9,7 +9,7 @@ use warnings;
 
 use Exporter 'import';
 use Fuzz;
-use Model qw(jsonb);
+use Model qw(jsonb says_version);
 
 our @EXPORT = qw(maybe sql number sql_array a_type occurred an_event some_events call_sql new_events);
 
@@ -49,7 +49,7 @@ sub an_event
 		chance(.6) ? [ 'Poison', { amount => pick('many', 'many', 5) }, 1 ] : [ 'Other', {}, 1 ],
 		chance(.15) ? [ 'Broken', { pick('why', 'amount') => 3 }, 1 ] : [ 'Opened', { owner => 'eve' }, 1 ]) };
 
-	return { type => $type, data => $data, sv => pick(@versions),
+	return { type => $type, data => $data, sv => pick(@versions), says_version => chance(.9),
 		chance(.3) ? (id => uuid()) : (), chance(.5) ? (occurred => occurred()) : (),
 		chance(.3) ? (metadata => { user => pick('ann', 'bob'), chance(.5) ? (correlation_id => pick('c-1', 'c-2')) : () }) : () };
 }
@@ -61,7 +61,7 @@ sub event_json
 	my ($e) = @_;
 	my @members = (qq("type": "$e->{type}"), '"data": ' . jsonb($e->{data}));
 
-	push @members, qq("schema_version": $e->{sv}) if $e->{sv} != 1 || $e->{says_version};
+	push @members, qq("schema_version": $e->{sv}) if says_version($e);
 	push @members, qq("id": "$e->{id}") if defined $e->{id};
 	push @members, '"metadata": ' . jsonb($e->{metadata}) if $e->{metadata};
 	push @members, '"occurred_at": "' . iso($e->{occurred}) . '"' if defined $e->{occurred};
@@ -82,7 +82,7 @@ sub call_sql
 		my ($e) = @{ $first->{events} };
 		return sprintf "SELECT $columns FROM es_append(%s, %s, %s, %s, metadata => %s, event_id => %s, occurred_at => %s, schema_version => %s, idempotency_key => %s)",
 			literal($first->{stream}), expected($first->{expected}), literal($e->{type}), literal(jsonb($e->{data})), sql($e->{metadata} && jsonb($e->{metadata})), sql($e->{id}),
-			sql(defined $e->{occurred} ? iso($e->{occurred}) : undef), $e->{sv} == 1 ? 'NULL' : $e->{sv}, sql($first->{key});
+			sql(defined $e->{occurred} ? iso($e->{occurred}) : undef), says_version($e) ? $e->{sv} : 'NULL', sql($first->{key});
 	}
 	if ($form eq 'list')
 	{
@@ -110,7 +110,7 @@ sub call_sql
 	return sprintf 'SELECT events, first_position, last_position, replayed FROM es_append_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s)', sql_array($call->{order}),
 		$list->('text', sub { $_[0]{type} }), $list->('jsonb', sub { jsonb($_[0]{data}) }), $list->('jsonb', sub { $_[0]{metadata} && jsonb($_[0]{metadata}) }),
 		$list->('uuid', sub { $_[0]{id} }), $list->('timestamptz', sub { defined $_[0]{occurred} ? iso($_[0]{occurred}) : undef }),
-		'ARRAY[' . join(', ', @expected) . ']::bigint[]', $list->('int', sub { $_[0]{sv} }), sql($call->{batch_key});
+		'ARRAY[' . join(', ', @expected) . ']::bigint[]', $list->('int', sub { says_version($_[0]) ? $_[0]{sv} : undef }), sql($call->{batch_key});
 }
 
 # The events of a call in the order of their positions, with stream and version.

@@ -350,6 +350,7 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 					 errmsg("schema_version must be 1 or more, not %d", *schema_version),
 					 event_detail(call, number)));
 		event->schema_version = *schema_version;
+		added->has_schema_version = true;
 	}
 	if (call->elements[element].events == 0)
 		call->elements[element].first = number;

@@ -50,6 +50,7 @@ typedef struct EsCallEvent
 	int			next;			/* number of the element's next event */
 	bool		has_id;			/* the caller gave an id */
 	bool		has_occurred_at;	/* the caller gave the time */
+	bool		has_schema_version; /* the caller gave the version */
 } EsCallEvent;
 
 typedef struct EsElement

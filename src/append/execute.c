@@ -336,11 +336,42 @@ satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
 	return satisfied;
 }
 
+/*
+ * Refuses events without a schema version where it must be said. Such an event is not in the shape of version 1, as a rule:
+ * whoever wrote it has forgotten to say that it is in the new one. Read as version 1 it would break its stream.
+ */
+static void
+check_schema_versions(const EsCall *call, const EsDefinitions *defs)
+{
+	int32		checked = 0;	/* event type that the version may be left out of */
+
+	if (!es_has_versioned_types(defs) || es_assume_schema_version_1)
+		return;
+	for (int i = 0; i < call->event_count; i++)
+	{
+		const EsEvent *event = &call->events[i].event;
+		const char *versions;
+		char	   *label;
+
+		if (call->events[i].has_schema_version || event->type_id == checked)
+			continue;
+		versions = es_schema_versions(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type));
+		checked = event->type_id;
+		if (versions == NULL)
+			continue;
+		label = es_call_label(call, i);
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("schema_version must not be left out of an event of type \"%s\"", text_to_cstring(event->type)),
+				 errdetail("%s%sSchema versions of the type: %s.", label ? label : "", label ? " " : "", versions),
+				 errhint("Pass the version whose shape the data has; event_store.assume_schema_version_1 is for old writers that cannot.")));
+	}
+}
+
 /* Refuses events that do not satisfy the check that is registered for their type and schema version. */
 static void
-check_events(EsCall *call)
+check_events(EsCall *call, EsDefinitions *defs)
 {
-	EsDefinitions *defs = es_definitions();
 	const EsExpr *checked = NULL;
 	EsEvaluation	   *run = NULL;
 	int			settings;
@@ -631,6 +662,7 @@ es_call_execute(EsCall *call)
 	OrderedStream one;
 	OrderedStream *order;
 	uint8		batch_request[ES_DIGEST_LEN];
+	EsDefinitions *defs;
 	TimestampTz stamp;
 
 	es_lock_prepare(call->source != ES_FROM_LOCK);
@@ -661,7 +693,10 @@ es_call_execute(EsCall *call)
 		return;
 	}
 	check_versions(call);
-	check_events(call);			/* after retries were found: what was accepted once is not checked again */
+	/* After retries were found: what was accepted once is not checked again. */
+	defs = es_definitions();
+	check_schema_versions(call, defs);
+	check_events(call, defs);
 	if (call->event_count > 0)
 	{
 		allocate_positions(call);

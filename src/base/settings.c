@@ -25,6 +25,7 @@
 #define ES_DEFAULT_SEAL_SIZE		10000
 
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
+bool		es_assume_schema_version_1 = false;
 bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_heartbeat = 0;
@@ -52,6 +53,12 @@ es_settings_init(void)
 							&es_as_of_wait,
 							ES_DEFAULT_AS_OF_WAIT, 0, 60 * 60 * 1000,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.assume_schema_version_1",
+							 "Lets appends leave out the schema version of types that have several.",
+							 "For writers of an old release during a deploy: their events are version 1.",
+							 &es_assume_schema_version_1,
+							 false,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.early_lock_release",
 							 "Gives an append's locks back before its commit is flushed; the client is answered after.",
 							 "Others may see what its transaction did, in any table, shortly before it is durable.",

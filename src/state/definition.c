@@ -30,15 +30,9 @@
 #include "store/store.h"
 #include "log/log.h"
 #include "state/state.h"
+#include "state/definition.h"
 
-PG_FUNCTION_INFO_V1(es_register_aggregate);
-PG_FUNCTION_INFO_V1(es_unregister_aggregate);
-PG_FUNCTION_INFO_V1(es_register_upcaster);
-PG_FUNCTION_INFO_V1(es_unregister_upcaster);
-PG_FUNCTION_INFO_V1(es_register_event_type);
-PG_FUNCTION_INFO_V1(es_unregister_event_type);
-
-static const EsVariable fold_variables[FOLD_VARIABLES] = {
+const EsVariable es_fold_variables[FOLD_VARIABLES] = {
 	{"state", JSONBOID},
 	{"event_type", TEXTOID},
 	{"data", JSONBOID},
@@ -51,7 +45,7 @@ static const EsVariable fold_variables[FOLD_VARIABLES] = {
 	{"schema_version", INT4OID},
 };
 
-static const EsVariable event_variables[EVENT_VARIABLES] = {
+const EsVariable es_event_variables[EVENT_VARIABLES] = {
 	{"data", JSONBOID},
 	{"metadata", JSONBOID},
 	{"event_type", TEXTOID},
@@ -80,6 +74,13 @@ typedef struct AggregateRow
 	EsAggregate *compiled;
 } AggregateRow;
 
+/* An event type of whose events the schema version must be said. */
+typedef struct VersionedType
+{
+	char	   *name;
+	char	   *versions;		/* its schema versions, for an error message */
+} VersionedType;
+
 struct EsDefinitions
 {
 	MemoryContext context;
@@ -92,6 +93,8 @@ struct EsDefinitions
 	int			upcaster_count;
 	DefinitionRow *checks;
 	int			check_count;
+	VersionedType *versioned;
+	int			versioned_count;
 	bool		transient;		/* read under a transaction's old snapshot: of that transaction */
 	bool		has_upcaster_digest;
 	uint8		upcaster_digest[ES_DIGEST_LEN];
@@ -246,6 +249,24 @@ read_definitions(EsDefinitions *defs)
 	for (uint64 i = 0; i < count; i++)
 		read_row(&defs->checks[defs->check_count++], SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 
+	/* Version 1 is an old one, or one of several. */
+	count = es_sql_run("SELECT event_type, string_agg(version::text, ', ' ORDER BY version) FROM ("
+					   "SELECT event_type, version, bool_or(registered) AS registered, bool_or(old) AS old FROM ("
+					   "SELECT event_type, schema_version::integer, true, false FROM event_store.event_checks"
+					   " UNION ALL SELECT event_type, from_version::integer, false, from_version = 1 FROM event_store.upcasters"
+					   " UNION ALL SELECT to_type, from_version::integer + 1, false, false FROM event_store.upcasters"
+					   ") v (event_type, version, registered, old) GROUP BY 1, 2) w"
+					   " GROUP BY 1 HAVING bool_or(old) OR count(*) FILTER (WHERE registered) > 1");
+	MemoryContextSwitchTo(defs->context);
+	defs->versioned = palloc0(sizeof(VersionedType) * (count + 1));
+	for (uint64 i = 0; i < count; i++)
+	{
+		VersionedType *type = &defs->versioned[defs->versioned_count++];
+
+		type->name = get_some_string(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		type->versions = get_some_string(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+	}
+
 	es_sql_end(&sql);
 }
 
@@ -350,7 +371,7 @@ es_upcaster_transform(EsDefinitions *defs, EsUpcaster *upcaster)
 {
 	if (upcaster->transform == NULL)
 		upcaster->transform = compile_row(defs, unconstify(DefinitionRow *, upcaster->row), "transform",
-										  JSONBOID, event_variables, EVENT_VARIABLES);
+										  JSONBOID, es_event_variables, EVENT_VARIABLES);
 	return upcaster->transform;
 }
 
@@ -367,7 +388,26 @@ es_find_check(EsDefinitions *defs, const char *type, int len, int32 version)
 	for (int i = 0; i < defs->check_count; i++)
 		if (defs->checks[i].version == version && same_name(defs->checks[i].name, type, len))
 			return compile_row(defs, &defs->checks[i], "check_expr", BOOLOID,
-							   event_variables, EVENT_VARIABLES);
+							   es_event_variables, EVENT_VARIABLES);
+	return NULL;
+}
+
+bool
+es_has_versioned_types(const EsDefinitions *defs)
+{
+	return defs->versioned_count > 0;
+}
+
+/*
+ * The schema versions of a type, as text, if the version of its events must be said: an upcaster leads on from version 1, or
+ * several versions are registered. NULL: who says none means 1.
+ */
+const char *
+es_schema_versions(const EsDefinitions *defs, const char *type, int len)
+{
+	for (int i = 0; i < defs->versioned_count; i++)
+		if (same_name(defs->versioned[i].name, type, len))
+			return defs->versioned[i].versions;
 	return NULL;
 }
 
@@ -479,7 +519,7 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 		aggregate->keep_snapshots = row->keep_snapshots;
 		aggregate->keep_snapshots_for = row->keep_snapshots_for;
 		if (row->base.text != NULL)
-			aggregate->fold = compile_row(defs, &row->base, "fold", JSONBOID, fold_variables, FOLD_VARIABLES);
+			aggregate->fold = compile_row(defs, &row->base, "fold", JSONBOID, es_fold_variables, FOLD_VARIABLES);
 		else
 			aggregate->rules = es_rules_compile(row->rules);
 		make_fingerprint(defs, row, aggregate);
@@ -491,305 +531,4 @@ es_aggregate(EsDefinitions *defs, const char *category, int len)
 			(errcode(ES_UNKNOWN),
 			 errmsg("no aggregate is registered for category \"%.*s\"", len, category),
 			 errhint("Register one with es_register_aggregate.")));
-}
-
-/* ---------------------------------------------------------------- registration */
-
-static text *
-name_argument(FunctionCallInfo fcinfo, int n, const char *argument)
-{
-	text	   *name = es_text_argument(fcinfo, n, argument);
-
-	if (VARSIZE_ANY_EXHDR(name) == 0 || VARSIZE_ANY_EXHDR(name) > ES_MAX_NAME)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument %s must have 1 to %d bytes", argument, ES_MAX_NAME),
-				 errdetail("It has %d.", (int) VARSIZE_ANY_EXHDR(name))));
-	return name;
-}
-
-static int32
-version_argument(FunctionCallInfo fcinfo, int n, const char *argument)
-{
-	if (PG_ARGISNULL(n))
-		es_null_argument(argument);
-	if (PG_GETARG_INT32(n) < 1 || PG_GETARG_INT32(n) == PG_INT32_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument %s must be 1 or more", argument),
-				 errdetail("It is %d.", PG_GETARG_INT32(n))));
-	return PG_GETARG_INT32(n);
-}
-
-typedef struct Change
-{
-	const char *table;			/* that it changes */
-	const char *statement;
-	int			count;
-	Oid			types[12];
-	Datum		values[12];
-	char		nulls[12];
-} Change;
-
-static void
-add(Change *change, Oid type, Datum value, bool isnull)
-{
-	change->types[change->count] = type;
-	change->values[change->count] = value;
-	change->nulls[change->count++] = isnull ? 'n' : ' ';
-}
-
-static void
-add_text(Change *change, const char *value)
-{
-	add(change, TEXTOID, value == NULL ? (Datum) 0 : CStringGetTextDatum(value), value == NULL);
-}
-
-/* Refuses an expression that cannot be compiled, or calls what the registrant may not execute. */
-static void
-try_expression(const char *text, const char *what, Oid result, const EsVariable *variables, int count,
-			   const char *path)
-{
-	es_evaluation_close(es_evaluation_open(es_expr_compile(text, what, result, variables, count, es_role_current(), path)));
-}
-
-/* Who registers: its rights and its search_path are kept with the text. */
-static void
-add_registrant(Change *change, const char *path)
-{
-	EsStoredRole role = es_role_current();
-
-	add_text(change, role.name);
-	add_text(change, path);
-	add(change, OIDOID, ObjectIdGetDatum(role.oid), false);
-	add(change, INT8OID, Int64GetDatum(role.system), false);
-}
-
-static uint64
-apply_change(Change *change)
-{
-	EsSql		sql;
-	uint64		rows;
-
-	es_prevent_if_read_only("changing definitions");
-	es_sql_begin(&sql, es_store()->owner);
-	rows = es_journal_change(sql.saved_user, NULL, change->table, change->statement, change->count, change->types,
-							 change->values, change->nulls);
-	es_sql_end(&sql);
-	/* Tells all sessions, at commit; this one at once. */
-	CacheInvalidateRelcacheByRelid(es_store()->aggregates);
-	CommandCounterIncrement();
-	return rows;
-}
-
-/* Refuses an age of snapshots that is negative, or so great that it lies before all times. */
-static void
-check_age(Interval *age)
-{
-	Interval	none = {0};
-
-	if (DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(age), IntervalPGetDatum(&none))) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument keep_snapshots_for must not be negative")));
-	(void) DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
-							   IntervalPGetDatum(age));
-}
-
-Datum
-es_register_aggregate(PG_FUNCTION_ARGS)
-{
-	text	   *category = name_argument(fcinfo, 0, "category");
-	char	   *fold = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	Jsonb	   *rules = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
-	char	   *path = es_registered_path();
-	bool		kept = PG_NARGS() > 5;	/* the function of version 0.1.0 has no arguments about what is kept */
-	Change		change = {
-		"aggregates",
-		"INSERT INTO event_store.aggregates (category, fold, rules, initial_state, snapshot_every, role, search_path,"
-		" role_oid, role_system, keep_snapshots, keep_snapshots_for)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (category) DO UPDATE SET fold = EXCLUDED.fold,"
-		" rules = EXCLUDED.rules, initial_state = EXCLUDED.initial_state,"
-		" snapshot_every = EXCLUDED.snapshot_every, role = EXCLUDED.role, search_path = EXCLUDED.search_path,"
-		" role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system,"
-		" keep_snapshots = EXCLUDED.keep_snapshots, keep_snapshots_for = EXCLUDED.keep_snapshots_for"
-	};
-
-	(void) es_store_now();
-	if (memchr(VARDATA_ANY(category), '-', VARSIZE_ANY_EXHDR(category)) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not a category", text_to_cstring(category)),
-				 errdetail("A category is the part of a stream's name before the first \"-\".")));
-	if ((fold == NULL) == (rules == NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("exactly one of fold and rules must be given")));
-	if (PG_ARGISNULL(3))
-		es_null_argument("initial_state");
-	if (PG_ARGISNULL(4) || PG_GETARG_INT32(4) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument snapshot_every must be 1 or more")));
-	if (kept && (PG_ARGISNULL(5) || PG_GETARG_INT32(5) < 1))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument keep_snapshots must be 1 or more")));
-	if (kept && !PG_ARGISNULL(6))
-		check_age(PG_GETARG_INTERVAL_P(6));
-
-	/* What cannot be compiled is refused here and now. */
-	if (fold != NULL)
-		try_expression(fold, "fold", JSONBOID, fold_variables, FOLD_VARIABLES, path);
-	else
-		(void) es_rules_compile(rules);
-
-	add(&change, TEXTOID, PointerGetDatum(category), false);
-	add_text(&change, fold);
-	add(&change, JSONBOID, rules == NULL ? (Datum) 0 : JsonbPGetDatum(rules), rules == NULL);
-	add(&change, JSONBOID, PG_GETARG_DATUM(3), false);
-	add(&change, INT4OID, PG_GETARG_DATUM(4), false);
-	add_registrant(&change, path);
-	add(&change, INT4OID, kept ? PG_GETARG_DATUM(5) : Int32GetDatum(ES_KEEP_SNAPSHOTS), false);
-	add(&change, INTERVALOID, kept ? PG_GETARG_DATUM(6) : (Datum) 0, !kept || PG_ARGISNULL(6));
-	apply_change(&change);
-	es_role_depend(GetUserId());
-	PG_RETURN_VOID();
-}
-
-static void
-not_registered(const char *what, const char *name)
-{
-	ereport(ERROR,
-			(errcode(ES_UNKNOWN),
-			 errmsg("no %s is registered for \"%s\"", what, name)));
-}
-
-Datum
-es_unregister_aggregate(PG_FUNCTION_ARGS)
-{
-	text	   *category = name_argument(fcinfo, 0, "category");
-	Change		change = {"aggregates", "DELETE FROM event_store.aggregates WHERE category = $1"};
-
-	add(&change, TEXTOID, PointerGetDatum(category), false);
-	if (apply_change(&change) == 0)
-		not_registered("aggregate", text_to_cstring(category));
-	PG_RETURN_VOID();
-}
-
-/* Called when an upcaster is registered or dropped: projections keep what upcasters have made, and become stale. */
-static void (*on_upcaster_change) (text *type, text *to_type) = NULL;
-
-void
-es_on_upcaster_change(void (*callback) (text *type, text *to_type))
-{
-	Assert(on_upcaster_change == NULL);
-	on_upcaster_change = callback;
-}
-
-/* Called before a change of an upcaster, with no to_type: what it makes of the type can still be followed; and after it. */
-static void
-upcaster_changed(text *type, text *to_type)
-{
-	if (on_upcaster_change != NULL)
-		on_upcaster_change(type, to_type);
-}
-
-Datum
-es_register_upcaster(PG_FUNCTION_ARGS)
-{
-	text	   *type = name_argument(fcinfo, 0, "event_type");
-	int32		version = version_argument(fcinfo, 1, "from_version");
-	text	   *to_type = PG_ARGISNULL(3) ? type : name_argument(fcinfo, 3, "to_type");
-	char	   *transform;
-	char	   *path = es_registered_path();
-	Change		change = {
-		"upcasters",
-		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path,"
-		" role_oid, role_system) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (event_type, from_version) DO UPDATE SET"
-		" transform = EXCLUDED.transform, to_type = EXCLUDED.to_type, role = EXCLUDED.role,"
-		" search_path = EXCLUDED.search_path, role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system"
-	};
-
-	(void) es_store_now();
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument transform must not be NULL"),
-				 errhint("To drop the event when it is read, let the expression return NULL: 'NULL'.")));
-	transform = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	try_expression(transform, "transform", JSONBOID, event_variables, EVENT_VARIABLES, path);
-	add(&change, TEXTOID, PointerGetDatum(type), false);
-	add(&change, INT4OID, Int32GetDatum(version), false);
-	add_text(&change, transform);
-	add(&change, TEXTOID, PointerGetDatum(to_type), false);
-	add_registrant(&change, path);
-	upcaster_changed(type, NULL);
-	apply_change(&change);
-	es_role_depend(GetUserId());
-	upcaster_changed(type, to_type);
-	PG_RETURN_VOID();
-}
-
-Datum
-es_unregister_upcaster(PG_FUNCTION_ARGS)
-{
-	text	   *type = name_argument(fcinfo, 0, "event_type");
-	int32		version = version_argument(fcinfo, 1, "from_version");
-	Change		change = {
-		"upcasters",
-		"DELETE FROM event_store.upcasters WHERE event_type = $1 AND from_version = $2"
-	};
-
-	add(&change, TEXTOID, PointerGetDatum(type), false);
-	add(&change, INT4OID, Int32GetDatum(version), false);
-	upcaster_changed(type, NULL);
-	if (apply_change(&change) == 0)
-		not_registered("upcaster", psprintf("%s version %d", text_to_cstring(type), version));
-	upcaster_changed(type, type);
-	PG_RETURN_VOID();
-}
-
-Datum
-es_register_event_type(PG_FUNCTION_ARGS)
-{
-	text	   *type = name_argument(fcinfo, 0, "event_type");
-	int32		version = version_argument(fcinfo, 1, "schema_version");
-	char	   *check = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
-	char	   *path = es_registered_path();
-	Change		change = {
-		"event_checks",
-		"INSERT INTO event_store.event_checks (event_type, schema_version, check_expr, role, search_path,"
-		" role_oid, role_system) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_type, schema_version) DO UPDATE SET"
-		" check_expr = EXCLUDED.check_expr, role = EXCLUDED.role, search_path = EXCLUDED.search_path,"
-		" role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system"
-	};
-
-	(void) es_store_now();
-	if (check != NULL)
-		try_expression(check, "check_expr", BOOLOID, event_variables, EVENT_VARIABLES, path);
-	add(&change, TEXTOID, PointerGetDatum(type), false);
-	add(&change, INT4OID, Int32GetDatum(version), false);
-	add_text(&change, check);
-	add_registrant(&change, path);
-	apply_change(&change);
-	es_role_depend(GetUserId());
-	PG_RETURN_VOID();
-}
-
-Datum
-es_unregister_event_type(PG_FUNCTION_ARGS)
-{
-	text	   *type = name_argument(fcinfo, 0, "event_type");
-	int32		version = version_argument(fcinfo, 1, "schema_version");
-	Change		change = {
-		"event_checks",
-		"DELETE FROM event_store.event_checks WHERE event_type = $1 AND schema_version = $2"
-	};
-
-	add(&change, TEXTOID, PointerGetDatum(type), false);
-	add(&change, INT4OID, Int32GetDatum(version), false);
-	if (apply_change(&change) == 0)
-		not_registered("check", psprintf("%s version %d", text_to_cstring(type), version));
-	PG_RETURN_VOID();
 }

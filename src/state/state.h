@@ -193,6 +193,8 @@ extern EsUpcaster *es_find_upcaster(EsDefinitions *defs, const char *type, int l
 extern EsUpcaster *es_upcaster(EsDefinitions *defs, int number);
 extern const EsExpr *es_upcaster_transform(EsDefinitions *defs, EsUpcaster *upcaster);
 extern bool es_has_checks(const EsDefinitions *defs);
+extern bool es_has_versioned_types(const EsDefinitions *defs);
+extern const char *es_schema_versions(const EsDefinitions *defs, const char *type, int len);
 extern const EsExpr *es_find_check(EsDefinitions *defs, const char *type, int len, int32 version);
 
 extern void es_state_init(void);

@@ -41,22 +41,22 @@ SELECT es_register_upcaster('LineAdded', 3, 'data', 'NeverStored');
 SELECT version, event_type, schema_version FROM es_read_all(0, NULL, '{NeverStored}');
 SELECT es_unregister_upcaster('LineAdded', 3);
 -- the version of a load counts what is dropped
-SELECT version FROM es_append('cart-1', 4, 'Debug', '{}');
+SELECT version FROM es_append('cart-1', 4, 'Debug', '{}', schema_version => 1);
 SELECT version FROM es_load('cart-1');
-SELECT version FROM es_append('cart-2', 0, 'Debug', '{}');
+SELECT version FROM es_append('cart-2', 0, 'Debug', '{}', schema_version => 1);
 SELECT state, version FROM es_load('cart-2');
 
 -- registered before the first event of its type, in a session that has read the definitions
 SELECT es_register_aggregate('late', 'state || data');
 SELECT es_register_upcaster('LateType', 1, $$data || '{"up": true}'$$);
 SELECT state FROM es_load('late-1');
-SELECT version FROM es_append('late-1', 0, 'LateType', '{"up": false}', '{"correlation_id": "late"}');
+SELECT version FROM es_append('late-1', 0, 'LateType', '{"up": false}', '{"correlation_id": "late"}', schema_version => 1);
 SELECT state FROM es_load('late-1');
 SELECT data, schema_version FROM es_trace('late');
 -- as of a time what is dropped counts when it was recorded
 SELECT es_register_aggregate('mix', $$state || jsonb_build_object('n', version)$$);
-SELECT count(*) FROM generate_series(1, 5) i, LATERAL es_append('mix-1', -2, CASE WHEN i IN (1, 4) THEN 'A' ELSE 'Debug' END, to_jsonb(i)) a;
-SELECT count(*) FROM es_append('mix-2', 0, 'Debug', '{}');
+SELECT count(*) FROM generate_series(1, 5) i, LATERAL es_append('mix-1', -2, CASE WHEN i IN (1, 4) THEN 'A' ELSE 'Debug' END, to_jsonb(i), schema_version => 1) a;
+SELECT count(*) FROM es_append('mix-2', 0, 'Debug', '{}', schema_version => 1);
 SELECT es_publish_mark() > 0, es_publish_mark() > 0;
 SELECT e.version, l.version, l.position = e.position, l.recorded_at = e.recorded_at, l.state FROM event_store.events e, LATERAL es_load_at('mix-1', e.recorded_at) l WHERE e.stream = 'mix-1' ORDER BY 1;
 SELECT stream, version FROM es_load_category('mix', (SELECT recorded_at FROM es_load_version('mix-1', 3)));
@@ -89,7 +89,7 @@ SELECT pg_temp.try($$SELECT es_register_upcaster('X', 2147483647, 'data')$$);
 CREATE FUNCTION passing(jsonb) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
 SELECT es_register_aggregate('whole', 'state || data'), es_register_upcaster('Broken', 1, 'passing(data)');
 SELECT version FROM es_append('whole-1', 0, 'Whole', '{"a": 1}');
-SELECT version FROM es_append('whole-2', 0, 'Broken', '{"a": 1}');
+SELECT version FROM es_append('whole-2', 0, 'Broken', '{"a": 1}', schema_version => 1);
 SELECT state, version FROM es_load('whole-2');
 DROP FUNCTION passing(jsonb);
 SELECT state, version FROM es_load('whole-1');
@@ -100,13 +100,13 @@ SELECT es_unregister_upcaster('Broken', 1), es_unregister_aggregate('whole');
 -- checks: at append, also inside batches, naming the element
 SELECT es_register_event_type('Priced', 1, $$jsonb_typeof(data -> 'price') = 'number' AND (data ->> 'price')::numeric > 0$$);
 SELECT es_register_event_type('Priced', 2);
-SELECT version FROM es_append('shop-1', 0, 'Priced', '{"price": 1}');
-SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{"price": 0}')$$);
-SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{}')$$);
-SELECT pg_temp.try($$SELECT es_append('shop-1', 1, '[{"type": "Other"}, {"type": "Priced", "data": {"price": "x"}}]')$$);
-SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "shop-1", "expected_version": "any", "events": {"type": "Other"}}, {"stream": "shop-2", "expected_version": "any", "events": [{"type": "Priced", "data": {"price": -1}}]}]')$$);
-SELECT pg_temp.try($$SELECT es_append_batch('{shop-1,shop-1}', '{Other,Priced}', ARRAY['{}', '{"price": -1}']::jsonb[])$$);
-SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, data) VALUES ('shop-1', 'Priced', '{"price": 1}'), ('shop-1', 'Priced', '{"price": -1}')$$);
+SELECT version FROM es_append('shop-1', 0, 'Priced', '{"price": 1}', schema_version => 1);
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{"price": 0}', schema_version => 1)$$);
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Priced', '{}', schema_version => 1)$$);
+SELECT pg_temp.try($$SELECT es_append('shop-1', 1, '[{"type": "Other"}, {"type": "Priced", "data": {"price": "x"}, "schema_version": 1}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "shop-1", "expected_version": "any", "events": {"type": "Other"}}, {"stream": "shop-2", "expected_version": "any", "events": [{"type": "Priced", "data": {"price": -1}, "schema_version": 1}]}]')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{shop-1,shop-1}', '{Other,Priced}', ARRAY['{}', '{"price": -1}']::jsonb[], schema_versions => '{1,1}')$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, data, schema_version) VALUES ('shop-1', 'Priced', '{"price": 1}', 1), ('shop-1', 'Priced', '{"price": -1}', 1)$$);
 SELECT es_register_event_type('Divided', 1, $$1 / (data ->> 'by')::int > 0$$);
 SELECT pg_temp.try($$SELECT es_append('shop-1', 1, 'Divided', '{"by": 0}')$$);
 SELECT version FROM es_append('shop-1', 1, 'Priced', '{"price": 0}', schema_version => 2);

@@ -115,9 +115,9 @@ SELECT es_retry_quarantined('revenue');
 
 -- an upcaster that fails parks its own events only
 SELECT es_register_upcaster('Shifted', 1, $$jsonb_build_object('country', 'B', 'eur', 100 / (data->>'n')::int)$$, 'Placed');
-SELECT version FROM es_append('order-50', 0, 'Shifted', '{"n": 1}');
-SELECT version FROM es_append('order-51', 0, 'Shifted', '{"n": 0}');
-SELECT version FROM es_append('order-52', 0, 'Shifted', '{"n": 2}');
+SELECT version FROM es_append('order-50', 0, 'Shifted', '{"n": 1}', schema_version => 1);
+SELECT version FROM es_append('order-51', 0, 'Shifted', '{"n": 0}', schema_version => 1);
+SELECT version FROM es_append('order-52', 0, 'Shifted', '{"n": 2}', schema_version => 1);
 SELECT es_run_projection('revenue');
 SELECT * FROM revenue ORDER BY 1;
 SELECT stream, error, error_code FROM event_store.projection_quarantine;

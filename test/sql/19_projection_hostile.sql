@@ -51,7 +51,7 @@ COMMIT;
 CREATE TABLE hostile_upcast (t text, p bigint);
 SELECT es_register_upcaster('HostileOld', 1, $$jsonb_build_object('n', (data->>'n')::int)$$);
 DO $$ BEGIN
-	PERFORM es_append('hostile_up-' || i, -2, CASE WHEN i % 5 = 0 THEN 'HostileOld' ELSE 'HostileNew' END, '{"n": "x"}')
+	PERFORM es_append('hostile_up-' || i, -2, CASE WHEN i % 5 = 0 THEN 'HostileOld' ELSE 'HostileNew' END, '{"n": "x"}', schema_version => 1)
 	FROM generate_series(1, 100) i;
 	PERFORM es_publish_mark();
 END $$;

@@ -32,7 +32,7 @@ SELECT es_create_projection('es_role_p', 'INSERT INTO public.es_role_seen SELECT
 	mode => 'inline', tables => '{es_role_seen}');
 RESET ROLE;
 SELECT version FROM es_append('rolf-1', 0, 'RoleChecked', '{}');
-SELECT version FROM es_append('rolu-1', 0, 'RoleOld', '{}');
+SELECT version FROM es_append('rolu-1', 0, 'RoleOld', '{}', schema_version => 1);
 SELECT state FROM es_load('rolf-1');
 
 -- Renamed: everything goes on, and the tables are brought up to date.

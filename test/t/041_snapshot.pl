@@ -200,7 +200,7 @@ SKIP:
 	$node->safe_psql($db, qq[
 		SELECT es_register_aggregate('late', fold => \$\$jsonb_build_object('sum', coalesce((state->>'sum')::bigint, 0) * 3 % 1000003 + (data->>'i')::int)\$\$, snapshot_every => $total);
 		SELECT es_register_upcaster('Late', 1, \$\$data || '{"upcast": true}'\$\$);
-		SELECT es_append_batch(array_agg('late-1'::text), array_agg('Late'::text), array_agg(jsonb_build_object('i', i)),
+		SELECT es_append_batch(array_agg('late-1'::text), array_agg('Late'::text), array_agg(jsonb_build_object('i', i)), schema_versions => array_agg(1),
 			occurred_at => array_agg('2024-01-01 00:00+00'::timestamptz + (i * 7919 % 100003) * interval '1 s')) FROM generate_series(1, $events) i]);
 	$session = $node->background_psql($db);
 	my $pid = ask($session, 'SELECT pg_backend_pid()');
@@ -227,7 +227,7 @@ $node->safe_psql($db, q[
 	CREATE FUNCTION price(state jsonb, data jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql AS $$SELECT state || data$$;
 	SELECT es_register_aggregate('price', fold => 'price(state, data)');
 	SELECT es_register_upcaster('Noted', 1, $$data || '{"upcast": true}'$$);
-	SELECT es_append('acct-1', 0, '[{"type": "Noted", "data": {"a": 1}}, {"type": "Noted", "data": {"b": 2}}]'::jsonb);
+	SELECT es_append('acct-1', 0, '[{"type": "Noted", "data": {"a": 1}, "schema_version": 1}, {"type": "Noted", "data": {"b": 2}, "schema_version": 1}]'::jsonb);
 	SELECT es_append('price-1', 0, 'Priced', '{"price": 10}'::jsonb);
 	SELECT es_snapshot('acct-1')]);
 $node->safe_psql($db, 'SELECT es_publish_mark()') for 1 .. 2;
@@ -237,7 +237,7 @@ my $at = qq[SELECT s, (es_load_at(s, '$then')).* FROM unnest('{big-1,acct-1,pric
 	. qq[ UNION ALL SELECT 'valid', state, version, position, recorded_at FROM es_load_valid_at('acct-1', 'infinity', '$then')];
 my $final = $node->safe_psql($db, $at);
 like($final, qr/^acct-1\|\{"a": 1, "b": 2, "n": 2, "upcast": true\}\|2\|/m, 'as of a time');
-$node->safe_psql($db, q[SELECT es_append('acct-1', 2, 'Noted', '{"c": 3}'::jsonb)]);
+$node->safe_psql($db, q[SELECT es_append('acct-1', 2, 'Noted', '{"c": 3}'::jsonb, schema_version => 1)]);
 is($node->safe_psql($db, $at), $final, 'an append does not change it');
 $node->stop('immediate');
 $node->start;
@@ -289,7 +289,7 @@ $node->stop('immediate');
 $standby->promote;
 is($standby->safe_psql($db, $at), $final, 'nor does its promotion');
 is($standby->safe_psql($db, q[SELECT es_snapshot('acct-1')]), 4, 'now it takes snapshots');
-is($standby->safe_psql($db, q[SELECT version FROM es_append('acct-1', (es_load('acct-1')).version, 'Noted', '{}'::jsonb)]), 5, 'and appends');
+is($standby->safe_psql($db, q[SELECT version FROM es_append('acct-1', (es_load('acct-1')).version, 'Noted', '{}'::jsonb, schema_version => 1)]), 5, 'and appends');
 $standby->stop;
 
 # ---- dump and restore
@@ -310,10 +310,10 @@ $node->safe_psql('original', q[
 	SELECT es_register_upcaster('Deposited', 1, 'data', 'Paid');
 	SELECT es_register_upcaster('Debug', 1, 'NULL');
 	SELECT es_register_event_type('Paid', 1, $$(data->>'cents')::int > 0$$);
-	SELECT es_append_batch(array_agg(c || '-' || i % 3), array_agg(CASE i % 5 WHEN 0 THEN 'Debug' ELSE 'Paid' END), array_agg(jsonb_build_object('cents', i)))
+	SELECT es_append_batch(array_agg(c || '-' || i % 3), array_agg(CASE i % 5 WHEN 0 THEN 'Debug' ELSE 'Paid' END), array_agg(jsonb_build_object('cents', i)), schema_versions => array_agg(1))
 		FROM generate_series(1, 200) i, unnest('{acct,ruled}'::text[]) c;
 	SELECT es_snapshot(stream) FROM event_store.streams;
-	SELECT es_append(c || '-1', -2, 'Deposited', '{"amount": 3.50}'::jsonb) FROM unnest('{acct,ruled}'::text[]) c;
+	SELECT es_append(c || '-1', -2, 'Deposited', '{"amount": 3.50}'::jsonb, schema_version => 1) FROM unnest('{acct,ruled}'::text[]) c;
 	SELECT es_put_snapshot('acct-1', 3, '{"mine": true}', 'app 1')]);
 $node->safe_psql('original', 'SELECT es_publish_mark()') for 1 .. 2;
 my $answers = q[

@@ -20,7 +20,7 @@ my ($consumers, $appenders) = (4, 2);
 my $db = 'postgres';
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
-$node->append_conf('postgresql.conf', "jit = off\nlog_min_messages = fatal\nlog_min_error_statement = fatal");
+$node->append_conf('postgresql.conf', "jit = off\nlog_min_messages = fatal\nlog_min_error_statement = fatal\nevent_store.assume_schema_version_1 = on");
 $node->start;
 
 $node->safe_psql($db, <<'SQL');

@@ -92,7 +92,7 @@ is(q1('SELECT count(*) = (SELECT count(*) FROM event_store.events) FROM live'), 
 # Folds and upcasters, in a snapshot worker.
 q1(q[SET ROLE op_r; SELECT es_register_aggregate('s', $$state || data || jsonb_build_object('f', public.whoami())$$, snapshot_every => 2)]);
 q1(q[SET ROLE other_r; SELECT es_register_upcaster('Old', 1, $$data || jsonb_build_object('u', public.whoami())$$)]);
-q1(q[SELECT es_append('s-1', 0, '[{"type": "Old"}, {"type": "Old"}, {"type": "Old"}, {"type": "Old"}]'::jsonb)]);
+q1(q[SELECT es_append('s-1', 0, '[{"type": "Old", "schema_version": 1}, {"type": "Old", "schema_version": 1}, {"type": "Old", "schema_version": 1}, {"type": "Old", "schema_version": 1}]'::jsonb)]);
 ok($node->poll_query_until($db, 'SELECT count(*) > 0 FROM event_store.snapshots'), 'a worker has taken a snapshot');
 is(q1('SELECT DISTINCT state FROM event_store.snapshots'), '{"f": "op_r/op_r", "u": "other_r/other_r"}',
 	'each text ran with its own role as session user');

@@ -1109,7 +1109,7 @@ my %mistakes = (
 
 sub sample
 {
-	my @events = map { { type => $_->[0], data => $_->[1], sv => 1 } } [ 'Deposited', { amount => 7 } ], [ 'Tagged', { tag => 'red' } ], [ 'Deposited', { amount => 42 } ];
+	my @events = map { { type => $_->[0], data => $_->[1], sv => 1, says_version => 1 } } [ 'Deposited', { amount => 7 } ], [ 'Tagged', { tag => 'red' } ], [ 'Deposited', { amount => 42 } ];
 
 	history_begin();
 	$session = $sessions[0];

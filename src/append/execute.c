@@ -12,16 +12,17 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
-#include "state/state.h"
 #include "append/append.h"
 #include "append/call.h"
 #include "append/execute.h"
@@ -298,134 +299,78 @@ nth(const OrderedStream *order, int i)
 	return order[i].stream;		/* NOLINT(clang-analyzer-core.uninitialized.UndefReturn) */
 }
 
-/* Whether an event satisfies a check. An error of the check rejects the event too, with YE009. */
+/* Whether a stream is at the version that an element expects. */
 static bool
-satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
+fits(const EsCallStream *stream, const EsElement *element)
 {
-	const EsEvent *event = &asked->event;
-	volatile bool satisfied = false;
-
-	es_evaluation_set(run, EVENT_DATA, JsonbPGetDatum(event->data), false);
-	es_evaluation_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
-			   event->metadata == NULL);
-	es_evaluation_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
-	/*
-	 * Without an occurred_at, it will be the time of recording, which is not known yet. The check gets the current
-	 * time.
-	 */
-	es_evaluation_set(run, EVENT_OCCURRED_AT,
-			   TimestampTzGetDatum(asked->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
-	PG_TRY();
+	switch (element->expected)
 	{
-		bool		isnull;
-		Datum		result;
+		case ES_ANY:
+			return true;
+		case ES_EXISTS:
+			return stream->head.version > 0;
+		default:
+			return stream->head.version == element->expected;
+	}
+}
 
-		es_evaluation_enter(run);
-		result = es_evaluate(run, &isnull);
-		es_evaluation_leave(run);
-		satisfied = !isnull && DatumGetBool(result);
-	}
-	PG_CATCH();
+/* So many elements are named in the DETAIL of YE001. */
+#define NAMED_MISFITS	10
+
+/* Raises YE001, and names the elements that do not fit. The heads of all streams are known. */
+static void
+wrong_versions(const EsCall *call)
+{
+	StringInfoData detail;
+	const EsCallStream *first = NULL;
+	int			misfits = 0;
+
+	initStringInfo(&detail);
+	for (int e = 0; e < call->element_count; e++)
 	{
-		if (!es_failure_is_ours())
-			PG_RE_THROW();
-		es_failure_rethrow(ES_EVENT_REJECTED, label);
+		const EsElement *element = &call->elements[e];
+		const EsCallStream *stream = &call->streams[element->stream];
+
+		if (fits(stream, element))
+			continue;
+		if (first == NULL)
+			first = stream;
+		if (misfits++ >= NAMED_MISFITS)
+			continue;
+		es_early_release_await(&stream->head);	/* the error reports its version, so that must be durable */
+		appendStringInfo(&detail, "%sStream \"%s\" is at version %lld, expected version was %lld%s.",
+						 misfits > 1 ? "\n" : "", text_to_cstring(stream->name), (long long) stream->head.version,
+						 (long long) element->expected,
+						 element->expected == 0 ? " (no stream)" :
+						 element->expected == ES_EXISTS ? " (an existing stream)" : "");
 	}
-	PG_END_TRY();
-	MemoryContextReset(es_evaluation_memory(run));
-	return satisfied;
+	if (misfits > NAMED_MISFITS)
+		appendStringInfo(&detail, "\nAnd %d more.", misfits - NAMED_MISFITS);
+	ereport(ERROR,
+			(errcode(ES_WRONG_VERSION),
+			 misfits > 1 ? errmsg("wrong expected version of %d streams", misfits) :
+			 errmsg("wrong expected version of stream \"%s\"", text_to_cstring(first->name)),
+			 errdetail_internal("%s", detail.data),
+			 misfits > 1 ? errhint("Load the streams again and decide anew.") :
+			 errhint("Load the stream again and decide anew.")));
 }
 
 /*
- * Refuses events without a schema version where it must be said. Such an event is not in the shape of version 1, as a rule:
- * whoever wrote it has forgotten to say that it is in the new one. Read as version 1 it would break its stream.
+ * Finds the heads of the streams behind one in the order of locks, without their locks: what is committed. For the error of
+ * a call that is refused before it has locked them all, so that it can say which others do not fit either.
  */
 static void
-check_schema_versions(const EsCall *call, const EsDefinitions *defs)
+look_behind(const EsCall *call, const OrderedStream *order, int last)
 {
-	int32		checked = 0;	/* event type that the version may be left out of */
+	Snapshot	snapshot;
 
-	if (!es_has_versioned_types(defs) || es_assume_schema_version_1)
+	if (last == call->stream_count - 1)
 		return;
-	for (int i = 0; i < call->event_count; i++)
-	{
-		const EsEvent *event = &call->events[i].event;
-		const char *versions;
-		char	   *label;
-
-		if (call->events[i].has_schema_version || event->type_id == checked)
-			continue;
-		versions = es_schema_versions(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type));
-		checked = event->type_id;
-		if (versions == NULL)
-			continue;
-		label = es_call_label(call, i);
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("schema_version must not be left out of an event of type \"%s\"", text_to_cstring(event->type)),
-				 errdetail("%s%sSchema versions of the type: %s.", label ? label : "", label ? " " : "", versions),
-				 errhint("Pass the version whose shape the data has; event_store.assume_schema_version_1 is for old writers that cannot.")));
-	}
-}
-
-/* Refuses events that do not satisfy the check that is registered for their type and schema version. */
-static void
-check_events(EsCall *call, EsDefinitions *defs)
-{
-	const EsExpr *checked = NULL;
-	EsEvaluation	   *run = NULL;
-	int			settings;
-
-	if (!es_has_checks(defs))
-		return;
-	settings = es_settings_open(NULL);
-	for (int i = 0; i < call->event_count; i++)
-	{
-		const EsEvent *event = &call->events[i].event;
-		const EsExpr *check = es_find_check(defs, VARDATA_ANY(event->type), VARSIZE_ANY_EXHDR(event->type),
-											event->schema_version);
-		char	   *label;
-
-		if (check == NULL)
-			continue;
-		if (check != checked)
-		{
-			if (run != NULL)
-				es_evaluation_close(run);
-			run = es_evaluation_open(check);
-			checked = check;
-		}
-		label = es_call_label(call, i);
-		if (!satisfies(run, &call->events[i], label))
-			ereport(ERROR,
-					(errcode(ES_EVENT_REJECTED),
-					 errmsg("event of type \"%s\" is rejected by the check of its type",
-							text_to_cstring(event->type)),
-					 errdetail("%s%sSchema version %d.", label ? label : "", label ? " " : "",
-							   event->schema_version)));
-		if (label != NULL)
-			pfree(label);
-	}
-	if (run != NULL)
-		es_evaluation_close(run);
-	es_settings_close(settings);
-}
-
-/* Raises YE001 for an element. */
-static void
-wrong_version(const EsCallStream *stream, const EsElement *element)
-{
-	const char *meaning = element->expected == 0 ? " (no stream)" :
-		element->expected == ES_EXISTS ? " (an existing stream)" : "";
-
-	es_early_release_await(&stream->head);	/* the error reports its version, so that must be durable */
-	ereport(ERROR,
-			(errcode(ES_WRONG_VERSION),
-			 errmsg("wrong expected version of stream \"%s\"", text_to_cstring(stream->name)),
-			 errdetail("Stream \"%s\" is at version %lld, expected version was %lld%s.",
-					   text_to_cstring(stream->name), (long long) stream->head.version,
-					   (long long) element->expected, meaning),
-			 errhint("Load the stream again and decide anew.")));
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	for (int i = last + 1; i < call->stream_count; i++)
+		if (!es_stream_find(nth(order, i)->name, snapshot, &nth(order, i)->head))
+			memset(&nth(order, i)->head, 0, sizeof(EsHead));
+	UnregisterSnapshot(snapshot);
 }
 
 /*
@@ -497,7 +442,8 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 					es_absent_refuse(stream->name);
 				break;
 			case ES_HEAD_BEYOND:
-				wrong_version(stream, &call->elements[stream->first_element]);
+				look_behind(call, order, i);
+				wrong_versions(call);
 				break;
 		}
 	}
@@ -510,16 +456,8 @@ static void
 check_versions(EsCall *call)
 {
 	for (int e = 0; e < call->element_count; e++)
-	{
-		EsElement  *element = &call->elements[e];
-		EsCallStream *stream = &call->streams[element->stream];
-
-		if (element->expected == ES_ANY)
-			continue;
-		if (element->expected == ES_EXISTS ? stream->head.version == 0 :
-			stream->head.version != element->expected)
-			wrong_version(stream, element);
-	}
+		if (!fits(&call->streams[call->elements[e].stream], &call->elements[e]))
+			wrong_versions(call);
 	for (int s = 0; s < call->stream_count; s++)
 		if (call->streams[s].head.version > PG_INT64_MAX - call->event_count)
 			ereport(ERROR,
@@ -662,7 +600,6 @@ es_call_execute(EsCall *call)
 	OrderedStream one;
 	OrderedStream *order;
 	uint8		batch_request[ES_DIGEST_LEN];
-	EsDefinitions *defs;
 	TimestampTz stamp;
 
 	es_lock_prepare(call->source != ES_FROM_LOCK);
@@ -693,10 +630,7 @@ es_call_execute(EsCall *call)
 		return;
 	}
 	check_versions(call);
-	/* After retries were found: what was accepted once is not checked again. */
-	defs = es_definitions();
-	check_schema_versions(call, defs);
-	check_events(call, defs);
+	es_check_events(call);		/* after retries were found: what was accepted once is not checked again */
 	if (call->event_count > 0)
 	{
 		allocate_positions(call);

@@ -10,6 +10,9 @@
 
 extern void es_call_execute(EsCall *call);
 
+/* append/event_check.c */
+extern void es_check_events(const EsCall *call);
+
 /* append/replay.c */
 extern void es_hash_requests(EsCall *call, uint8 *batch_request);
 extern bool es_replay_batch(EsCall *call, const uint8 *batch_request);

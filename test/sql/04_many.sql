@@ -22,6 +22,10 @@ SELECT count(DISTINCT l.recorded_at), count(DISTINCT l.position + l.rest), count
 SELECT stream, version, position IS NOT NULL AS has_position FROM es_append_multi('[{"stream": "wallet-b", "expected_version": 2}, {"stream": "wallet-a", "expected_version": -4}, {"stream": "wallet-z", "expected_version": 0}]');
 SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "wallet-b", "expected_version": 1}]')$$);
 SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "wallet-z", "expected_version": -4}]')$$);
+-- every element that does not fit is named, of many the first ten
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "wallet-b", "expected_version": 1}, {"stream": "wallet-c"}, {"stream": "wallet-a", "expected_version": 1}, {"stream": "wallet-z", "expected_version": "exists"}, {"stream": "wallet-y", "expected_version": 3, "events": {"type": "T"}}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi((SELECT jsonb_agg(jsonb_build_object('stream', 'wallet-n' || i, 'expected_version', 3)) FROM generate_series(1, 12) i))$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{wallet-a,wallet-b,wallet-c}', '{T,T,T}', '{"{}","{}","{}"}', expected_versions => '{0,0,0}')$$);
 -- all or nothing: the second element's check fails the first's events
 SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "wallet-a", "expected_version": "any", "events": {"type": "Debited"}}, {"stream": "wallet-b", "expected_version": 7, "events": {"type": "Credited"}}]')$$);
 SELECT es_stream_version('wallet-a'), es_stream_version('wallet-b'), es_stream_version('wallet-z');

@@ -464,7 +464,7 @@ note(sprintf('%.1f s; %d snapshots at the end', time - $start, $node->safe_psql(
 my $session = $sessions[0];
 $node->safe_psql($db, join ';', (map { register_aggregate($_, 'account') } @categories), map { register_upcaster($_, @{ $upcasters{$_} }) } sort keys %upcasters);
 $node->safe_psql($db, q[SELECT es_append('acct-all', 0, '[
-	{"type": "Deposited", "data": {"amount": 1}, "occurred_at": "2024-01-01T05:00:00Z"}, {"type": "Debug", "occurred_at": "2024-01-01T04:00:00Z"},
+	{"type": "Deposited", "data": {"amount": 1}, "schema_version": 1, "occurred_at": "2024-01-01T05:00:00Z"}, {"type": "Debug", "schema_version": 1, "occurred_at": "2024-01-01T04:00:00Z"},
 	{"type": "Tagged", "data": {"tag": "red"}, "occurred_at": "2024-01-01T03:00:00Z"}, {"type": "Tagged", "data": {"tag": "blue"}, "occurred_at": "2024-01-01T02:00:00Z"}]')]);
 publish();
 compare($session, 'with all upcasters', 1);

@@ -5,11 +5,13 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
+#include "base/compat.h"
 #include "append/call.h"
 
 /* Finds a stream of the call by its name. */
@@ -90,10 +92,24 @@ check_name(const text *name, const char *what)
 				 errdetail("It has %d bytes, at most %d are allowed.", len, ES_MAX_NAME)));
 }
 
+/* Names that begin with this are the library's own: streams, event types, keys of metadata. */
+#define RESERVED_PREFIX	'$'
+
+static bool
+is_reserved(const text *name)
+{
+	return VARDATA_ANY(name)[0] == RESERVED_PREFIX;
+}
+
 static void
 check_stream_name(const EsCall *call, const text *stream)
 {
 	check_name(stream, call->source == ES_FROM_IMPORT ? "column stream" : "stream name");
+	if (is_reserved(stream))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream name \"%s\" begins with \"$\"", text_to_cstring(stream)),
+				 errhint("Such names are reserved for event_store. Choose another category.")));
 	if (es_category_length(stream) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -275,6 +291,65 @@ is_json_null(Jsonb *json)
 }
 
 /*
+ * Refuses data that was encoded twice: a JSON string whose text is an object or an array. Drivers that make JSON of a
+ * parameter themselves do that to a string that is JSON already, and no reader finds its fields in it.
+ */
+static void
+check_encoded_once(const EsCall *call, int event, Jsonb *data)
+{
+	JsonbValue	v;
+	const char *text;
+	int			len;
+
+	if (!JB_ROOT_IS_SCALAR(data) || !JsonbExtractScalar(&data->root, &v) || v.type != jbvString)
+		return;
+	text = v.val.string.val;
+	len = v.val.string.len;
+	while (len > 0 && strchr(" \t\n\r", text[len - 1]) != NULL)
+		len--;
+	while (len > 0 && strchr(" \t\n\r", *text) != NULL)
+		text++, len--;
+	if (len < 2 || !((text[0] == '{' && text[len - 1] == '}') || (text[0] == '[' && text[len - 1] == ']')) ||
+		!es_is_json(text, len))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("data is a JSON string that has JSON in it"),
+			 event_detail(call, event),
+			 errhint("Pass the %s itself and not its text: it was made JSON twice. To keep a text, put it into an object: {\"text\": ...}.",
+					 text[0] == '{' ? "object" : "array")));
+}
+
+/* Refuses keys of metadata that only the library writes. */
+static void
+check_metadata_keys(const EsCall *call, int event, Jsonb *metadata)
+{
+	const char *key = es_reserved_key(metadata);
+
+	if (key != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata has a key \"%s\", which begins with \"$\"", key),
+				 event_detail(call, event),
+				 errhint("Such keys are reserved for event_store. Choose another one.")));
+}
+
+/* A key of a JSON object that begins with the reserved prefix; NULL: none does. */
+char *
+es_reserved_key(Jsonb *object)
+{
+	JsonbContainer *root = &object->root;
+	int			count = JsonContainerSize(root);
+	const char *base = (const char *) &root->children[count * 2];
+
+	for (int i = 0; i < count; i++)
+		if (getJsonbLength(root, i) > 0 && base[getJsonbOffset(root, i)] == RESERVED_PREFIX)
+			return pnstrdup(base + getJsonbOffset(root, i),
+							pg_mbcliplen(base + getJsonbOffset(root, i), getJsonbLength(root, i), 64));
+	return NULL;
+}
+
+/*
  * Adds an event to an element. NULL means that a part was not given, which all but the type and the data may be. What is pointed to must stay where it is until
  * the call was executed. Refuses wrong values with 22023 or 22004, and says which event it is.
  */
@@ -306,6 +381,12 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("event type is too long: %d bytes, at most %d are allowed", len, ES_MAX_NAME),
 				 event_detail(call, number)));
+	if (is_reserved(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event type \"%s\" begins with \"$\"", text_to_cstring(type)),
+				 event_detail(call, number),
+				 errhint("Such names are reserved for event_store. Choose another one.")));
 	event->type = type;
 
 	if (data == NULL)
@@ -314,6 +395,7 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 				 errmsg(call->source == ES_FROM_IMPORT ? "column data must not be NULL" : "argument data must not be NULL"),
 				 event_detail(call, number),
 				 errhint(ES_EMPTY_PAYLOAD)));
+	check_encoded_once(call, number, data);
 	event->data = data;
 	if (metadata != NULL && is_json_null(metadata))
 		metadata = NULL;
@@ -322,6 +404,8 @@ es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadat
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("metadata must be a JSON object"),
 				 event_detail(call, number)));
+	if (metadata != NULL)
+		check_metadata_keys(call, number, metadata);
 	event->metadata = metadata;
 
 	if (id != NULL)

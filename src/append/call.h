@@ -125,5 +125,6 @@ extern char *es_call_label(const EsCall *call, int event);
 extern int64 es_expected_argument(FunctionCallInfo fcinfo, int n);
 extern int64 es_check_expected(int64 expected);
 extern void es_check_key(const text *key);
+extern char *es_reserved_key(Jsonb *object);
 
 #endif							/* ES_APPEND_CALL_H */

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -59,6 +61,11 @@ setting_metadata(void)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("setting event_store.metadata must be a JSON object"),
 				 errdetail("It is %s.", es_metadata)));
+	if (es_reserved_key(json) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("setting event_store.metadata has a key \"%s\", which begins with \"$\"", es_reserved_key(json)),
+				 errhint("Such keys are reserved for event_store. Choose another one.")));
 	if (parsed_text != NULL)
 	{
 		pfree(parsed_text);
@@ -412,6 +419,39 @@ make_absent(EsHeads *heads, const OrderedStream *order, int first, int last)
 	return made;
 }
 
+/* Whether a name is a UUID and nothing else, with its hyphens or without. */
+static bool
+is_bare_uuid(const text *name)
+{
+	const char *s = VARDATA_ANY(name);
+	int			len = VARSIZE_ANY_EXHDR(name);
+
+	if (len != 36 && len != 32)
+		return false;
+	for (int i = 0; i < len; i++)
+		if (len == 36 && (i == 8 || i == 13 || i == 18 || i == 23) ? s[i] != '-' : !isxdigit((unsigned char) s[i]))
+			return false;
+	return true;
+}
+
+/*
+ * Refuses a bare UUID as the name of a stream that is to be made. Its first part would be its category, one for each
+ * stream: that works until there are too many categories, and streams cannot be renamed then.
+ */
+static void
+check_new_name(const EsCallStream *stream)
+{
+	if (!stream->writes || es_bare_uuid_streams || !is_bare_uuid(stream->name))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("stream name \"%s\" is a UUID without a category", text_to_cstring(stream->name)),
+			 errdetail("A stream is named category-id. This one would be of category \"%.*s\".",
+					   es_category_length(stream->name), VARDATA_ANY(stream->name)),
+			 errhint("Put a category before it, such as account-%s; or set event_store.bare_uuid_streams = on.",
+					 text_to_cstring(stream->name))));
+}
+
 /*
  * Locks all streams: the heads of those that exist, the names of those that do not. Heads are made when the events are
  * written, so that a call which is refused or only checks writes nothing. But names are locked in the lock table, which
@@ -433,6 +473,7 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 			case ES_HEAD_LOCKED:
 				break;
 			case ES_HEAD_ABSENT:
+				check_new_name(stream);
 				stream->absent = true;
 				if (!es_absent_too_many())
 					break;

@@ -285,7 +285,9 @@ check_event_list(JsonbContainer *list, const char *what)
 	if (JsonContainerIsScalar(list) || !(JsonContainerIsArray(list) || JsonContainerIsObject(list)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be an object or an array of objects", what)));
+				 errmsg("%s must be an object or an array of objects", what),
+				 JsonContainerIsScalar(list) && getIthJsonbValueFromContainer(list, 0)->type == jbvString ?
+				 errhint("It is a JSON string. Pass the JSON itself and not its text: it was made JSON twice.") : 0));
 	if (JsonContainerSize(list) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -412,7 +414,9 @@ es_json_appends(EsCall *call, Jsonb *appends)
 	if (!JB_ROOT_IS_ARRAY(appends) || JB_ROOT_IS_SCALAR(appends))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("appends must be an array of objects")));
+				 errmsg("appends must be an array of objects"),
+				 JB_ROOT_IS_SCALAR(appends) && getIthJsonbValueFromContainer(&appends->root, 0)->type == jbvString ?
+				 errhint("It is a JSON string. Pass the JSON itself and not its text: it was made JSON twice.") : 0));
 	if (JB_ROOT_COUNT(appends) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

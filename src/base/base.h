@@ -213,6 +213,7 @@ extern uint64 es_script_run(const char *name, const EsScriptValue *values, int c
 
 extern int	es_as_of_wait;				/* milliseconds */
 extern bool es_assume_schema_version_1;
+extern bool es_bare_uuid_streams;
 extern bool es_early_lock_release;
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
 extern int	es_heartbeat;			/* seconds; 0: none */

@@ -14,7 +14,9 @@
 #include "access/tableam.h"
 #include "access/tupdesc.h"
 #include "catalog/storage.h"
+#include "common/jsonapi.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
 #include "nodes/plannodes.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -32,6 +34,22 @@
 #include "nodes/miscnodes.h"
 #include "varatt.h"
 #endif
+
+/* Whether a string is JSON. 17 gave makeJsonLexContextCstringLen() an argument more. */
+static inline bool
+es_is_json(const char *string, int len)
+{
+#if PG_VERSION_NUM >= 170000
+	JsonLexContext *lex = makeJsonLexContextCstringLen(NULL, string, len, GetDatabaseEncoding(), false);
+	bool		is_json = pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS;
+
+	freeJsonLexContext(lex);
+	return is_json;
+#else
+	return pg_parse_json(makeJsonLexContextCstringLen(unconstify(char *, string), len, GetDatabaseEncoding(), false),
+						 &nullSemAction) == JSON_SUCCESS;
+#endif
+}
 
 /* Of utils/pg_locale.h, which needs the headers of ICU; they are not installed with the server's. */
 extern PGDLLIMPORT char *locale_monetary;

@@ -26,6 +26,7 @@
 
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 bool		es_assume_schema_version_1 = false;
+bool		es_bare_uuid_streams = false;
 bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_heartbeat = 0;
@@ -57,6 +58,12 @@ es_settings_init(void)
 							 "Lets appends leave out the schema version of types that have several.",
 							 "For writers of an old release during a deploy: their events are version 1.",
 							 &es_assume_schema_version_1,
+							 false,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.bare_uuid_streams",
+							 "Allows new streams whose name is a UUID without a category.",
+							 "Each of them is of a category of its own, of which there can be event_store.max_categories.",
+							 &es_bare_uuid_streams,
 							 false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.early_lock_release",

@@ -63,6 +63,54 @@ SELECT state FROM es_load('data-1');
 SELECT es_register_aggregate('data', rules => '{"T": {"count": "n"}}');
 SELECT state FROM es_load('data-1');
 
+-- a bare UUID as the name of a new stream: each would be of a category of its own
+SELECT pg_temp.try($$SELECT es_append('5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11', 0, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT es_append('5F0C6B1E-9DF2-4D55-A7C2-0D6B7F4D3C11', -2, '{"type": "T"}')$$);
+SELECT pg_temp.try($$SELECT es_append('5f0c6b1e9df24d55a7c20d6b7f4d3c11', -2, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "no-1", "expected_version": 0, "events": {"type": "T"}}, {"stream": "5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11", "expected_version": 0, "events": {"type": "T"}}]')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11}', '{T}', '{"{}"}')$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type) VALUES ('5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11', 'T')$$);
+-- one that is no UUID, one behind a category, a question, and on demand
+SELECT version FROM es_append('5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c1x', 0, 'T', '{}');
+SELECT version FROM es_append('uuid-5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11', 0, 'T', '{}');
+SELECT version FROM es_append_multi('[{"stream": "5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11", "expected_version": "none"}]');
+SET event_store.bare_uuid_streams = on;
+SELECT version FROM es_append('5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11', 0, 'T', '{}');
+RESET event_store.bare_uuid_streams;
+-- a stream that is there goes on
+SELECT version FROM es_append('5f0c6b1e-9df2-4d55-a7c2-0d6b7f4d3c11', 1, 'T', '{}');
+
+-- names that are the library's own
+SELECT pg_temp.try($$SELECT es_append('$store-privacy', 0, 'T', '{}')$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, '$erased', '{}')$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, '[{"type": "T"}, {"type": "$erased"}]')$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, 'T', '{}', metadata => '{"user_id": 7, "$by": {"session_user": "ceo"}}')$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, '[{"type": "T"}, {"type": "T", "metadata": {"$": 1}}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "$no-1"}]')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{no-1,$no-1}', '{T,T}', '{"{}","{}"}')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{no-1,no-1}', '{T,T}', '{"{}","{}"}', metadata => ARRAY[NULL, '{"$x": 1}']::jsonb[])$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type) VALUES ('no-1', 'T'), ('$no-1', 'T')$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type) VALUES ('no-1', 'T'), ('no-1', '$T')$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, metadata) VALUES ('no-1', 'T', '{"$x": 1}')$$);
+SET event_store.metadata = '{"user_id": "ann", "$by": "ceo"}';
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, 'T', '{}')$$);
+RESET event_store.metadata;
+-- inside of a name it is nothing special, nor in a value, an inner key or the data
+SELECT version FROM es_append('pay$-1', 0, 'In$', '{"$ref": 1}', metadata => '{"a$": "$x", "inner": {"$x": 1}, "": 2}');
+
+-- data that was made JSON twice
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, 'T', to_jsonb('{"a": 1}'::text))$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, 'T', to_jsonb(E' \n[1, {"a": null}]\t'::text))$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, '[{"type": "T", "data": {"a": 1}}, {"type": "T", "data": "{\"a\": 1}"}]')$$);
+SELECT pg_temp.try($$SELECT es_append_multi('[{"stream": "no-1", "expected_version": 0, "events": [{"type": "T", "data": "[]"}]}]')$$);
+SELECT pg_temp.try($$SELECT es_append_batch('{no-1}', '{T}', ARRAY[to_jsonb('{}'::text)])$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, data) VALUES ('no-1', 'T', to_jsonb('{"a": 1}'::text))$$);
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, to_jsonb('[{"type": "T"}]'::text))$$);
+SELECT pg_temp.try($$SELECT es_append_multi(to_jsonb('[{"stream": "no-1"}]'::text))$$);
+-- strings that only look like it, or are JSON but no object or array
+SELECT version FROM es_append('str-1', 0, '[{"type": "T", "data": "{x}"}, {"type": "T", "data": "[1, 2"}, {"type": "T", "data": "{\"a\": 1} {}"}, {"type": "T", "data": "7"},
+    {"type": "T", "data": "null"}, {"type": "T", "data": ""}, {"type": "T", "data": "  "}, {"type": "T", "data": "{"}, {"type": "T", "data": "[}"}, {"type": "T", "data": {"text": "{}"}}]');
+
 SELECT count(*) FROM event_store.heads WHERE name LIKE 'no-%';
 SELECT count(*) FROM es_check('all');
 SELECT count(*) FROM es_verify_log();

@@ -5,7 +5,7 @@ CREATE FOREIGN TABLE event_store.import (
     event_type      text,
     data            jsonb DEFAULT '{}',
     metadata        jsonb,
-    occurred_at     timestamptz,
+    occurred_at     text,
     event_id        uuid,
     schema_version  integer
 ) SERVER event_store_import;

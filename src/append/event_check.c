@@ -25,10 +25,6 @@ satisfies(EsEvaluation *run, const EsCallEvent *asked, const char *label)
 	es_evaluation_set(run, EVENT_METADATA, event->metadata == NULL ? (Datum) 0 : JsonbPGetDatum(event->metadata),
 			   event->metadata == NULL);
 	es_evaluation_set(run, EVENT_TYPE, PointerGetDatum(event->type), false);
-	/*
-	 * Without an occurred_at, it will be the time of recording, which is not known yet. The check gets the current
-	 * time.
-	 */
 	es_evaluation_set(run, EVENT_OCCURRED_AT,
 			   TimestampTzGetDatum(asked->has_occurred_at ? event->occurred_at : GetCurrentTimestamp()), false);
 	PG_TRY();

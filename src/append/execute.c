@@ -507,13 +507,13 @@ check_versions(EsCall *call)
 }
 
 /*
- * The recorded_at of all events of the call. It is the current time, but later than the last event of each stream and
+ * The recorded_at of all events of the call. It is now, but later than the last event of each stream and
  * later than the published floor. To be called after the positions were allocated; log/mark.c says why.
  */
 static TimestampTz
-stamp_call(EsCall *call)
+stamp_call(EsCall *call, TimestampTz now)
 {
-	TimestampTz stamp = GetCurrentTimestamp();
+	TimestampTz stamp = now;
 	TimestampTz floor = es_mark_floor();
 
 	if (!TIMESTAMP_NOT_FINITE(floor))
@@ -544,9 +544,12 @@ allocate_positions(EsCall *call)
 						   (long long) call->last_position)));
 }
 
-/* Writes the rows of all events. Changes the heads in memory, but does not write them yet. */
+/*
+ * Writes the rows of all events. Changes the heads in memory, but does not write them yet. An event of which nobody has said
+ * when it occurred has occurred now, by the clock: a stamp may be later, after somebody's clock was wrong.
+ */
 static void
-write_events(EsCall *call, TimestampTz stamp)
+write_events(EsCall *call, TimestampTz stamp, TimestampTz now)
 {
 	const pg_uuid_t store_id = es_store()->id;
 	EsLogWriter *writer = es_log_writer_begin(call->event_count);
@@ -580,7 +583,7 @@ write_events(EsCall *call, TimestampTz stamp)
 		event->category_id = stream->category;
 		event->version = head->version;
 		if (!asked->has_occurred_at)
-			event->occurred_at = stamp;
+			event->occurred_at = now;
 		event->recorded_at = stamp;
 		event->rest = (int32) (call->last_position - event->position);
 		old = MemoryContextSwitchTo(scratch);
@@ -641,6 +644,7 @@ es_call_execute(EsCall *call)
 	OrderedStream one;
 	OrderedStream *order;
 	uint8		batch_request[ES_DIGEST_LEN];
+	TimestampTz now;
 	TimestampTz stamp;
 
 	es_lock_prepare(call->source != ES_FROM_LOCK);
@@ -679,8 +683,9 @@ es_call_execute(EsCall *call)
 		for (int i = 0; i < call->stream_count; i++)
 			if (nth(order, i)->writes && nth(order, i)->absent)
 				es_head_identify(&nth(order, i)->head, nth(order, i)->category);
-		stamp = stamp_call(call);
-		write_events(call, stamp);
+		now = GetCurrentTimestamp();
+		stamp = stamp_call(call, now);
+		write_events(call, stamp, now);
 		ES_FAULT(after_insert);
 		for (int i = 0; i < call->stream_count; i++)
 		{

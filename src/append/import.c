@@ -35,6 +35,7 @@
 #include "store/store.h"
 #include "append/call.h"
 #include "append/execute.h"
+#include "append/occurred_at.h"
 
 /* A chunk ends when it has this many rows, or this many bytes of data and metadata. */
 #define IMPORT_ROWS		5000
@@ -64,7 +65,7 @@ static const ImportColumnDef import_columns[IMPORT_COLUMNS] = {
 	{"event_type", TEXTOID},
 	{"data", JSONBOID},
 	{"metadata", JSONBOID},
-	{"occurred_at", TIMESTAMPTZOID},
+	{"occurred_at", TEXTOID},
 	{"event_id", UUIDOID},
 	{"schema_version", INT4OID},
 };
@@ -206,7 +207,7 @@ add_row(Import *import, TupleTableSlot *slot)
 		import->bytes += VARSIZE(metadata);
 	}
 	if (!slot->tts_isnull[IMPORT_OCCURRED_AT])
-		occurred_at = DatumGetTimestampTz(slot->tts_values[IMPORT_OCCURRED_AT]);
+		occurred_at = es_occurred_at(TextDatumGetCString(slot->tts_values[IMPORT_OCCURRED_AT]));
 	if (!slot->tts_isnull[IMPORT_EVENT_ID])
 		id = DatumGetUUIDP(slot->tts_values[IMPORT_EVENT_ID]);
 	if (!slot->tts_isnull[IMPORT_SCHEMA_VERSION])
@@ -260,6 +261,22 @@ end_insert(EState *estate, ResultRelInfo *rri)
 		append_chunk(rri->ri_FdwState);
 }
 
+/*
+ * ON CONFLICT is refused: no event conflicts with another one, so DO NOTHING would insert again what is there. (Core refuses
+ * a conflict target, and DO UPDATE.)
+ */
+static List *
+plan_modify(PlannerInfo *root, ModifyTable *plan, Index relation, int subplan)
+{
+	if (plan->onConflictAction != ONCONFLICT_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("event_store.import does not support ON CONFLICT"),
+				 errdetail("Events have no unique keys that could conflict."),
+				 errhint("To import once, whatever happens, set event_store.import_key for the transaction.")));
+	return NIL;
+}
+
 /* SELECT is refused here, when it is planned. So are UPDATE and DELETE, which need a scan too. */
 static void
 refuse_scan(PlannerInfo *root, RelOptInfo *rel, Oid relid)
@@ -294,6 +311,7 @@ es_import_handler(PG_FUNCTION_ARGS)
 	routine->GetForeignPaths = no_paths;
 	routine->GetForeignPlan = no_plan;
 	routine->IsForeignRelUpdatable = is_updatable;
+	routine->PlanForeignModify = plan_modify;
 	routine->BeginForeignModify = begin_modify;
 	routine->ExecForeignInsert = insert_row;
 	routine->EndForeignModify = end_insert;

@@ -17,6 +17,7 @@
 #include "base/base.h"
 #include "append/call.h"
 #include "append/json.h"
+#include "append/occurred_at.h"
 
 #define EXPECTED_HINT "Say the version that was loaded, or \"any\", \"none\" (the stream must not exist) or \"exists\"."
 
@@ -204,10 +205,7 @@ read_event(EsCall *call, int element, JsonbContainer *object, Place *place)
 		else if (key_is(&key, "occurred_at"))
 		{
 			place->field = "occurred_at";
-			occurred_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
-																  CStringGetDatum(cstring_field(&v, "occurred_at")),
-																  ObjectIdGetDatum(InvalidOid),
-																  Int32GetDatum(-1)));
+			occurred_at = es_occurred_at(cstring_field(&v, "occurred_at"));
 			has_occurred_at = true;
 		}
 		else if (key_is(&key, "schema_version"))

@@ -9,7 +9,7 @@ CREATE TEMP TABLE source (line bigint GENERATED ALWAYS AS IDENTITY, doc jsonb);
 :load
 SELECT count(*) FROM source;
 INSERT INTO event_store.import (stream, event_type, data, occurred_at)
-    SELECT doc ->> 'stream', doc ->> 'type', doc -> 'data', (doc ->> 'occurred_at')::timestamptz FROM source ORDER BY line;
+    SELECT doc ->> 'stream', doc ->> 'type', doc -> 'data', doc ->> 'occurred_at' FROM source ORDER BY line;
 
 -- read back equal, in the order of the source
 SELECT count(*) FROM (

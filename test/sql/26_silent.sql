@@ -61,7 +61,7 @@ SELECT es_register_event_type('Total', 1, 'es_test_total() = 7');
 SELECT es_register_upcaster('Old', 1, $$data || jsonb_build_object('total', es_test_total())$$);
 RESET ROLE;
 SET app.tenant = 'x';
-SELECT version FROM es_append('u-1', 0, 'Old', '{}');
+SELECT version FROM es_append('u-1', 0, 'Old', '{}', schema_version => 1);
 SELECT pg_temp.try($$SELECT es_load('t-1')$$);
 SELECT pg_temp.try($$SELECT es_append('u-1', 1, 'Total', '{}')$$);
 SELECT pg_temp.try($$SELECT es_read('u-1')$$);

@@ -111,6 +111,37 @@ SELECT pg_temp.try($$SELECT es_append_multi(to_jsonb('[{"stream": "no-1"}]'::tex
 SELECT version FROM es_append('str-1', 0, '[{"type": "T", "data": "{x}"}, {"type": "T", "data": "[1, 2"}, {"type": "T", "data": "{\"a\": 1} {}"}, {"type": "T", "data": "7"},
     {"type": "T", "data": "null"}, {"type": "T", "data": ""}, {"type": "T", "data": "  "}, {"type": "T", "data": "{"}, {"type": "T", "data": "[}"}, {"type": "T", "data": {"text": "{}"}}]');
 
+-- when an event occurred: one time, whatever the session's settings are
+SET timezone = 'America/New_York';
+SET datestyle = 'SQL, DMY';
+SELECT pg_temp.try(format($$SELECT es_append('no-1', 0, '[{"type": "T", "occurred_at": "%s"}]')$$, t))
+FROM unnest('{2026-01-02T10:00:00,2026-01-02 10:00,2026-01-02,01/02/2026,now,tomorrow,infinity,"",2026-01-02T10:00:00 Europe/Paris,2026-01-02T10:00:00 UTC,20260102T100000Z,2026-01-02T10Z,2026-01-02T10:00:00Zulu,2026-01-02T10:00:00+1,2026-13-02T10:00:00Z,2026-02-30T10:00:00Z}'::text[]) t;
+SELECT pg_temp.try($$SELECT es_append('no-1', 0, '[{"type": "T", "occurred_at": 1767348000}]')$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, occurred_at) VALUES ('no-1', 'T', '2026-01-02T10:00:00Z'), ('no-1', 'T', '2026-01-02T10:00:00')$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, occurred_at) SELECT 'no-1', 'T', timestamp '2026-01-02 10:00:00'$$);
+SELECT version FROM es_append('time-1', 0, (SELECT jsonb_agg(jsonb_build_object('type', 'T', 'occurred_at', t) ORDER BY n) FROM
+    unnest('{2026-01-02T10:00:00Z,2026-01-02t10:00:00z,2026-01-02 10:00:00+00,2026-01-02T10:00Z,2026-01-02T11:30:00+01:30,2026-01-02T11:30:00.000000+0130,2026-01-02T09:00:00-01}'::text[]) WITH ORDINALITY u (t, n)));
+SELECT DISTINCT extract(epoch FROM occurred_at) FROM es_read('time-1');
+SET datestyle = 'ISO, DMY';
+INSERT INTO event_store.import (stream, event_type, occurred_at) SELECT 'time-2', 'T', t
+FROM unnest('{2026-01-02 10:00+00,1700-01-01 00:00+00,0044-03-15 12:00+00 BC,12026-01-02 10:00:00.123456+00}'::timestamptz[]) t;
+SET timezone = 'UTC';
+SELECT version, occurred_at FROM es_read('time-2');
+RESET timezone;
+RESET datestyle;
+-- it defaults to the clock, not to a stamp that was pushed into the future by another's wrong clock
+BEGIN;
+ALTER TABLE event_store.heads DISABLE TRIGGER USER;
+UPDATE event_store.heads SET recorded_at = clock_timestamp() + interval '1 hour' WHERE name = 'time-1';
+SELECT recorded_at > clock_timestamp() + interval '59 min' AS pushed FROM es_append('time-1', 7, 'T', '{}');
+SELECT occurred_at < clock_timestamp() AS by_the_clock FROM es_read('time-1', 8);
+ROLLBACK;
+
+-- an import has no conflicts
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type) VALUES ('no-1', 'T') ON CONFLICT DO NOTHING$$);
+SELECT pg_temp.try($$EXPLAIN INSERT INTO event_store.import (stream, event_type) VALUES ('no-1', 'T') ON CONFLICT DO NOTHING$$);
+SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type) VALUES ('no-1', 'T') ON CONFLICT (stream) DO NOTHING$$);
+
 SELECT count(*) FROM event_store.heads WHERE name LIKE 'no-%';
 SELECT count(*) FROM es_check('all');
 SELECT count(*) FROM es_verify_log();

@@ -342,7 +342,7 @@ for my $which ('all', 'none')
 	{
 		cmp_ok($folded, '>', 90, 'none: by replaying');
 	}
-	(undef, undef, $error) = $node->psql("restored_$which", "\\set VERBOSITY verbose\nSELECT es_append('acct-1', -2, 'Paid', '{\"cents\": 0}'::jsonb)");
+	(undef, undef, $error) = $node->psql("restored_$which", "\\set VERBOSITY verbose\nSELECT es_append('acct-1', -2, 'Paid', '{\"cents\": 0}'::jsonb, schema_version => 1)");
 	like($error, qr/YE009/, "$which: events are checked");
 	is($node->safe_psql("restored_$which", q[SELECT es_snapshot('acct-1') = es_stream_version('acct-1')]), 't', "$which: snapshots can be taken");
 }

@@ -269,7 +269,7 @@ sub list_functions
 	# Not a function, but a way in.
 	push @functions, { signature => 'event_store.import', name => 'import', import => 1, defaults => 4, args => [
 		map { my ($n, $t) = @$_; { name => $n, type => $t } } [ stream => 'text' ], [ event_type => 'text' ], [ data => 'jsonb' ], [ metadata => 'jsonb' ],
-		[ occurred_at => 'timestamp with time zone' ], [ event_id => 'uuid' ], [ schema_version => 'integer' ] ] };
+		[ occurred_at => 'text' ], [ event_id => 'uuid' ], [ schema_version => 'integer' ] ] };
 	return;
 }
 

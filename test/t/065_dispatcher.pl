@@ -30,7 +30,7 @@ sub status { return q1("SELECT $_[1] FROM event_store.projection_status WHERE na
 
 sub row { return q1("SELECT position FROM event_store.checkpoints WHERE projection = '$_[0]' AND NOT rebuild") }
 
-sub append { return q1("SELECT position FROM es_append('$_[0]', NULL, '$_[1]', '{}')") }
+sub append { return q1("SELECT position FROM es_append('$_[0]', -2, '$_[1]', '{}')") }
 
 # Until a projection has applied, or passed by, everything up to a position.
 sub passed { return q1("SELECT es_wait_for_projection('$_[0]', $_[1], '3min')") eq 't' }

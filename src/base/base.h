@@ -68,6 +68,9 @@ ES_NORETURN extern void es_failure_rethrow(int sqlerrcode, const char *detail);
 
 extern ErrorData *es_catch(void (*body) (void *arg), void *arg);
 extern ErrorData *es_catch_and_roll_back(void (*body) (void *arg), void *arg);
+extern void es_failure_in_worker(void);
+extern void es_cancel_forget(void);
+extern bool es_is_cancel(int code);
 extern char *es_failure_of(void (*body) (void *arg), void *arg, MemoryContext messages);
 
 /* ---------------------------------------------------------------- fault */

@@ -7,8 +7,12 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
+#include "libpq/pqsignal.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -60,6 +64,49 @@ es_failure_rethrow(int sqlerrcode, const char *detail)
 	ReThrowError(error);
 }
 
+/* ---------------------------------------------------------------- cancels of a background worker */
+
+static bool in_worker = false;
+static volatile sig_atomic_t cancelled = false;
+
+/* As core has it, and noted. */
+static void
+cancel_handler(SIGNAL_ARGS)
+{
+	cancelled = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * Has a background worker know when it is cancelled. The SQLSTATE does not tell: a handler can raise 57014, and through a foreign table
+ * comes the statement_timeout of another server.
+ */
+void
+es_failure_in_worker(void)
+{
+	in_worker = true;
+	pqsignal(SIGINT, cancel_handler);
+}
+
+/* Forgets a cancel, which was of something that has ended. */
+void
+es_cancel_forget(void)
+{
+	cancelled = false;
+	QueryCancelPending = false;
+}
+
+/* Whether an error with this code is the answer to a cancel. In a session that cannot be told from what only looks like it. */
+bool
+es_is_cancel(int code)
+{
+	return code == ERRCODE_QUERY_CANCELED && (cancelled || !in_worker);
+}
+
+/* ---------------------------------------------------------------- catching */
+
 /*
  * Runs body(arg) in a subtransaction. Returns NULL, or the error that it was rolled back for, in the caller's memory
  * context. A cancel is thrown on.
@@ -93,7 +140,7 @@ catch(void (*body) (void *arg), void *arg, bool keep)
 		MemoryContextSwitchTo(old);
 		CurrentResourceOwner = owner;
 		/* The others of its class end the process here; caught, they are another server's, through a foreign table. */
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		if (es_is_cancel(error->sqlerrcode))
 			ReThrowError(error);
 	}
 	PG_END_TRY();

@@ -4,7 +4,8 @@
  *
  * The handler, the checkpoint and the quarantine make their changes in one subtransaction of the caller's
  * transaction. At first the handler gets all of the batch at once. When that fails, the kind of the error decides
- * (kind_of()). An error that may pass, or that would come with every event, ends the attempt. After any other error
+ * (kind_of()). An error that may pass, or that would come with every event, ends the attempt: the former is never an event's,
+ * however often it comes. After any other error
  * the subtransaction is rolled back and the batch is done again with care: the handler gets all calls, then halves,
  * halves of these and so on, each in a subtransaction of its own, until the call that fails is alone. That call is
  * quarantined (projection/quarantine.c), and the others are applied. A handler that works on single calls but not on
@@ -33,12 +34,14 @@
 
 /* After so many attempts at a batch a worker gives up, unless the error may pass. */
 #define BROKEN_ATTEMPTS		4
-/* After so many attempts an error that may pass is taken to be caused by the event. */
-#define PASSING_ATTEMPTS	8
+
+/* The positions before a batch in which events are looked for that the handler can be tried with, and how many. */
+#define TRIAL_DISTANCE		1000
+#define TRIAL_EVENTS		10
 
 /* Pauses between attempts, in milliseconds: doubled each time. */
 #define FIRST_PAUSE			100
-#define LONGEST_PAUSE		10000
+#define LONGEST_PAUSE		60000
 
 typedef enum ErrorKind
 {
@@ -62,6 +65,9 @@ typedef struct Attempt
 	List	   *quarantined_calls;	/* QuarantinedCall *, reported when the attempt has succeeded */
 	int64		events;
 	bool		broken;			/* the handler was taken to be broken, although the error looked like an event's */
+	int			of_data;		/* errors of class 42 are taken to be events': 1 or -1; 0: not known yet */
+	int			of_data_count;	/* calls quarantined for one */
+	ErrorData  *of_data_error;	/* the last one */
 	bool		nothing;
 } Attempt;
 
@@ -89,22 +95,12 @@ kind_of(const ErrorData *error)
 		default:
 			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_OBJECT_IN_USE)
 				return MAY_PASS;
-			/* A range of the log is not attached, or the store was changed. */
-			if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			/* A range of the log is not attached, or the store was changed; a table or an index is damaged. */
+			if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+				error->sqlerrcode == ERRCODE_DATA_CORRUPTED || error->sqlerrcode == ERRCODE_INDEX_CORRUPTED)
 				return OF_THE_HANDLER;
 			return OF_THE_EVENT;
 	}
-}
-
-/*
- * Whether to leave the batch as it is, and try it again later. After some attempts an error that may pass is taken to
- * be caused by the event. An exception is that somebody has locked a table, for however long: no event causes that.
- */
-static bool
-try_again_later(const ErrorData *error, const EsCheckpoint *checkpoint)
-{
-	return kind_of(error) == MAY_PASS &&
-		(checkpoint->attempts < PASSING_ATTEMPTS || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE);
 }
 
 /* Whether neither the events nor the handler caused an error, so that the same may succeed later. */
@@ -203,6 +199,90 @@ report_quarantined(const Attempt *attempt)
 	}
 }
 
+/* ---------------------------------------------------------------- class 42 */
+
+/*
+ * Class 42 (syntax error or access rule violation) is mostly the handler's. But some types raise it for bad values: tsquery, ltree.
+ */
+static bool
+is_class_42(const ErrorData *error)
+{
+	return ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR);
+}
+
+static void
+try_handler(void *handler)
+{
+	es_handler_try(handler);
+}
+
+/* Whether an error of class 42 may be an event's: the handler works on a batch without events. */
+static bool
+may_be_of_data(Attempt *attempt, const ErrorData *error)
+{
+	if (!is_class_42(error))
+		return false;
+	if (attempt->of_data == 0)
+		attempt->of_data = es_catch(try_handler, attempt->task->handler) == NULL ? 1 : -1;
+	return attempt->of_data > 0;
+}
+
+typedef struct Trial
+{
+	Attempt    *attempt;
+	bool		worked;
+} Trial;
+
+/* Runs the handler on some events before the batch. */
+static void
+try_earlier(void *arg)
+{
+	Trial	   *trial = arg;
+	EsTask	   *task = trial->attempt->task;
+	int64		upto = task->checkpoint->cursor.position;
+	EsCursor	from = {Max(upto - TRIAL_DISTANCE, 0), Max(upto - TRIAL_DISTANCE, 0) + 1};
+	EsBatch    *batch = es_batch_read(task->filter, es_handler_columns(task->handler), trial->attempt->snapshot, &from, upto,
+									  TRIAL_EVENTS, TRIAL_EVENTS, true);
+	Piece		piece = {trial->attempt, 0, batch->call_count, 0, CurrentMemoryContext};
+	EsBatch    *own = trial->attempt->batch;
+
+	trial->attempt->batch = batch;
+	PG_TRY();
+	{
+		if (batch->call_count > 0)
+			run_piece(&piece);
+		trial->worked = piece.events > 0;
+	}
+	PG_FINALLY();
+	{
+		trial->attempt->batch = own;
+	}
+	PG_END_TRY();
+	es_batch_free(batch);
+}
+
+/*
+ * All calls of a batch have failed with class 42, and none worked. If no earlier event works either, the handler is broken. (One that
+ * was applied already may well fail for another reason, a key that is there.) What is tried is rolled back.
+ */
+static void
+check_works_at_all(Attempt *attempt)
+{
+	Trial		trial = {attempt, false};
+	ErrorData  *error;
+
+	if (attempt->group != 0 || attempt->of_data_count == 0 || attempt->events > 0 ||
+		attempt->of_data_count < list_length(attempt->quarantined_calls))
+		return;
+	error = es_catch_and_roll_back(try_earlier, &trial);
+	if (error == NULL ? trial.worked : !is_class_42(error))
+		return;
+	attempt->broken = true;
+	ReThrowError(attempt->of_data_error);
+}
+
+/* ---------------------------------------------------------------- pieces */
+
 /* Quarantines a call that failed. After too many in a row, the handler is broken and the attempt ends. */
 static void
 quarantine_call(Attempt *attempt, int64 call, ErrorData *error)
@@ -212,16 +292,20 @@ quarantine_call(Attempt *attempt, int64 call, ErrorData *error)
 		attempt->broken = true;
 		ReThrowError(error);
 	}
+	if (is_class_42(error))
+	{
+		attempt->of_data_count++;
+		attempt->of_data_error = error;
+	}
 	note_quarantined(attempt, call, error);
 	(void) es_quarantine_add(attempt->quarantine, attempt->batch, call, error);
 }
 
 /* Throws a caught error again where the event did not cause it: to quarantine the call would be wrong. */
 static void
-check_kind(const Attempt *attempt, ErrorData *error)
+check_kind(Attempt *attempt, ErrorData *error)
 {
-	if (kind_of(error) == OF_THE_HANDLER ||
-		try_again_later(error, attempt->task->checkpoint))
+	if (kind_of(error) != OF_THE_EVENT && !may_be_of_data(attempt, error))
 		ReThrowError(error);
 }
 
@@ -267,7 +351,8 @@ apply_calls(Attempt *attempt, int64 from, int64 to)
 		apply_calls(attempt, from, middle);
 		apply_calls(attempt, middle, to);
 	}
-	FreeErrorData(error);
+	if (error != attempt->of_data_error)
+		FreeErrorData(error);
 }
 
 /*
@@ -376,7 +461,10 @@ attempt_batch(void *arg)
 	if (batch->call_count > 0)
 	{
 		if (attempt->careful)
+		{
 			apply_with_care(attempt);
+			check_works_at_all(attempt);
+		}
 		else
 		{
 			Piece		piece = {attempt, 0, batch->call_count, 0, CurrentMemoryContext};
@@ -407,7 +495,7 @@ attempt_batch(void *arg)
 static long
 pause_after(int attempts)
 {
-	return attempts > 6 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
+	return attempts > 9 ? LONGEST_PAUSE : Min(FIRST_PAUSE << attempts, LONGEST_PAUSE);
 }
 
 /* Stores that an attempt has failed, why, and when to make the next one. */
@@ -436,12 +524,13 @@ run_attempts(Attempt *attempt)
 		attempt->quarantined_calls = NIL;
 		attempt->events = 0;
 		attempt->broken = attempt->nothing = false;
+		attempt->of_data_count = 0;
+		attempt->of_data_error = NULL;
 		error = es_catch(attempt_batch, attempt);
 		if (error == NULL)
 			return NULL;
 		*task->checkpoint = before;
-		if (attempt->careful || kind_of(error) == OF_THE_HANDLER ||
-			try_again_later(error, task->checkpoint))
+		if (attempt->careful || (kind_of(error) != OF_THE_EVENT && !may_be_of_data(attempt, error)))
 			return error;
 		attempt->careful = true;
 	}

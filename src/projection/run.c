@@ -25,8 +25,8 @@
 #include "projection/definition.h"
 #include "projection/apply.h"
 #include "projection/rebuild.h"
+#include "projection/look.h"
 #include "projection/run.h"
-#include "projection/schedule.h"
 
 PG_FUNCTION_INFO_V1(es_run_projection);
 PG_FUNCTION_INFO_V1(es_wait_for_projection);
@@ -303,7 +303,7 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 		if (running_projection(name)->is_inline)
 			reached = true;
 		else
-			reached = (es_checkpoint_peek(name, &position) && position >= upto) || es_schedule_known(name) >= upto;
+			reached = (es_checkpoint_peek(name, &position) && position >= upto) || es_look_known(name) >= upto;
 		if (reached || left <= 0)
 			break;
 		es_shared_wake_workers();

@@ -2,11 +2,8 @@
  * projection/schedule.c
  *	  Which projections the workers of the pool run, and when.
  *
- * A worker that is woken looks for work: as the dispatcher, alone in its database, it scans what is new in the log once, for
- * all projections that are known to have had nothing to do (consumer/dispatch.c). What it finds out is noted in shared memory,
- * in the hand-out (worker/handout.c). For a projection that gets nothing of it, that is all: its position moves in shared
- * memory alone, and its checkpoint is stored later (SAVE_INTERVAL, SAVE_DISTANCE). A projection that may get something is run by
- * whoever takes it from the hand-out, in batches. The first one is run in the transaction of the look.
+ * A worker that is woken looks for work (projection/look.c). A projection that may get something is run, in batches, by whoever takes
+ * it from the hand-out in shared memory (worker/handout.c). The first batch is run in the transaction of the look.
  *
  * A position in shared memory is true of the definition that it was found with, and with the upcasters of then, and it counts
  * only where the checkpoint still is where it was: whoever runs the next batch compares all this under the checkpoint's lock.
@@ -17,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -31,19 +27,17 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
-#include "consumer/consumer.h"
 #include "projection/projection.h"
 #include "projection/definition.h"
 #include "projection/apply.h"
+#include "projection/look.h"
 #include "projection/rebuild.h"
 #include "projection/run.h"
-#include "projection/schedule.h"
 
 /* Milliseconds. */
 #define BATCH_TIME_LONG		200		/* a batch that takes longer makes the next one smaller */
 #define BATCH_TIME_SHORT	50		/* a full one that takes less makes it larger */
 #define RUN_TIME			100		/* batches of one projection, before the worker goes on to the next one */
-#define SAVE_INTERVAL		10000	/* so late is a checkpoint stored that has moved in shared memory alone */
 #define SLOW_INTERVAL		10000	/* where there is one worker, slow projections wait for the others at most so long */
 #define SHORT_REST			8		/* longest pause after a batch that was not full */
 #define LONG_REST			20		/* the same, after batches that took longer than BUSY_TIME */
@@ -56,62 +50,16 @@
 #define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
 #define BUSY_INTERVAL		50		/* while slow projections wait for a worker */
 
-/* Positions. */
-#define SAVE_DISTANCE		INT64CONST(1000000) /* a checkpoint is not farther behind than that */
-#define SCAN_DISTANCE		INT64CONST(100000)	/* who is farther behind looks for himself, by the index of his category */
-#define SCAN_AT_MOST		20000	/* events in one look */
-
-/* Something for a worker to do. */
-typedef struct Candidate
-{
-	char	   *name;			/* of the projection */
-	bool		rebuild;
-	bool		slow;
-	bool		save;			/* only its checkpoint is to be stored */
-	EsTaskRef	task;
-	TimestampTz ran_at;
-} Candidate;
-
-/* The dispatch, and what it was made for. */
-static EsDispatch *dispatch = NULL;
-static const EsFilter **filters = NULL;
-static EsTaskRef *dispatched = NULL;	/* the tasks of then */
-static int	dispatched_count = 0;
-static uint64 dispatch_generation = 0;
-static uint64 dispatch_upcasters = 0;
+/* The projection that this worker runs; NULL: none. */
+static const char *running = NULL;
 
 /* ---------------------------------------------------------------- what is known */
-
-/* What positions in the hand-out are true of. */
-static uint64
-definition_of(const EsProjection *projection)
-{
-	return hash_combine64(projection->row, es_upcasters_hash());
-}
-
-/*
- * Up to where a projection has nothing to do, as far as shared memory knows; 0 where it knows nothing.
- */
-int64
-es_schedule_known(const char *name)
-{
-	EsProjection *projection = es_projection_find(name);
-	EsTaskState state;
-
-	if (projection == NULL)
-		return 0;
-	if (projection->task.slot == NULL)
-		es_task_find(name, false, &projection->task);
-	if (!es_task_read(&projection->task, false, &state) || state.definition != definition_of(projection))
-		return 0;
-	return state.known;
-}
 
 /* Whether the position in shared memory counts for a checkpoint, which is locked, and is ahead of it. */
 static bool
 is_ahead(const EsTaskState *state, const EsProjection *projection, const EsCheckpoint *checkpoint)
 {
-	return state->definition == definition_of(projection) && state->base == checkpoint->cursor.position &&
+	return state->definition == es_look_definition(projection) && state->base == checkpoint->cursor.position &&
 		checkpoint->cursor.scan_from == checkpoint->cursor.position + 1 && state->known > checkpoint->cursor.position;
 }
 
@@ -175,7 +123,7 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
 	int64		stored = checkpoint->cursor.position;
 	bool		ahead = is_ahead(after, projection, checkpoint);
 	char	   *name = projection->name;
-	uint64		definition = definition_of(projection);
+	uint64		definition = es_look_definition(projection);
 	uint64		row = projection->row;
 	EsResult	result;
 	Snapshot	snapshot;
@@ -224,7 +172,7 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
  * then even if nobody wakes the worker.
  */
 static bool
-run_one(const Candidate *candidate, int64 mark, bool *open, TimestampTz *wake_at, bool *once_more)
+run_one(const EsCandidate *candidate, int64 mark, bool *open, TimestampTz *wake_at, bool *once_more)
 {
 	EsCheckpoint checkpoint;
 	EsTask		task;
@@ -246,6 +194,7 @@ run_one(const Candidate *candidate, int64 mark, bool *open, TimestampTz *wake_at
 		debug_query_string = activity;
 	}
 	*open = false;
+	running = candidate->name;
 
 	memset(&task, 0, sizeof(task));
 	task.patient = true;
@@ -263,6 +212,7 @@ run_one(const Candidate *candidate, int64 mark, bool *open, TimestampTz *wake_at
 			*wake_at = after.retry_at;
 	}
 	es_process_end();
+	running = NULL;
 	after.ran_at = GetCurrentTimestamp();
 	*once_more |= es_task_end(ran ? &after : NULL);
 	/* A commit that has stored nothing has told nobody. */
@@ -271,228 +221,12 @@ run_one(const Candidate *candidate, int64 mark, bool *open, TimestampTz *wake_at
 	return result == ES_APPLIED && task.more;
 }
 
-/* ---------------------------------------------------------------- looking for work */
-
-/*
- * Makes the dispatch anew where definitions or upcasters have changed, and frees the slots of projections that are gone. The
- * generation was read before the definitions.
- */
-static void
-refresh_dispatch(EsProjection *projections, int count, uint64 generation)
-{
-	uint64		upcasters = es_upcasters_hash();
-
-	if (dispatch != NULL && dispatch_generation == generation && dispatch_upcasters == upcasters)
-		return;
-	if (dispatch != NULL)
-		es_dispatch_free(dispatch);
-	dispatch = NULL;
-	for (int i = 0; i < dispatched_count; i++)
-	{
-		bool		gone = true;
-
-		for (int j = 0; j < count && gone; j++)
-			gone = projections[j].task.slot != dispatched[i].slot;
-		if (gone)
-			es_task_forget(&dispatched[i]);
-	}
-	if (filters != NULL)
-	{
-		pfree(filters);
-		pfree(dispatched);
-	}
-	filters = MemoryContextAlloc(TopMemoryContext, sizeof(EsFilter *) * Max(count, 1));
-	dispatched = MemoryContextAlloc(TopMemoryContext, sizeof(EsTaskRef) * Max(count, 1));
-	dispatched_count = count;
-	for (int i = 0; i < count; i++)
-	{
-		filters[i] = &projections[i].filter;
-		dispatched[i] = projections[i].task;
-	}
-	dispatch = es_dispatch_create(count, filters);
-	dispatch_generation = generation;
-	dispatch_upcasters = upcasters;
-}
-
-static void
-wake_by(TimestampTz *wake_at, TimestampTz when)
-{
-	*wake_at = *wake_at == 0 ? when : Min(*wake_at, when);
-}
-
-/* Adds a candidate to the list, which is in the current memory context. */
-static List *
-add_candidate(List *list, const char *name, const EsTaskRef *task, const EsTaskState *state, bool rebuild, bool save)
-{
-	Candidate  *candidate = palloc0(sizeof(Candidate));
-
-	candidate->name = pstrdup(name);
-	candidate->rebuild = rebuild;
-	candidate->slow = state->slow || task->slot == NULL;
-	candidate->save = save;
-	candidate->task = *task;
-	candidate->ran_at = state->ran_at;
-	return lappend(list, candidate);
-}
-
-/* Whether it is time to store a checkpoint that has moved in shared memory; else it will be at *wake_at. */
-static bool
-save_is_due(const EsTaskState *state, TimestampTz now, TimestampTz *wake_at)
-{
-	TimestampTz due = TimestampTzPlusMilliseconds(state->moved_at, SAVE_INTERVAL);
-
-	if (state->known <= state->base)
-		return false;
-	if (now >= due || state->known - state->base > SAVE_DISTANCE)
-		return true;
-	wake_by(wake_at, due);
-	return false;
-}
-
-typedef struct NewsScan
-{
-	Snapshot	snapshot;
-	const int64 *known;
-	Bitmapset  *left;			/* without those that may get something */
-	int64		mark;
-	int64		reached;
-} NewsScan;
-
-static void
-run_scan(void *arg)
-{
-	NewsScan   *scan = arg;
-
-	scan->reached = es_dispatch_scan(dispatch, scan->snapshot, scan->known, &scan->left, scan->mark, SCAN_AT_MOST);
-}
-
-/*
- * Scans what is new, for the projections in `asked`, of which `states` was noted; lists those that may get something. Sets *more
- * where the scan did not come to its end. When the log cannot be read, that is each projection's own trouble: all are listed.
- */
-static List *
-scan_news(EsProjection *projections, int count, EsTaskState *states, Bitmapset *asked, int64 mark, Snapshot snapshot,
-		  MemoryContext context, bool *more)
-{
-	int64	   *known = palloc(sizeof(int64) * count);
-	NewsScan	scan = {snapshot, known, bms_copy(asked), mark, 0};
-	List	   *found = NIL;
-	int			i = -1;
-	bool		moved = false;
-
-	for (int j = 0; j < count; j++)
-		known[j] = states[j].known;
-	if (es_catch(run_scan, &scan) != NULL)
-	{
-		scan.left = NULL;
-		scan.reached = mark;
-	}
-	while ((i = bms_next_member(asked, i)) >= 0)
-		if (bms_is_member(i, scan.left))
-		{
-			int64		to = Max(scan.reached, known[i]);
-
-			es_task_looked(&projections[i].task, &states[i], to, to);
-			moved |= to > known[i];
-		}
-		else
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			es_task_looked(&projections[i].task, &states[i], known[i], mark);
-			found = add_candidate(found, projections[i].name, &projections[i].task, &states[i], false, false);
-			MemoryContextSwitchTo(old);
-		}
-	if (moved && es_shared_watched())
-		es_shared_announce(ES_NEWS_PROGRESS);
-	*more |= scan.reached < mark;
-	return found;
-}
-
-/*
- * Lists what there is to do, in a memory context, in the open transaction. The snapshot shows everything up to the mark.
- */
-static List *
-look(int64 mark, Snapshot snapshot, MemoryContext context, TimestampTz *wake_at, bool *more)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	MemoryContext old;
-	uint64		generation = es_projections_generation();
-	EsProjection *projections;
-	EsTaskState *states;
-	Bitmapset  *asked = NULL;
-	List	   *found = NIL;
-	ListCell   *lc;
-	int			count;
-
-	projections = es_projections(&count);
-	states = palloc0(sizeof(EsTaskState) * Max(count, 1));
-	for (int i = 0; i < count; i++)
-	{
-		EsProjection *projection = &projections[i];
-		EsTaskState *state = &states[i];
-		bool		noted;
-		bool		save = false;
-
-		if (projection->task.slot == NULL)
-			es_task_find(projection->name, true, &projection->task);
-		noted = es_task_read(&projection->task, true, state);
-		if (!projection->running || projection->is_inline || state->pid != 0)
-			continue;
-		/* Whoever has changed a definition does not want to wait. */
-		noted = noted && state->definition == definition_of(projection);
-		if (noted && state->retry_at > now)
-		{
-			wake_by(wake_at, state->retry_at);
-			continue;
-		}
-		if (noted && state->upto <= state->known &&
-			mark - state->known <= SCAN_DISTANCE)
-		{
-			save = save_is_due(state, now, wake_at);
-			if (state->known < mark && !save)
-				asked = bms_add_member(asked, i);
-			if (!save)
-				continue;
-		}
-		old = MemoryContextSwitchTo(context);
-		found = add_candidate(found, projection->name, &projection->task, state, false, save);
-		MemoryContextSwitchTo(old);
-	}
-	refresh_dispatch(projections, count, generation);
-	if (asked != NULL && es_dispatch_begin())
-	{
-		List	   *news = scan_news(projections, count, states, asked, mark, snapshot, context, more);
-
-		old = MemoryContextSwitchTo(context);
-		found = list_concat(found, news);
-		MemoryContextSwitchTo(old);
-		*more |= es_dispatch_end();
-	}
-	old = MemoryContextSwitchTo(context);
-	foreach(lc, es_rebuilds(context))
-	{
-		EsTaskRef	task;
-		EsTaskState state;
-
-		es_task_find(psprintf("rebuild of %s", (char *) lfirst(lc)), true, &task);
-		(void) es_task_read(&task, false, &state);
-		state.slow = true;
-		if (state.retry_at > now)
-			wake_by(wake_at, state.retry_at);
-		else if (state.pid == 0)
-			found = add_candidate(found, lfirst(lc), &task, &state, true, false);
-	}
-	MemoryContextSwitchTo(old);
-	return found;
-}
-
 /* Healthy ones first, then those that have waited longest. */
 static int
 compare_candidates(const ListCell *a, const ListCell *b)
 {
-	const Candidate *left = lfirst(a);
-	const Candidate *right = lfirst(b);
+	const EsCandidate *left = lfirst(a);
+	const EsCandidate *right = lfirst(b);
 
 	if (left->slow != right->slow)
 		return left->slow ? 1 : -1;
@@ -558,7 +292,7 @@ give_way(TimestampTz start)
 
 /* Runs a step of a rebuild that this worker has taken. True: there is more to do at once. */
 static bool
-run_rebuild(const Candidate *candidate)
+run_rebuild(const EsCandidate *candidate)
 {
 	EsTaskState after = {.ran_at = GetCurrentTimestamp()};
 	TimestampTz wake_at = 0;
@@ -582,7 +316,7 @@ run_candidates(List *candidates, int64 mark, bool *open, MemoryContext context, 
 
 	foreach(lc, candidates)
 	{
-		Candidate  *candidate = lfirst(lc);
+		EsCandidate *candidate = lfirst(lc);
 		TimestampTz began = GetCurrentTimestamp();
 		TimestampTz look_again = 0;
 		bool		again = false;
@@ -629,9 +363,9 @@ run_candidates(List *candidates, int64 mark, bool *open, MemoryContext context, 
 		} while (again && !candidate->slow && !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), RUN_TIME));
 		more |= again || once_more;
 		if (look_again != 0)
-			wake_by(wake_at, look_again);
+			es_wake_by(wake_at, look_again);
 		if (later)
-			wake_by(wake_at, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_INTERVAL));
+			es_wake_by(wake_at, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_INTERVAL));
 	}
 	if (slow_done)
 		give_way(slow_at);
@@ -652,14 +386,11 @@ prepare_worker(void)
 	prepared = true;
 }
 
-/*
- * What a worker of the pool does: looks for something to do, and does what no other worker is at. Returns and sets what
- * EsPoolWork says.
- */
+/* A round: looks for something to do, and does what no other worker is at. */
 static bool
-run_projections(long *wait)
+run_round(long *wait)
 {
-	MemoryContext context;
+	static MemoryContext context = NULL;
 	MemoryContext old = CurrentMemoryContext;
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz wake_at = 0;
@@ -676,10 +407,13 @@ run_projections(long *wait)
 		*wait = DROPPED_INTERVAL;
 		return false;
 	}
-	context = AllocSetContextCreate(TopMemoryContext, "event_store run", ALLOCSET_SMALL_SIZES);
+	/* It is kept, so that an error leaves nothing behind. */
+	if (context == NULL)
+		context = AllocSetContextCreate(TopMemoryContext, "event_store run", ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(context);
 	(void) es_store_now();
 	snapshot = es_mark_snapshot_inside(&mark);
-	candidates = look(mark, snapshot, context, &wake_at, &more);
+	candidates = es_look(mark, snapshot, context, &wake_at, &more);
 	UnregisterSnapshot(snapshot);
 	list_sort(candidates, compare_candidates);
 	more |= run_candidates(candidates, mark, &open, context, &wake_at, &ran);
@@ -689,7 +423,61 @@ run_projections(long *wait)
 	if (ran && !more)
 		rest(start);
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
+	return more;
+}
+
+/* Notes an error that has come from a projection's run, but not from its handler: with that, its batch is tried again later. */
+static void
+note_failure(const char *name, const ErrorData *error)
+{
+	EsCheckpoint checkpoint;
+
+	if (!es_process_begin(psprintf("projection %s", name)))
+		return;
+	(void) es_store_now();
+	if (es_checkpoint_lock(name, false, false, &checkpoint))
+		es_apply_failed(&checkpoint, error);
+	es_process_end();
+}
+
+/*
+ * What a worker of the pool does. Returns and sets what EsPoolWork says. An error of one projection does not end the worker, which
+ * would be missing to the others.
+ */
+static bool
+run_projections(long *wait)
+{
+	volatile bool more = false;
+
+	running = NULL;
+	PG_TRY();
+	{
+		more = run_round(wait);
+	}
+	PG_CATCH();
+	{
+		MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store failure", ALLOCSET_SMALL_SIZES);
+		ErrorData  *error;
+		char	   *name;
+
+		if (running == NULL || es_is_cancel(geterrcode()))
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		name = pstrdup(running);
+		FlushErrorState();
+		es_process_abort();
+		(void) es_task_end(NULL);
+		running = NULL;
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("a worker could not run projection \"%s\": %s", name, error->message),
+				 errdetail("It tries again later.")));
+		note_failure(name, error);
+		MemoryContextDelete(context);
+		*wait = DROPPED_INTERVAL;
+	}
+	PG_END_TRY();
 	return more;
 }
 

@@ -161,6 +161,7 @@ es_process_init(EsProcessTask *given, EsRole its_role, int lock_timeout)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
+	es_failure_in_worker();
 
 	entry = es_shared_entry(task.database);
 	if (entry == NULL)
@@ -261,7 +262,7 @@ es_process_check(void)
 		store_at_stop();
 		es_process_exit(entry->stopped ? ES_END_STOPPED : ES_END_TERMINATED);	/* without a line in the log */
 	}
-	QueryCancelPending = false; /* between two of them there is nothing to cancel */
+	es_cancel_forget();			/* between two of them there is nothing to cancel */
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{

@@ -27,7 +27,7 @@ sub append
 {
 	my ($stream, @data) = @_;
 	my $position;
-	$position = q1(qq[SELECT position FROM es_append('$stream', NULL, 'E', '$_')]) for @data;
+	$position = q1(qq[SELECT position FROM es_append('$stream', es_expect_any(), 'E', '$_')]) for @data;
 	return $position;
 }
 

@@ -141,7 +141,7 @@ sub new
 
 	# streams: name -> events; a call's own, other than in `streams`, are those with its number.
 	return bless { log => [], streams => {}, keys => {}, batch_keys => {}, aggregates => {}, upcasters => {}, snapshots => {},
-		application => {}, projections => {}, subscriptions => {}, published => 0 }, $class;
+		application => {}, projections => {}, subscriptions => {}, published => 0, mark => 0 }, $class;
 }
 
 # For a savepoint. Events never change, and are shared.
@@ -453,11 +453,27 @@ sub snapshot
 
 	$self->load($stream);
 	return 0 unless $version;
-	my @versions = sort { $b <=> $a } $version, grep { $_ != $version } map { $_->[0] } grep { $_->[1] eq $fingerprint } @{ $self->{snapshots}{$stream} // [] };
+	# Those of another history that are newer than the newest good one were met, and are dropped.
+	my @own = sort { $b->[0] <=> $a->[0] } grep { $_->[1] eq $fingerprint } @{ $self->{snapshots}{$stream} // [] };
+	shift @own while @own && $own[0][2];
+	my %foreign = map { $_->[0] => $_->[2] } @own;
+	delete $foreign{$version};
+	my @versions = sort { $b <=> $a } $version, grep { $_ != $version } map { $_->[0] } @own;
 	$first{ int($_ / $stretch) } = $_ for @versions;	# the lowest comes last
 	@kept = grep { $_ >= ($versions[3] // 0) || $first{ int($_ / $stretch) } == $_ } @versions;
-	$self->{snapshots}{$stream} = [ map { [ $_, $fingerprint ] } reverse @kept ];
+	$self->{snapshots}{$stream} = [ map { [ $_, $fingerprint, $foreign{$_} ] } reverse @kept ];
 	return $version;
+}
+
+# Puts one of another history there, if there is none at that version.
+sub add_foreign_snapshot
+{
+	my ($self, $stream, $version, $fingerprint) = @_;
+	my $snapshots = $self->{snapshots}{$stream} //= [];
+
+	return 0 if grep { $_->[0] == $version } @$snapshots;
+	@$snapshots = sort { $a->[0] <=> $b->[0] } @$snapshots, [ $version, $fingerprint, 1 ];
+	return 1;
 }
 
 sub snapshots { my ($self, $stream) = @_; return join ',', map { $_->[0] } @{ $self->{snapshots}{$stream} // [] } }
@@ -474,13 +490,23 @@ sub drop_snapshots
 	return $count;
 }
 
+# Whether a load up to a version must pass by one of another history.
+sub meets_foreign
+{
+	my ($self, $stream, $version) = @_;
+	my $fingerprint = $self->fingerprint($stream);
+	my ($newest) = sort { $b->[0] <=> $a->[0] } grep { $_->[1] eq $fingerprint && $_->[0] <= $version } @{ $self->{snapshots}{$stream} // [] };
+
+	return $newest && $newest->[2];
+}
+
 # How many events a load of these must fold: those behind the newest snapshot that is good.
 sub replayed
 {
 	my ($self, $stream, @events) = @_;
 	my $fingerprint = $self->fingerprint($stream);
 	my $last = @events ? $events[-1]{version} : 0;
-	my ($base) = sort { $b <=> $a } 0, map { $_->[0] } grep { $_->[1] eq $fingerprint && $_->[0] <= $last } @{ $self->{snapshots}{$stream} // [] };
+	my ($base) = sort { $b <=> $a } 0, map { $_->[0] } grep { $_->[1] eq $fingerprint && !$_->[2] && $_->[0] <= $last } @{ $self->{snapshots}{$stream} // [] };
 
 	return scalar grep { $_->{version} > $base && $self->upcast($_) } @events;
 }

@@ -104,6 +104,8 @@ sub ask
 
 my $model = Model->new;
 my @saved;				# of the open transaction: the model at BEGIN, and at each savepoint
+my $level = '';			# its isolation level, if it is a higher one
+my $stale = 0;			# whether the mark may be older than what it sees: then projections do as much as they can, or nothing
 my ($operations, $compared, $failed) = (0, 0, 0);
 my %done;
 
@@ -188,6 +190,7 @@ sub end_transaction
 	$model = $saved[0] unless $commit;
 	delete @{$model}{qw(drawn limit)};
 	@saved = ();
+	($level, $stale) = ('', 0);
 	return;
 }
 
@@ -205,9 +208,14 @@ sub begin
 {
 	$session = pick(@sessions);
 	$session->{rollback} = chance(.7);
-	ask($session, '\set ON_ERROR_ROLLBACK ' . ($session->{rollback} ? 'on' : 'off') . "\nBEGIN");
+	$level = chance(.5) ? '' : pick('REPEATABLE READ', 'SERIALIZABLE');
+	$stale = $level && chance(.4);
+	publish() if $level && !$stale;
+	ask($session, '\set ON_ERROR_ROLLBACK ' . ($session->{rollback} ? 'on' : 'off') . "\nBEGIN" . ($level ? " ISOLATION LEVEL $level" : ''));
 	@saved = ($model->copy);
-	$done{begin}++;
+	# Its snapshot does not change, so it reads by position up to the mark that is published.
+	$model->{limit} = $model->{mark} if $level;
+	$done{ $level ? "begin $level" : 'begin' }++;
 	return;
 }
 
@@ -240,6 +248,47 @@ sub savepoint
 		restore($saved[-1]);
 		$done{'rollback to savepoint'}++;
 	}
+	return;
+}
+
+# ---- a snapshot that is held elsewhere
+
+my $holder;				# {session, model: as it was then, appended}
+
+# Begins a transaction in a session of its own, which sees this moment for as long as it is open.
+sub hold
+{
+	return if @saved || $holder;
+	$holder = { session => open_session(), model => $model->copy, appended => $done{appended} // 0 };
+	ask($holder->{session}, 'BEGIN ISOLATION LEVEL REPEATABLE READ');
+	same('versions in a snapshot to be held', ask($holder->{session}, 'SELECT count(*) FROM event_store.heads'), scalar grep { @$_ } values %{ $model->{streams} });
+	return;
+}
+
+# What it still sees must be what it saw.
+sub let_go
+{
+	return if @saved || !$holder;
+	my ($asked, $m) = @{$holder}{qw(session model)};
+	my @names = sort grep { @{ $m->{streams}{$_} } } keys %{ $m->{streams} };
+
+	same('streams in a snapshot that is held', ask($asked, 'SELECT stream, version FROM event_store.streams ORDER BY stream COLLATE "C"'),
+		join "\n", map { row($_, scalar @{ $m->{streams}{$_} }) } @names);
+	same('events in a snapshot that is held', ask($asked, 'SELECT m.e(e) FROM event_store.streams s, LATERAL es_read(s.stream, upcast => false) e ORDER BY e.position'),
+		join "\n", map { Model::event_row($_) } @{ $m->{log} });
+	same('events by position in it', ask($asked, 'SELECT count(*) FROM es_read_all(0, NULL) WHERE ' . (%{ $m->{upcasters} } || %{ $model->{upcasters} } ? 'false' : 'true')),
+		%{ $m->{upcasters} } || %{ $model->{upcasters} } ? 0 : scalar grep { $_->{position} <= $m->{mark} } @{ $m->{log} });
+	ask($asked, 'COMMIT');
+	$done{'held snapshot'}++;
+	$done{'appended under a held snapshot'} += ($done{appended} // 0) - $holder->{appended};
+	forget_holder();
+	return;
+}
+
+sub forget_holder
+{
+	$holder->{session}->quit if $holder;
+	undef $holder;
 	return;
 }
 
@@ -544,6 +593,7 @@ sub is_final
 	my ($time) = @_;
 	my ($next) = grep { $_->{recorded} > $model->{published} } @{ $model->{log} };
 
+	return undef if $level;		# what is published for all streams may be older
 	return 1 if $time <= $model->{published};
 	return 0 if $next && $time >= $next->{recorded} && !@saved;
 	return undef;
@@ -555,6 +605,7 @@ sub publish
 	my ($mark, $last) = (ask($session, 'SELECT es_publish_mark()'), $model->last_position);
 	differ('es_publish_mark', $mark, "$last or more") if $mark =~ /ERROR/ || $mark < $last;
 	$model->{published} = (sort { $b <=> $a } 0, map { $_->{recorded} } @{ $model->{log} })[0];
+	$model->{mark} = $mark;
 	$done{publish}++;
 	return;
 }
@@ -584,9 +635,7 @@ sub load
 	if ($what < .4) { $refused = look('es_load', "SELECT $loaded FROM es_load($name)", sub { return $model->load($stream) }) }
 	elsif ($what < .75)
 	{
-		my $version = chance(.03) ? pick(-1, @events + 1) : int rand(@events + 1);
-		$refused = look('es_load_version', "SELECT $loaded FROM es_load_version($name, $version)", sub { return $model->load_version($stream, $version) });
-		@events = $version < 0 || $version > @events ? () : @events[ 0 .. $version - 1 ];
+		return load_version_of($stream, chance(.03) ? pick(-1, @events + 1) : int rand(@events + 1));
 	}
 	else
 	{
@@ -596,9 +645,26 @@ sub load
 		@events = $model->until_time($stream, $time);
 	}
 	return if $refused;
+	return compare_folded($stream, $before, @events);
+}
+
+sub compare_folded
+{
+	my ($stream, $before, @events) = @_;
+
+	$done{'load past a foreign snapshot'}++ if @events && $model->meets_foreign($stream, $events[-1]{version});
 	my $folded = ask($session, 'SELECT es_replayed_events()') - $before;
 	same('events folded by a load', $folded, $model->replayed($stream, @events));
 	return;
+}
+
+sub load_version_of
+{
+	my ($stream, $version) = @_;
+	my $before = ask($session, 'SELECT es_replayed_events()');
+
+	return if look('es_load_version', "SELECT $loaded FROM es_load_version(" . literal($stream) . ", $version)", sub { return $model->load_version($stream, $version) });
+	return compare_folded($stream, $before, @{ $model->{streams}{$stream} }[ 0 .. $version - 1 ]);
 }
 
 sub load_valid_at
@@ -646,6 +712,44 @@ sub snapshot
 	return;
 }
 
+# Snapshots of another history, as a table that is restored from another moment has them: made in a transaction that is rolled
+# back, and put back later, when the stream has other events at those versions.
+my @foreign;			# {stream, version, fingerprint, row}
+
+sub make_foreign_snapshot
+{
+	my @known = grep { $model->version($_) > 0 } @streams;
+	return if @saved || !@known;
+	my $stream = pick(@known);
+	my $name = literal($stream);
+	my $events = 1 + int rand 8;
+	my ($fingerprint) = caught(sub { return $model->fingerprint($stream) });
+
+	ask($session, 'BEGIN');
+	ask($session, "SELECT count(*) FROM es_append_batch(array_fill($name\::text, '{$events}'), array_fill('Other'::text, '{$events}'), NULL), es_snapshot($name)");
+	my $row = ask($session, "SELECT s::text FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream AND h.version = s.version WHERE h.name = $name");
+	ask($session, 'ROLLBACK');
+	# A stream that cannot be folded has none.
+	return unless defined $fingerprint && $row =~ /^\(/;
+	push @foreign, { stream => $stream, version => $model->version($stream) + $events, fingerprint => $fingerprint, row => $row };
+	shift @foreign if @foreign > 8;
+	return;
+}
+
+sub put_foreign_snapshot
+{
+	my @fit = grep { $model->version($_->{stream}) >= $_->{version} } @foreign;
+	return if @saved || !@fit;
+	my $one = pick(@fit);
+
+	return unless $model->add_foreign_snapshot(@{$one}{qw(stream version fingerprint)});
+	same('a foreign snapshot is put there', ask($session, 'BEGIN; ALTER TABLE event_store.snapshots DISABLE TRIGGER USER; '
+		. 'INSERT INTO event_store.snapshots SELECT (' . literal($one->{row}) . '::event_store.snapshots).*; '
+		. 'ALTER TABLE event_store.snapshots ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row; COMMIT'), '');
+	$done{'foreign snapshot'}++;
+	return load_version_of($one->{stream}, $one->{version});
+}
+
 sub drop_snapshots
 {
 	my $category = a_category();
@@ -686,12 +790,15 @@ sub upcaster
 	if (!chance($hurts ? .1 : .45))
 	{
 		agree('es_register_upcaster', sprintf('SELECT es_register_upcaster(%s, %s, %s, %s)', literal($type), $version, literal($transform), sql($to)), sub {
+			# What the type has become until now counts too.
+			ModelProjection::upcaster_changed($model, $type);
 			$model->{upcasters}{"$type $version"} = $name;
 			ModelProjection::upcaster_changed($model, $type, $to // $type);
 			return });
 		return;
 	}
 	agree('es_unregister_upcaster', sprintf('SELECT es_unregister_upcaster(%s, %s)', literal($type), $version), sub {
+		ModelProjection::upcaster_changed($model, $type);
 		delete $model->{upcasters}{"$type $version"} or Model::refuse('YE008');
 		ModelProjection::upcaster_changed($model, $type, $type);
 		return });
@@ -723,6 +830,7 @@ sub compare_projection
 
 sub create_projection
 {
+	return if $stale;
 	my $name = pick(@projections);
 	my $p = $model->{projections}{$name};
 	my %def = (handler => pick(sort keys %ModelProjection::handlers), mode => pick('async', 'async', 'inline'), types => some_types(), categories => some_categories(), from => chance(.8) ? 0 : some_position());
@@ -738,6 +846,7 @@ sub create_projection
 
 sub run_projection
 {
+	return if $stale;
 	my $name = a_projection();
 
 	return if agree('es_run_projection', "SELECT es_run_projection('$name')", sub {
@@ -778,6 +887,7 @@ sub rebuild
 
 sub set_mode
 {
+	return if $stale;
 	my ($name, $mode) = (a_projection(), pick('inline', 'async'));
 
 	return if agree("to $mode", "SELECT es_set_projection_mode('$name', '$mode')", sub { return ModelProjection::set_mode($model, $name, $mode) });
@@ -786,6 +896,7 @@ sub set_mode
 
 sub retry_quarantined
 {
+	return if $stale;
 	my @parked = grep { %{ $model->{projections}{$_}{parked} } } sort keys %{ $model->{projections} };
 	my $name = @parked && chance(.8) ? pick(@parked) : a_projection();
 	my $parked = $model->{projections}{$name} ? $model->{projections}{$name}{parked} : {};
@@ -836,12 +947,15 @@ sub create_subscription
 	return;
 }
 
+# Consumers compete by what others have just committed.
+sub refuse_level { Model::refuse('0A000') if $level; return }
+
 sub fetch
 {
 	my ($name, $consumer, $max, $short) = (a_subscription(), pick(@consumers), pick(1, 2, 5, 20, 1000), chance(.25) ? 1 : 0);
 
 	return if agree('es_fetch', sprintf("SELECT m.e(e) FROM es_fetch(%s, %s, %s, %s) e", literal($name), literal($consumer), $max, $short ? q['1 ms'] : q['1 day']),
-		sub { return ModelSubscription::fetch($model, $name, $consumer, $max, $short) });
+		sub { refuse_level(); return ModelSubscription::fetch($model, $name, $consumer, $max, $short) });
 	usleep(2000) if $short;
 	# It has come to the mark, where positions that were drawn in vain count; for the model that is the last event.
 	my $s = $model->{subscriptions}{$name};
@@ -862,7 +976,7 @@ sub ack_or_nack
 
 	$upto = 0 if $upto < 0;
 	return if agree($ack ? 'es_ack' : 'es_nack', $ack ? "SELECT es_ack('$name', $upto, '$consumer')" : "SELECT es_nack('$name', $upto, 'no', '$consumer')",
-		sub { return $ack ? ModelSubscription::ack($model, $name, $upto, $consumer) : ModelSubscription::nack($model, $name, $upto, 'no', $consumer) });
+		sub { refuse_level(); return $ack ? ModelSubscription::ack($model, $name, $upto, $consumer) : ModelSubscription::nack($model, $name, $upto, 'no', $consumer) });
 	return compare_subscription($name);
 }
 
@@ -870,7 +984,7 @@ sub retry_subscription
 {
 	my ($name, $stream) = (a_subscription(), maybe(a_stream()));
 
-	return if agree('es_retry_quarantined_subscription', sprintf('SELECT es_retry_quarantined_subscription(%s, %s)', literal($name), sql($stream)), sub { return ModelSubscription::retry($model, $name, $stream) });
+	return if agree('es_retry_quarantined_subscription', sprintf('SELECT es_retry_quarantined_subscription(%s, %s)', literal($name), sql($stream)), sub { refuse_level(); return ModelSubscription::retry($model, $name, $stream) });
 	return compare_subscription($name);
 }
 
@@ -926,6 +1040,7 @@ sub restart
 	my $crash = chance(.6);
 
 	end_transaction(0) if @saved;
+	forget_holder();
 	$crash ? $node->stop('immediate') : $node->stop('fast');
 	$node->start;
 	reopen();
@@ -984,7 +1099,11 @@ sub differences
 	}
 	$pair->('subscriptions', ask($session, 'SELECT string_agg(name, \',\' ORDER BY name) FROM event_store.subscriptions'), join ',', sort keys %{ $m->{subscriptions} });
 	$pair->("snapshots of $_", ask($session, snapshots_sql($_)), $m->snapshots($_)) for @names;
-	$pair->('es_check', ask($session, q[SELECT * FROM es_check('all')]), '');
+	$pair->('es_check', ask($session, q[SELECT * FROM es_check('all') WHERE kind <> 'snapshot']), '');
+	# Those of another history are found, and no others.
+	my @foreign_there = map { my $name = $_; map { "$name $_->[0]" } grep { $_->[2] } @{ $m->{snapshots}{$name} } } keys %{ $m->{snapshots} };
+	$pair->('snapshots that es_check finds', ask($session, q[SELECT DISTINCT (stream || ' ' || substring(detail FROM 'version (\d+)')) COLLATE "C" FROM es_check('all') WHERE kind = 'snapshot' ORDER BY 1]),
+		join "\n", sort @foreign_there);
 	ask($session, 'SELECT es_seal_log()') if chance(.5);
 	$pair->('es_verify_log', ask($session, 'SELECT * FROM es_verify_log()'), '');
 	return @found;
@@ -1007,19 +1126,19 @@ my @things = (
 	(sub { append(a_repeated_call()) if @calls }) x 12,
 	(\&read_stream) x 10, (\&read_all) x 12, (\&small_answers) x 4,
 	(\&load) x 30, (\&load_valid_at) x 6, (\&load_category) x 5, (\&history) x 8,
-	(\&snapshot) x 14, (\&drop_snapshots) x 2, (sub { register_aggregate(pick(@categories)) }) x 4, \&unregister_aggregate, (\&upcaster) x 7,
+	(\&make_foreign_snapshot) x 5, (\&put_foreign_snapshot) x 6, (\&snapshot) x 14, (\&drop_snapshots) x 2, (sub { register_aggregate(pick(@categories)) }) x 4, \&unregister_aggregate, (\&upcaster) x 7,
 	(\&create_projection) x 8, (\&run_projection) x 22, (\&pause_or_resume) x 4, (\&rebuild) x 8, (\&set_mode) x 5, (\&retry_quarantined) x 7, \&drop_projection,
 	(\&create_subscription) x 3, (\&fetch) x 20, (\&ack_or_nack) x 16, (\&retry_subscription) x 2, \&drop_subscription,
-	(\&bad_call) x 4, \&publish);
+	(\&hold) x 2, \&let_go, (\&bad_call) x 4, \&publish);
 
 # A run without these has not tested what it should.
 my %least = (
 	'append one' => 50, 'append list' => 50, 'append multi' => 30, 'append batch' => 15, 'append: YE001' => 15, 'append: YE002' => 2, 'append: replayed' => 5,
-	begin => 10, commit => 5, rollback => 5, 'rollback to savepoint' => 2, 'failed transaction' => 1, 'bad call' => 5, es_read => 10, es_read_all => 10, es_read_category => 10,
+	begin => 10, 'begin REPEATABLE READ' => 3, 'begin SERIALIZABLE' => 3, commit => 5, rollback => 5, 'rollback to savepoint' => 2, 'failed transaction' => 1, 'bad call' => 5, es_read => 10, es_read_all => 10, es_read_category => 10,
 	es_load => 10, es_load_version => 10, es_load_at => 5, es_load_valid_at => 5, 'es_load_category' => 3, 'es_load_category as of a time' => 2, es_history => 5,
-	es_snapshot => 10, es_drop_snapshots => 2, es_register_aggregate => 4, es_register_upcaster => 5, es_unregister_upcaster => 2,
+	'foreign snapshot' => 3, 'load past a foreign snapshot' => 3, es_snapshot => 10, es_drop_snapshots => 2, es_register_aggregate => 4, es_register_upcaster => 5, es_unregister_upcaster => 2,
 	es_create_projection => 5, es_run_projection => 20, es_rebuild_projection => 4, 'rebuild done' => 3, 'retry of something' => 2, 'to inline' => 1, 'to async' => 1,
-	es_fetch => 20, es_ack => 10, es_nack => 3, es_retry_quarantined_subscription => 2, 'es_ack: YE010' => 1, crash => 1, restart => 1, terminated => 1, everything => 5);
+	es_fetch => 20, es_ack => 10, es_nack => 3, es_retry_quarantined_subscription => 2, 'es_ack: YE010' => 1, 	'held snapshot' => 2, 'appended under a held snapshot' => 20, crash => 1, restart => 1, terminated => 1, everything => 5);
 
 sub enough { return !grep { ($done{$_} // 0) < $least{$_} } keys %least }
 
@@ -1027,13 +1146,14 @@ sub enough { return !grep { ($done{$_} // 0) < $least{$_} } keys %least }
 sub history_begin
 {
 	end_transaction(0) if @saved;
+	let_go();
 	reopen();
 	# A rebuild that was under way has a schema of its own.
 	ask($session, q[DO $$DECLARE name text; BEGIN FOR name IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'event%' LOOP EXECUTE format('DROP SCHEMA %I CASCADE', name); END LOOP; END$$]);
 	same('a new store', ask($session, 'SELECT es_create_store()'), '');
 	ask($session, "DELETE FROM proj_$_") for @projections;
 	$model = Model->new;
-	@calls = ();
+	@calls = @foreign = ();
 	$done{history}++;
 	register_aggregate($_) for @categories;
 	return;
@@ -1158,7 +1278,7 @@ if (!$failed)
 	ask($session, "ALTER TABLE $leaf ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row");
 	my %found = map { $_->[0] => 1 } differences($model);
 	# (Its states come from the snapshot, of which es_check says that it is not what a replay gives.)
-	ok($found{'events as stored'} && $found{'events as read'} && $found{es_check} && $found{es_verify_log}, 'an event that was changed in the store is seen: ' . join(', ', sort keys %found));
+	ok($found{'events as stored'} && $found{'events as read'} && ($found{es_check} || $found{'snapshots that es_check finds'}) && $found{es_verify_log}, 'an event that was changed in the store is seen: ' . join(', ', sort keys %found));
 
 	# Positions that were drawn in vain, together with the partition for them, are nothing that is missing.
 	history_begin();
@@ -1171,6 +1291,7 @@ if (!$failed)
 	}
 }
 
+forget_holder();
 $_->quit for @sessions;
 $node->stop;
 log_is_clean($node);

@@ -57,9 +57,8 @@ FROM event_store.heads h
 LEFT JOIN event_store.categories c ON c.id = h.category
 WHERE c.name IS DISTINCT FROM split_part(h.name, '-', 1);
 
--- It joins most of the log: it must not be planned for a few rows, where there are no statistics yet. What the planner is
--- told not to do costs so much in its eyes that it would have the query compiled.
-SET LOCAL jit = off;
+-- It joins most of the log: it must not be planned for a few rows, where there are no statistics yet. (What the planner is told
+-- not to do costs so much in its eyes that it would have the query compiled, if es_check() had not switched that off.)
 SET LOCAL enable_nestloop = off;
 
 SELECT 'call', (SELECT h.name FROM event_store.heads h WHERE h.id = l.stream), l.position,

@@ -147,6 +147,38 @@ SELECT FROM pg_temp.tamper('UPDATE event_store.snapshots SET position = 19');
 SELECT pg_temp.loads('c-1', 20);
 ROLLBACK;
 SELECT pg_temp.await($$NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'event_store snapshot taker')$$);
+
+-- ---------------------------------------------------------------- where little tells the histories apart
+-- versions, positions and times are the same: only the digest of the head tells. (The floor makes the time.)
+DROP TABLE saved;
+CREATE PROCEDURE pg_temp.anew() LANGUAGE plpgsql AS $$
+BEGIN
+    SET LOCAL client_min_messages = warning;
+    DROP SCHEMA event_store CASCADE;
+    PERFORM es_create_store();
+    PERFORM setval('event_store.floor_seq', 1000000000000000);
+    PERFORM es_register_aggregate('d', rules => '{"In": {"add": {"n": "x"}}}', snapshot_every => 1000);
+END $$;
+CALL pg_temp.anew();
+SELECT last_position FROM es_append_batch(array_fill('d-1'::text, '{20}'), array_fill('In'::text, '{20}'), array_fill('{"x": 1}'::jsonb, '{20}'));
+SELECT last_position FROM es_append_batch(array_fill('d-2'::text, '{20}'), array_fill('In'::text, '{20}'), array_fill('{"x": 1}'::jsonb, '{20}'));
+SELECT es_snapshot('d-1'), es_put_snapshot('d-2', 10, '{"mine": 10}', 'app');
+CREATE TABLE saved AS SELECT * FROM event_store.snapshots;
+SELECT stream, version, position, state, digest IS NOT NULL AS has_digest FROM saved ORDER BY 1;
+SELECT recorded_at AS then FROM es_read('d-1', 20) \gset
+CALL pg_temp.anew();
+SELECT last_position FROM es_append_batch(array_fill('d-1'::text, '{20}'), array_fill('In'::text, '{20}'), array_fill('{"x": 100}'::jsonb, '{20}'));
+SELECT position, recorded_at = :'then' AS same_time FROM es_read('d-1', 20);
+-- of the other stream, which has no digest with its snapshot, only the time tells
+SELECT setval('event_store.floor_seq', 1000000007000000) > 0;
+SELECT last_position FROM es_append_batch(array_fill('d-2'::text, '{10}'), array_fill('In'::text, '{10}'), array_fill('{"x": 100}'::jsonb, '{10}'));
+BEGIN;
+SELECT FROM pg_temp.tamper('INSERT INTO event_store.snapshots SELECT * FROM saved');
+SELECT version, state FROM es_load('d-1');
+SELECT version, position FROM es_read('d-2', 10);
+SELECT count(*) FROM es_get_snapshot('d-2', 'app');
+ROLLBACK;
+SELECT pg_temp.await($$NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'event_store snapshot taker')$$);
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;

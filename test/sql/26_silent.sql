@@ -90,6 +90,11 @@ SELECT es_create_projection('leaf', 'SELECT FROM new_events', tables => '{part11
 SELECT pg_temp.try($$SELECT es_create_projection('parent', 'SELECT FROM new_events', tables => '{parted}')$$);
 SELECT pg_temp.try($$SELECT es_create_projection('middle', 'SELECT FROM new_events', tables => '{part1}')$$);
 SELECT es_create_projection('other leaf', 'SELECT FROM new_events', tables => '{part2}');
+-- a partition of a table that belongs to another one
+SELECT es_drop_projection('leaf'), es_drop_projection('other leaf');
+SELECT es_create_projection('parent', 'SELECT FROM new_events', tables => '{parted}');
+SELECT pg_temp.try($$SELECT es_create_projection('leaf', 'SELECT FROM new_events', tables => '{part11}')$$);
+SELECT es_drop_projection('parent');
 -- two of version 0.1 that have one together: neither is rebuilt
 SELECT es_create_projection('two', 'INSERT INTO shared SELECT stream, ''two'' FROM new_events', categories => '{two}', tables => '{totals}');
 BEGIN;

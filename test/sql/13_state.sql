@@ -122,11 +122,12 @@ ROLLBACK;
 SELECT es_register_aggregate('snap', $$state || jsonb_build_object('m', coalesce((state ->> 'm')::int, 0) + 1)$$, snapshot_every => 10);
 SELECT state, version FROM es_load('snap-1');
 SELECT es_snapshot('snap-1');
--- (a worker that was asked under the earlier definition may come late, also after this)
+-- (a worker that was asked under the earlier definition may come late, also after this; and one that was asked to replace the
+-- damaged one does so with this definition, at its version)
 DO $$ BEGIN
     FOR i IN 1..600 LOOP
         PERFORM pg_stat_clear_snapshot(), es_snapshot('snap-1');
-        IF 1 = (SELECT count(*) FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream WHERE h.name = 'snap-1') THEN
+        IF 1 = (SELECT count(DISTINCT s.fingerprint) FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream WHERE h.name = 'snap-1') THEN
             RETURN;
         END IF;
         PERFORM pg_sleep(0.05);

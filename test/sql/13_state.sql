@@ -11,7 +11,7 @@ END $$;
 \t on
 \pset format unaligned
 SET client_min_messages = warning;
-DROP SCHEMA event_store CASCADE;
+DROP SCHEMA IF EXISTS event_store CASCADE;
 RESET client_min_messages;
 SELECT es_create_store();
 

@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
@@ -210,20 +211,18 @@ trigger_for(Relation rel, int16 event)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (!trigger->tgisinternal && trigger->tgenabled != TRIGGER_DISABLED && (trigger->tgtype & event) != 0)
+		/* One that a partition has from the table above is that table's. */
+		if (!trigger->tgisinternal && !trigger->tgisclone && trigger->tgenabled != TRIGGER_DISABLED &&
+			(trigger->tgtype & event) != 0)
 			return trigger->tgname;
 	}
 	return NULL;
 }
 
-/*
- * Refuses the fast way for a table whose triggers would not hear of the rows that go: those for DELETE do not fire when it
- * is truncated. What they keep elsewhere would stay, and the triggers for INSERT would add to it.
- */
-void
-es_difference_check_fast(const char *name)
+/* The same for one table: that of the projection, or a partition of it. */
+static void
+check_fast(Relation rel, const char *name)
 {
-	Relation	rel = relation_open(es_table_oid(name), AccessShareLock);
 	const char *trigger = trigger_for(rel, TRIGGER_TYPE_DELETE);
 
 	if (trigger != NULL && trigger_for(rel, TRIGGER_TYPE_TRUNCATE) == NULL)
@@ -232,7 +231,35 @@ es_difference_check_fast(const char *name)
 				 errmsg("table %s has the trigger \"%s\" for DELETE, and none for TRUNCATE", name, trigger),
 				 errdetail("A fast rebuild truncates the table, and the trigger would not fire."),
 				 errhint("Rebuild it without fast, or make a trigger for TRUNCATE that does the same for all rows.")));
-	relation_close(rel, NoLock);
+	for (int i = 0; rel->rd_rules != NULL && i < rel->rd_rules->numLocks; i++)
+		if (rel->rd_rules->rules[i]->event == CMD_DELETE)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table %s has a rule for DELETE", name),
+					 errdetail("A fast rebuild truncates the table, and the rule would do nothing."),
+					 errhint("Rebuild it without fast.")));
+}
+
+/*
+ * Refuses the fast way for a table whose triggers would not hear of the rows that go: those for DELETE do not fire when it
+ * is truncated, nor do rules. What they keep elsewhere would stay, and those for INSERT would add to it.
+ */
+void
+es_difference_check_fast(const char *name)
+{
+	Oid			relid = es_table_oid(name);
+	ListCell   *lc;
+
+	/* Tables that inherit from it without being partitions are left alone. */
+	foreach(lc, get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? find_all_inheritors(relid, AccessShareLock, NULL) :
+			list_make1_oid(relid))
+	{
+		Relation	rel = relation_open(lfirst_oid(lc), AccessShareLock);
+
+		check_fast(rel, rel->rd_id == relid ? name : quote_qualified_identifier(get_namespace_name(rel->rd_rel->relnamespace),
+																				  RelationGetRelationName(rel)));
+		relation_close(rel, NoLock);
+	}
 }
 
 static void

@@ -223,6 +223,7 @@ is_plain_type(Oid type)
 		case JSONBOID:
 		case JSONOID:
 		case NUMERICOID:
+		case OIDOID:			/* of the type, as input functions have it */
 		case TEXTOID:
 		case TIMEOID:
 		case TIMESTAMPOID:
@@ -248,7 +249,8 @@ is_plain_function(Form_pg_proc function)
 
 	if (function->provolatile == PROVOLATILE_IMMUTABLE)
 		return true;
-	if (!is_plain_type(function->prorettype) || strncmp(name, "pg_", 3) == 0 || strncmp(name, "has_", 4) == 0)
+	if (!is_plain_type(function->prorettype) || strncmp(name, "pg_", 3) == 0 || strncmp(name, "has_", 4) == 0 ||
+		strcmp(name, "format_type") == 0)
 		return false;
 	for (int i = 0; i < function->pronargs; i++)
 		if (!is_plain_type(function->proargtypes.values[i]))

@@ -1,4 +1,5 @@
 -- Subscriptions: who gets which events, acknowledging, quarantine, leases, filters, upcasters, bad input, rights.
+DO $$ BEGIN PERFORM es_create_store(); END $$;
 CREATE FUNCTION public.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE m text; d text; h text; s text;
 BEGIN

@@ -176,7 +176,7 @@ SELECT es_append(s || '-1', 0, 'A', '{"t": "es_attack_names"}') IS NOT NULL FROM
 SET ROLE es_test_low;
 CREATE VIEW es_attack.es_attack_names AS SELECT es_attack.check('') AS n;
 SET search_path = es_attack, public;
-SELECT es_attack.try($$SELECT es_load('atko-1')$$);
+SELECT es_attack.try($$SELECT es_load('atko-1')$$) IN ('ok', 'YE006: unsupported XML feature');	-- a server may be built without
 SELECT state FROM es_load('atks-1');
 SET search_path = pg_catalog, public;
 SELECT state FROM es_load('atks-1');

@@ -153,6 +153,25 @@ SELECT es_rebuild_projection('person', fast => true);
 ALTER TABLE person ENABLE TRIGGER keep;
 SELECT es_run_projection('person');
 SELECT state, last_error FROM event_store.rebuild_progress;
+-- nor a rule; nor that of a partition, where the one of all of them is heard
+SELECT es_cancel_rebuild('person');
+ALTER TABLE person DISABLE TRIGGER keep;
+CREATE RULE keep AS ON DELETE TO person DO ALSO DELETE FROM lookup WHERE email = OLD.email;
+SELECT pg_temp.try($$SELECT es_rebuild_projection('person', fast => true)$$);
+DROP RULE keep ON person;
+ALTER TABLE person ENABLE TRIGGER keep;
+CREATE TABLE people (k text PRIMARY KEY, email text) PARTITION BY LIST (k);
+CREATE TABLE people1 PARTITION OF people DEFAULT;
+CREATE TRIGGER keep AFTER DELETE ON people FOR EACH ROW EXECUTE FUNCTION keep();
+CREATE TRIGGER keep_none AFTER TRUNCATE ON people EXECUTE FUNCTION keep();
+SELECT es_create_projection('people', 'INSERT INTO people SELECT stream, data->>''email'' FROM new_events', categories => '{person}', tables => '{people}');
+SELECT es_run_projection('people');
+SELECT pg_temp.try($$SELECT es_rebuild_projection('people', fast => true)$$);
+SELECT es_cancel_rebuild('people');
+CREATE TRIGGER own AFTER DELETE ON people1 FOR EACH ROW EXECUTE FUNCTION keep();
+SELECT pg_temp.try($$SELECT es_rebuild_projection('people', fast => true)$$);
+SELECT es_drop_projection('people');
+DROP TABLE people;
 -- with one for TRUNCATE it is right
 CREATE TRIGGER keep_none AFTER TRUNCATE ON person EXECUTE FUNCTION keep();
 SELECT es_rebuild_projection('person', fast => true);

@@ -47,6 +47,34 @@ COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, int
 'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
 REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;
 
+-- ---------------------------------------------------------------- trying to append
+
+CREATE FUNCTION es_try_append(
+    stream text, expected_version bigint, event_type text, data jsonb,
+    metadata jsonb DEFAULT NULL, event_id uuid DEFAULT NULL, occurred_at timestamptz DEFAULT NULL,
+    schema_version integer DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean, OUT outcome text)
+AS 'MODULE_PATHNAME', 'es_try_append' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_try_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) IS
+'es_append for callers to whom an error costs too much: a wrong expected version is the outcome conflict, with the stream''s version, position and time; otherwise appended or replayed';
+
+CREATE FUNCTION es_try_append(
+    stream text, expected_version bigint, events jsonb,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean, OUT outcome text)
+AS 'MODULE_PATHNAME', 'es_try_append_events' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_try_append(text, bigint, jsonb) IS
+'the same for several events, given as for es_append';
+
+CREATE FUNCTION es_try_append_multi(appends jsonb)
+RETURNS TABLE (stream text, version bigint, "position" bigint, recorded_at timestamptz, replayed boolean, outcome text)
+AS 'MODULE_PATHNAME', 'es_try_append_multi' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
+COMMENT ON FUNCTION es_try_append_multi(jsonb) IS
+'the same for es_append_multi: when a version is wrong nothing is appended, the elements that do not fit have the outcome conflict, the others NULL';
+
+REVOKE ALL ON FUNCTION es_try_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_try_append(text, bigint, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_try_append_multi(jsonb) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- locking streams
 
 CREATE FUNCTION es_lock_stream(stream text) RETURNS bigint

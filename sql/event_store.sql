@@ -95,6 +95,28 @@ AS 'MODULE_PATHNAME', 'es_append_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE COST
 COMMENT ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) IS
 'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream; without expected_versions any version';
 
+CREATE FUNCTION es_try_append(
+    stream text, expected_version bigint, event_type text, data jsonb,
+    metadata jsonb DEFAULT NULL, event_id uuid DEFAULT NULL, occurred_at timestamptz DEFAULT NULL,
+    schema_version integer DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean, OUT outcome text)
+AS 'MODULE_PATHNAME', 'es_try_append' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_try_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) IS
+'es_append for callers to whom an error costs too much: a wrong expected version is the outcome conflict, with the stream''s version, position and time; otherwise appended or replayed';
+
+CREATE FUNCTION es_try_append(
+    stream text, expected_version bigint, events jsonb,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean, OUT outcome text)
+AS 'MODULE_PATHNAME', 'es_try_append_events' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_try_append(text, bigint, jsonb) IS
+'the same for several events, given as for es_append';
+
+CREATE FUNCTION es_try_append_multi(appends jsonb)
+RETURNS TABLE (stream text, version bigint, "position" bigint, recorded_at timestamptz, replayed boolean, outcome text)
+AS 'MODULE_PATHNAME', 'es_try_append_multi' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
+COMMENT ON FUNCTION es_try_append_multi(jsonb) IS
+'the same for es_append_multi: when a version is wrong nothing is appended, the elements that do not fit have the outcome conflict, the others NULL';
+
 CREATE FUNCTION es_lock_stream(stream text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'es_lock_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
 COMMENT ON FUNCTION es_lock_stream(text) IS
@@ -434,6 +456,9 @@ REVOKE ALL ON FUNCTION es_append(text, bigint, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append(text, bigint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append_multi(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_try_append(text, bigint, text, jsonb, jsonb, uuid, timestamptz, integer, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_try_append(text, bigint, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_try_append_multi(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_lock_stream(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_lock_streams(text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_find_append(text, text) FROM PUBLIC;

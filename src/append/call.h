@@ -70,6 +70,7 @@ typedef struct EsElement
 	int64		first_position; /* of the first event */
 	TimestampTz recorded_at;
 	bool		replayed;
+	bool		conflict;		/* of a refused call: the stream is not at the expected version */
 } EsElement;
 
 typedef struct EsCallStream
@@ -79,6 +80,7 @@ typedef struct EsCallStream
 	int			first_element;	/* number of the first element that names it; -1: none yet */
 	bool		writes;			/* an element of it has events */
 	bool		absent;			/* it does not exist, and we hold its name */
+	bool		made;			/* its head was inserted before the versions were compared */
 	EsHead		head;
 } EsCallStream;
 
@@ -86,6 +88,7 @@ typedef struct EsCall
 {
 	EsSource	source;
 	MemoryContext context;		/* where all parts of it are allocated */
+	bool		tries;			/* a wrong version is a result, and not an error */
 	int64		first_row;		/* of an import: number of the input row of the first event */
 	text	   *batch_key;		/* idempotency key of es_append_batch; may be NULL */
 
@@ -104,6 +107,7 @@ typedef struct EsCall
 
 	/* the result */
 	bool		replayed;		/* the call was a retry, so nothing was written */
+	bool		refused;		/* with tries: a version was wrong, so nothing was written */
 	int64		first_position;
 	int64		last_position;
 	int64		replayed_events;

@@ -174,76 +174,6 @@ compare_types(const void *a, const void *b)
 	return es_compare_names((*(EsEvent *const *) a)->type, (*(EsEvent *const *) b)->type);
 }
 
-/*
- * Gives every stream its category's id and every event its type's; makes those that are new in
- * order of name.
- */
-static void
-resolve_names(EsCall *call)
-{
-	EsCallStream **strangers = NULL;
-	EsEvent   **missing = NULL;
-	int			stranger_count = 0;
-	int			missing_count = 0;
-
-	for (int i = 0; i < call->stream_count; i++)
-	{
-		EsCallStream *stream = &call->streams[i];
-
-		stream->category = es_name_find(ES_CATEGORY, VARDATA_ANY(stream->name),
-										es_category_length(stream->name));
-		/* A category that only a check names need not be there. */
-		if (stream->category == 0 && stream->writes)
-		{
-			if (strangers == NULL)
-				strangers = MemoryContextAllocHuge(call->context,
-												   sizeof(EsCallStream *) * (Size) call->stream_count);
-			strangers[stranger_count++] = stream;
-		}
-	}
-	if (stranger_count > 0)
-		qsort(strangers, stranger_count, sizeof(EsCallStream *), compare_categories);
-	for (int i = 0; i < stranger_count; i++)
-	{
-		if (i > 0 && compare_categories(&strangers[i - 1], &strangers[i]) == 0)
-			strangers[i]->category = strangers[i - 1]->category;
-		else
-			strangers[i]->category = es_name_make(ES_CATEGORY, VARDATA_ANY(strangers[i]->name),
-												  es_category_length(strangers[i]->name));
-	}
-
-	for (int i = 0; i < call->event_count; i++)
-	{
-		EsEvent    *event = &call->events[i].event;
-		const EsEvent *before = i > 0 ? &call->events[i - 1].event : NULL;
-
-		/* Often several events of the same type follow each other. */
-		if (before != NULL && before->type_id != 0 && es_compare_names(before->type, event->type) == 0)
-			event->type_id = before->type_id;
-		else
-			event->type_id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(event->type),
-										  VARSIZE_ANY_EXHDR(event->type));
-		if (event->type_id == 0)
-		{
-			if (missing == NULL)
-				missing = MemoryContextAllocHuge(call->context, sizeof(EsEvent *) * (Size) call->event_count);
-			missing[missing_count++] = event;
-		}
-	}
-	if (missing_count == 0)
-		return;
-	qsort(missing, missing_count, sizeof(EsEvent *), compare_types);
-	for (int i = 0; i < missing_count; i++)
-	{
-		if (i > 0 && compare_types(&missing[i - 1], &missing[i]) == 0)
-			missing[i]->type_id = missing[i - 1]->type_id;
-		else
-			missing[i]->type_id = es_name_make(ES_EVENT_TYPE, VARDATA_ANY(missing[i]->type),
-											   VARSIZE_ANY_EXHDR(missing[i]->type));
-	}
-	pfree(missing);
-}
-
 /* How many bytes at their beginning the names of all streams of a call have in common. */
 static int
 common_prefix(const EsCall *call)
@@ -363,7 +293,7 @@ wrong_versions(const EsCall *call)
 }
 
 /*
- * Finds the heads of the streams behind one in the order of locks, without their locks: what is committed. For the error of
+ * Finds the heads of the streams behind one in the order of locks, without their locks: what is committed. For the result of
  * a call that is refused before it has locked them all, so that it can say which others do not fit either.
  */
 static void
@@ -381,17 +311,111 @@ look_behind(const EsCall *call, const OrderedStream *order, int last)
 }
 
 /*
+ * Whether a try is refused already by what is committed. It is asked before names are made, which would stay behind. (What is
+ * a retry needs no new name.)
+ */
+static bool
+cannot_fit(const EsCall *call, const OrderedStream *order)
+{
+	if (!call->tries)
+		return false;
+	look_behind(call, order, -1);
+	for (int e = 0; e < call->element_count; e++)
+		if (!fits(&call->streams[call->elements[e].stream], &call->elements[e]))
+			return true;
+	return false;
+}
+
+/*
+ * Gives every stream its category's id and every event its type's; makes those that are new in
+ * order of name. Returns false when a try is refused.
+ */
+static bool
+resolve_names(EsCall *call, const OrderedStream *order)
+{
+	EsCallStream **strangers = NULL;
+	EsEvent   **missing = NULL;
+	int			stranger_count = 0;
+	int			missing_count = 0;
+
+	for (int i = 0; i < call->stream_count; i++)
+	{
+		EsCallStream *stream = &call->streams[i];
+
+		stream->category = es_name_find(ES_CATEGORY, VARDATA_ANY(stream->name),
+										es_category_length(stream->name));
+		/* A category that only a check names need not be there. */
+		if (stream->category == 0 && stream->writes)
+		{
+			if (strangers == NULL)
+				strangers = MemoryContextAllocHuge(call->context,
+												   sizeof(EsCallStream *) * (Size) call->stream_count);
+			strangers[stranger_count++] = stream;
+		}
+	}
+	if (stranger_count > 0 && cannot_fit(call, order))
+		return false;
+	if (stranger_count > 0)
+		qsort(strangers, stranger_count, sizeof(EsCallStream *), compare_categories);
+	for (int i = 0; i < stranger_count; i++)
+	{
+		if (i > 0 && compare_categories(&strangers[i - 1], &strangers[i]) == 0)
+			strangers[i]->category = strangers[i - 1]->category;
+		else
+			strangers[i]->category = es_name_make(ES_CATEGORY, VARDATA_ANY(strangers[i]->name),
+												  es_category_length(strangers[i]->name));
+	}
+
+	for (int i = 0; i < call->event_count; i++)
+	{
+		EsEvent    *event = &call->events[i].event;
+		const EsEvent *before = i > 0 ? &call->events[i - 1].event : NULL;
+
+		/* Often several events of the same type follow each other. */
+		if (before != NULL && before->type_id != 0 && es_compare_names(before->type, event->type) == 0)
+			event->type_id = before->type_id;
+		else
+			event->type_id = es_name_find(ES_EVENT_TYPE, VARDATA_ANY(event->type),
+										  VARSIZE_ANY_EXHDR(event->type));
+		if (event->type_id == 0)
+		{
+			if (missing == NULL)
+				missing = MemoryContextAllocHuge(call->context, sizeof(EsEvent *) * (Size) call->event_count);
+			missing[missing_count++] = event;
+		}
+	}
+	if (missing_count == 0)
+		return true;
+	if (cannot_fit(call, order))
+		return false;
+	qsort(missing, missing_count, sizeof(EsEvent *), compare_types);
+	for (int i = 0; i < missing_count; i++)
+	{
+		if (i > 0 && compare_types(&missing[i - 1], &missing[i]) == 0)
+			missing[i]->type_id = missing[i - 1]->type_id;
+		else
+			missing[i]->type_id = es_name_make(ES_EVENT_TYPE, VARDATA_ANY(missing[i]->type),
+											   VARSIZE_ANY_EXHDR(missing[i]->type));
+	}
+	pfree(missing);
+	return true;
+}
+
+/*
  * The greatest version of a stream with which the call can still succeed. Versions only grow, so when the committed
  * version is greater, the call will be refused whatever open transactions do. PG_INT64_MAX means that there is no
  * such limit. That is so as well if any element of the call may turn out to be a retry, because then versions are not
- * compared.
+ * compared; but a try of one element looks whether it is one when it is beyond the limit, and needs no lock for that: what
+ * it repeats is committed then, or is never appended.
  */
 static int64
 greatest_version(const EsCall *call, const EsCallStream *stream)
 {
 	const EsElement *element = &call->elements[stream->first_element];
 
-	if (element->expected < 0 || call->key_count > 0 || call->batch_key != NULL || call->id_count > 0)
+	if (element->expected < 0)
+		return PG_INT64_MAX;
+	if ((call->key_count > 0 || call->batch_key != NULL || call->id_count > 0) && !(call->tries && call->element_count == 1))
 		return PG_INT64_MAX;
 	return element->expected;
 }
@@ -414,6 +438,7 @@ make_absent(EsHeads *heads, const OrderedStream *order, int first, int last)
 		es_head_identify(&stream->head, stream->category);
 		es_head_insert(heads, stream->name, &stream->head);
 		stream->absent = false;
+		stream->made = true;
 		made = true;
 	}
 	return made;
@@ -456,9 +481,9 @@ check_new_name(const EsCallStream *stream)
  * Locks all streams: the heads of those that exist, the names of those that do not. Heads are made when the events are
  * written, so that a call which is refused or only checks writes nothing. But names are locked in the lock table, which
  * has room for so many. Where a call has more, it makes the heads of those so far, which come before the others in the
- * order of locks.
+ * order of locks. Returns false when a try is refused; then not all are locked.
  */
-static void
+static bool
 lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 {
 	bool		made = false;
@@ -483,27 +508,67 @@ lock_streams(EsCall *call, EsHeads *heads, const OrderedStream *order)
 					es_absent_refuse(stream->name);
 				break;
 			case ES_HEAD_BEYOND:
+				if (made)
+					CommandCounterIncrement();
 				look_behind(call, order, i);
-				wrong_versions(call);
-				break;
+				if (!call->tries)
+					wrong_versions(call);
+				return false;
 		}
 	}
 	if (made)
 		CommandCounterIncrement();	/* only a later command can update a row that was inserted */
+	return true;
 }
 
-/* Compares the expected versions, under the locks. */
-static void
+/* Compares the expected versions, under the locks. Returns false when a try is refused. */
+static bool
 check_versions(EsCall *call)
 {
 	for (int e = 0; e < call->element_count; e++)
-		if (!fits(&call->streams[call->elements[e].stream], &call->elements[e]))
-			wrong_versions(call);
+	{
+		if (fits(&call->streams[call->elements[e].stream], &call->elements[e]))
+			continue;
+		if (call->tries)
+			return false;
+		wrong_versions(call);
+	}
 	for (int s = 0; s < call->stream_count; s++)
 		if (call->streams[s].head.version > PG_INT64_MAX - call->event_count)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("stream \"%s\" has no versions left", text_to_cstring(call->streams[s].name))));
+	return true;
+}
+
+/*
+ * A try is refused: fills in the results, which are those of the streams as they are. Names of streams that do not exist are
+ * given back, for a transaction may hold only so many and may try for long. Heads stay locked to its end.
+ */
+static void
+refuse(EsCall *call, EsHeads *heads, bool holds)
+{
+	call->refused = true;
+	for (int s = 0; s < call->stream_count; s++)
+	{
+		EsCallStream *stream = &call->streams[s];
+
+		if (stream->absent)
+			es_head_give_back(stream->name);
+		else if (stream->made)
+			es_head_delete(heads, &stream->head);
+	}
+	for (int e = 0; e < call->element_count; e++)
+	{
+		EsElement  *element = &call->elements[e];
+		EsCallStream *stream = &call->streams[element->stream];
+
+		es_result_without_events(call, element, false);
+		element->conflict = !fits(stream, element);
+		es_early_release_await(&stream->head);	/* its version is reported, so that must be durable */
+	}
+	if (holds)
+		es_hold_note();
 }
 
 /*
@@ -646,6 +711,7 @@ es_call_execute(EsCall *call)
 	uint8		batch_request[ES_DIGEST_LEN];
 	TimestampTz now;
 	TimestampTz stamp;
+	bool		locked;
 
 	es_lock_prepare(call->source != ES_FROM_LOCK);
 	check_ids(call);
@@ -655,7 +721,11 @@ es_call_execute(EsCall *call)
 	order = lock_order(call, &one);
 	if (call->event_count > 0)
 		es_epoch_prepare();
-	resolve_names(call);
+	if (!resolve_names(call, order))
+	{
+		refuse(call, NULL, false);
+		return;
+	}
 	if (call->event_count > 0)
 		es_partition_prepare(call->event_count);
 	if (call->batch_key != NULL)
@@ -666,15 +736,21 @@ es_call_execute(EsCall *call)
 	}
 
 	es_heads_open(&heads, RowExclusiveLock);
-	lock_streams(call, &heads, order);
+	locked = lock_streams(call, &heads, order);
 	ES_FAULT(after_lock);
 	if (es_replay_streams(call))
 	{
 		es_heads_close(&heads);
-		es_hold_note();
+		if (locked)
+			es_hold_note();
 		return;
 	}
-	check_versions(call);
+	if (!locked || !check_versions(call))
+	{
+		refuse(call, &heads, locked || call->stream_count > 1);
+		es_heads_close(&heads);
+		return;
+	}
 	es_check_events(call);		/* after retries were found: what was accepted once is not checked again */
 	if (call->event_count > 0)
 	{

@@ -27,25 +27,41 @@ PG_FUNCTION_INFO_V1(es_append);
 PG_FUNCTION_INFO_V1(es_append_events);
 PG_FUNCTION_INFO_V1(es_append_text);
 PG_FUNCTION_INFO_V1(es_append_multi);
+PG_FUNCTION_INFO_V1(es_try_append);
+PG_FUNCTION_INFO_V1(es_try_append_events);
+PG_FUNCTION_INFO_V1(es_try_append_multi);
 PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_find_append);
 
-/* The result row (version, position, recorded_at, replayed) for an element: all four are of its last event. */
-static Datum
-result_row(FunctionCallInfo fcinfo, const EsElement *element)
+/* What became of an element of a try: appended, replayed or conflict. NULL: it fits, and the call was refused for another. */
+static void
+set_outcome(const EsCall *call, const EsElement *element, Datum *value, bool *isnull)
 {
-	Datum		values[4];
-	bool		nulls[4] = {false};
+	const char *outcome = element->conflict ? "conflict" : element->replayed ? "replayed" : "appended";
+
+	*isnull = call->refused && !element->conflict;
+	*value = *isnull ? (Datum) 0 : CStringGetTextDatum(outcome);
+}
+
+/* The result row (version, position, recorded_at, replayed, and of a try outcome) for an element: its last event, or the stream's. */
+static Datum
+result_row(FunctionCallInfo fcinfo, const EsCall *call, const EsElement *element)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false};
 
 	values[0] = Int64GetDatum(element->version);
 	values[1] = Int64GetDatum(element->position);
 	values[2] = TimestampTzGetDatum(element->recorded_at);
 	values[3] = BoolGetDatum(element->replayed);
+	nulls[1] = nulls[2] = element->position == 0;
+	if (call->tries)
+		set_outcome(call, element, &values[4], &nulls[4]);
 	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
 }
 
-Datum
-es_append(PG_FUNCTION_ARGS)
+static Datum
+append_event(FunctionCallInfo fcinfo, bool tries)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_APPEND);
 	text	   *stream = es_text_argument(fcinfo, 0, "stream");
@@ -62,12 +78,25 @@ es_append(PG_FUNCTION_ARGS)
 				  PG_ARGISNULL(5) ? NULL : PG_GETARG_UUID_P(5),
 				  PG_ARGISNULL(6) ? NULL : &occurred_at,
 				  PG_ARGISNULL(7) ? NULL : &schema_version);
+	call->tries = tries;
 	es_call_execute(call);
-	return result_row(fcinfo, &call->elements[element]);
+	return result_row(fcinfo, call, &call->elements[element]);
+}
+
+Datum
+es_append(PG_FUNCTION_ARGS)
+{
+	return append_event(fcinfo, false);
+}
+
+Datum
+es_try_append(PG_FUNCTION_ARGS)
+{
+	return append_event(fcinfo, true);
 }
 
 static Datum
-append_events(FunctionCallInfo fcinfo, Jsonb *events)
+append_events(FunctionCallInfo fcinfo, Jsonb *events, bool tries)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_EVENTS);
 	text	   *stream = es_text_argument(fcinfo, 0, "stream");
@@ -77,8 +106,9 @@ append_events(FunctionCallInfo fcinfo, Jsonb *events)
 	int			element = es_call_element(call, stream, expected, key);
 
 	es_json_add_events(call, element, list);
+	call->tries = tries;
 	es_call_execute(call);
-	return result_row(fcinfo, &call->elements[element]);
+	return result_row(fcinfo, call, &call->elements[element]);
 }
 
 Datum
@@ -86,7 +116,15 @@ es_append_events(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(2))
 		es_null_argument("events");
-	return append_events(fcinfo, PG_GETARG_JSONB_P(2));
+	return append_events(fcinfo, PG_GETARG_JSONB_P(2), false);
+}
+
+Datum
+es_try_append_events(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(2))
+		es_null_argument("events");
+	return append_events(fcinfo, PG_GETARG_JSONB_P(2), true);
 }
 
 Datum
@@ -95,11 +133,11 @@ es_append_text(PG_FUNCTION_ARGS)
 	return append_events(fcinfo,
 						 es_json_parse(es_text_argument(fcinfo, 2, "events"),
 									   "For one event call es_append(stream, expected_version, event_type, data); "
-									   "the third of three arguments is a JSON object or array of events."));
+									   "the third of three arguments is a JSON object or array of events."), false);
 }
 
-Datum
-es_append_multi(PG_FUNCTION_ARGS)
+static Datum
+append_multi(FunctionCallInfo fcinfo, bool tries)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_MULTI);
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -107,14 +145,15 @@ es_append_multi(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		es_null_argument("appends");
 	es_json_appends(call, PG_GETARG_JSONB_P(0));
+	call->tries = tries;
 	es_call_execute(call);
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int e = 0; e < call->element_count; e++)
 	{
 		const EsElement *element = &call->elements[e];
-		Datum		values[5];
-		bool		nulls[5] = {false};
+		Datum		values[6];
+		bool		nulls[6] = {false};
 
 		values[0] = PointerGetDatum(call->streams[element->stream].name);
 		values[1] = Int64GetDatum(element->version);
@@ -123,9 +162,23 @@ es_append_multi(PG_FUNCTION_ARGS)
 		values[4] = BoolGetDatum(element->replayed);
 		/* An element without events only checks a version. Its stream may be empty, and then there is no last event. */
 		nulls[2] = nulls[3] = element->position == 0;
+		if (tries)
+			set_outcome(call, element, &values[5], &nulls[5]);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+Datum
+es_append_multi(PG_FUNCTION_ARGS)
+{
+	return append_multi(fcinfo, false);
+}
+
+Datum
+es_try_append_multi(PG_FUNCTION_ARGS)
+{
+	return append_multi(fcinfo, true);
 }
 
 /* ---------------------------------------------------------------- es_append_batch */

@@ -350,6 +350,20 @@ es_head_insert(EsHeads *heads, const text *name, EsHead *head)
 	es_absent_unlock(name);
 }
 
+/* Takes back what es_head_insert() has done, in a later command. Whoever wants to make the stream waits for our transaction. */
+void
+es_head_delete(EsHeads *heads, EsHead *head)
+{
+	es_row_delete(&heads->rows, &head->tid);
+}
+
+/* Gives back the lock on the name of a stream that es_head_lock() has found absent. */
+void
+es_head_give_back(const text *name)
+{
+	es_absent_unlock(name);
+}
+
 /*
  * Looks for a head that the latest snapshot does not show: a committed or an uncommitted one. Returns whether there is
  * one; *other is the open transaction that has inserted it, or invalid, and *tid its place.

@@ -249,6 +249,8 @@ extern void es_heads_close(EsHeads *heads);
 extern EsHeadLock es_head_lock(EsHeads *heads, const text *name, int64 limit, EsHead *head);
 extern void es_head_identify(EsHead *head, int32 category);
 extern void es_head_insert(EsHeads *heads, const text *name, EsHead *head);
+extern void es_head_delete(EsHeads *heads, EsHead *head);
+extern void es_head_give_back(const text *name);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);
 extern bool es_absent_too_many(void);
 ES_NORETURN extern void es_absent_refuse(const text *name);

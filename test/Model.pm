@@ -440,7 +440,7 @@ sub fingerprint
 	my ($self, $stream) = @_;
 	my $aggregate = $self->{aggregates}{ category($stream) } or refuse('YE008');
 
-	return join ' ', $aggregate->{fold}, map { $self->{upcasters}{$_} } sort keys %{ $self->{upcasters} };
+	return join ' ', $aggregate->{fold}, $aggregate->{role} // '', map { $self->{upcasters}{$_} } sort keys %{ $self->{upcasters} };
 }
 
 sub snapshot

@@ -272,6 +272,7 @@ if [[ -n ${ES_ASAN:-} ]]; then
     # Its part must be there before the library is loaded. A backend that ends with 1 is no crash to the postmaster.
     wrap_postgres env "LD_PRELOAD=$(gcc -print-file-name=libasan.so)" \
         ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:detect_stack_use_after_return=0
+    export PGCTLTIMEOUT=600
 elif [[ -n ${ES_VALGRIND:-} ]]; then
     under_valgrind
     limit=14400

@@ -813,7 +813,7 @@ is(show($found), '', 'what clients were told is what is there');
 my %least = (
 	killed_backend => 1, killed_worker => 1, killed_postmaster => 1, killed_immediate => 1, killed_terminate => 5, killed_cancel => 5,
 	faults => 3, killed_fault_kill => 1, acknowledged => 300, events_acknowledged => 600, refused => 50, refused_YE001 => 5, refused_58000 => 1, refused_57014 => 1,
-	(map { ("dba_$_" => 1) } keys %deeds), serializable => 10, repeatable => 10,
+	(map { ("dba_$_" => 1) } keys %deeds), serializable => 3, repeatable => 3,
 	unknown => 5, replayed => 1, read => 1000, delivered => 600, checkpoints => 50, rebuilt => 1);
 for my $what (sort keys %least)
 {

@@ -1,6 +1,7 @@
 # Every SQL function, called at random with arguments that make sense and with hostile ones, by a superuser, by a role with
-# every right and by one with none. Whatever comes, it must be a result or a clean error: the server stays up, no internal
-# error, nothing left behind, and es_check finds nothing.
+# every right and by one with none. Meanwhile, in turn, DDL is forbidden by event triggers, all tables are published, a role is
+# renamed, row-level security hides rows, a partition is detached, or an old snapshot is held. Whatever comes, it must be a
+# result or a clean error: the server stays up, no internal error, nothing left behind, and es_check finds nothing.
 #
 # Functions are those that the extension has, so a new one takes part by itself; an argument of a new type makes the test
 # fail until it is taught here. ES_FUZZ_SEED is another seed, ES_LONG=1 draws one and takes minutes,
@@ -8,9 +9,11 @@
 use strict;
 use warnings;
 
+use Dba;
 use Fuzz;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -375,7 +378,7 @@ sub session
 		  . ";\n\\echo END $n :SQLSTATE :LAST_ERROR_MESSAGE\n" if $block;
 	}
 	# While others may be at it.
-	$script .= "ROLLBACK;\n\\o\nSELECT 'FOUND ' || f::text FROM public.es_check('none') f;\n" if $who ne 'fuzz_none';
+	$script .= "ROLLBACK;\n\\o\nSELECT 'FOUND ' || f::text FROM public.es_check('none') f WHERE f.kind NOT IN ('partition', 'role');\n" if $who ne 'fuzz_none';
 	my $file = "$dir/session$number";
 	open(my $out, '>', $file) or die "$file: $!";
 	binmode $out;
@@ -423,10 +426,44 @@ sub look_at
 	return $results == $per_batch;
 }
 
+# What a DBA does meanwhile, and takes back: [what, before, after]. After it nothing is left of it but the other name of a role.
+my ($app, $app_after) = ('fuzz_app', 'fuzz_app_2');
+my $holder;
+my @deeds = (
+	[ 'nothing', sub { }, sub { } ],
+	[ 'DDL is forbidden', sub { return $Dba::event_triggers }, sub { return $Dba::no_event_triggers } ],
+	[ 'all is published', sub { return $Dba::publication }, sub { return $Dba::no_publication } ],
+	[ 'a role is renamed', sub { my $sql = "ALTER ROLE $app RENAME TO $app_after"; ($app, $app_after) = ($app_after, $app); return $sql }, sub { return 'SELECT es_create_store()' } ],
+	[ 'rows are hidden', sub { return 'ALTER TABLE seen ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY' }, sub { return 'ALTER TABLE seen DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY' } ],
+	[ 'a partition is detached', sub {
+		$node->safe_psql($database, q[SELECT count(*) FROM generate_series(1, 30) i, es_append('filler-' || i, -2, 'T', '{}'::jsonb); SELECT es_publish_mark()]) for 1 .. 5;
+		my $name = $node->safe_psql($database, "$Dba::detachable ORDER BY random() LIMIT 1");
+		return $name ? "ALTER TABLE event_store.log DETACH PARTITION event_store.$name" : undef }, sub { return $Dba::attach_all } ],
+	[ 'an old snapshot is held', sub {
+		$holder = Session->connect($node->connstr($database));
+		$holder->ask('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM es_read_all(0, NULL)');
+		return 'SELECT 1' }, sub { $holder->quit; return } ]);
+my %happened;
+
 # Several sessions at once, at times.
 sub batch
 {
-	my @sessions = map { session($_, pick(('postgres') x 5, ('fuzz_app') x 4, 'fuzz_none')) } 1 .. pick(1, 2, 3);
+	my $deed = shift @deeds;
+	push @deeds, $deed;
+	my ($what, $before, $after) = @$deed;
+	my $sql = $before->();
+
+	$node->safe_psql($database, $sql) if defined $sql;
+	$happened{$what}++ if defined $sql;
+	my $passed = run_batch();
+	$sql = $after->();
+	$node->safe_psql($database, $sql) if defined $sql;
+	return $passed;
+}
+
+sub run_batch
+{
+	my @sessions = map { session($_, pick(('postgres') x 5, ($app) x 4, 'fuzz_none')) } 1 .. pick(1, 2, 3);
 	my @running = map { IPC::Run::start([ 'psql', '-X', '-q', '-d', $node->connstr($database), '-f', $_->{file} ], '>', \$_->{stdout}, '2>', \$_->{stderr}, IPC::Run::timeout(300)) } @sessions;
 
 	$_->finish for @running;
@@ -487,13 +524,13 @@ $calls = 0;
 
 my $start = time;
 my $batches = 0;
-while (time - $start < $seconds || lacking() && time - $start < 4 * $seconds)
+while (time - $start < $seconds || (lacking() || keys %happened < @deeds - 1) && time - $start < 4 * $seconds)
 {
 	$database = pick(@databases);
 	# What earlier calls took away or broke.
-	$node->safe_psql($database, q[
+	$node->safe_psql($database, qq[
 		SET default_transaction_read_only = off;
-		SELECT es_grant('fuzz_app', r) FROM unnest('{append,read,consume,import,define,operate}'::text[]) r;
+		SELECT es_grant('$app', r) FROM unnest('{append,read,consume,import,define,operate}'::text[]) r;
 		SELECT es_create_subscription(s) FROM unnest('{p1,p2}'::text[]) s WHERE NOT EXISTS (SELECT FROM event_store.subscriptions WHERE name = s);
 		SELECT es_start_worker();
 		SELECT es_drop_projection(name) FROM event_store.projections;
@@ -512,11 +549,15 @@ note(sprintf('%d calls in %d batches, %d s', $calls, $batches, time - $start));
 note("$_: $states{$_}") for sort keys %states;
 note(sprintf('%-120s called %d, succeeded %d, failed %d', $_->{signature}, map { $_ // 0 } $called{ $_->{signature} }, $succeeded{ $_->{signature} }, $failed{ $_->{signature} })) for @functions;
 
+note("$_: $happened{$_}") for sort keys %happened;
+
+is(keys(%happened), @deeds - 1, 'all that a DBA does has happened: ' . join(', ', sort keys %happened));
 is(join("\n", @bad), '', 'nothing but clean results and clean errors');
 is(join(', ', map { $_->{signature} } lacking()), '', 'every function was called often, succeeded and failed');
 cmp_ok($calls, '>', $seconds * 10, "there were many calls: $calls");
 for my $db (@databases)
 {
+	$node->safe_psql($db, 'SELECT es_create_store()');		# the last name of the role
 	is($node->safe_psql($db, "SELECT * FROM es_check('all')"), '', "$db: es_check finds nothing");
 	is($node->safe_psql($db, q[SELECT version > 0 FROM es_append('last-1', -2, 'Ended', '{}')]), 't', "$db: the store still works");
 }

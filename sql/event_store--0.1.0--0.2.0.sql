@@ -119,6 +119,44 @@ COMMENT ON FUNCTION es_append_multi(jsonb) IS
 COMMENT ON FUNCTION es_append_batch(text[], text[], jsonb[], jsonb[], uuid[], timestamptz[], bigint[], integer[], text) IS
 'appends events given as parallel arrays to any number of streams; expected_versions[i] counts at the first event of its stream; without expected_versions any version';
 
+-- For drivers that say that their parameters are text. No overloads of the others: with these an untyped parameter would be text,
+-- too, or the call not unique.
+CREATE FUNCTION es_append_text(
+    stream text, expected_version bigint, event_type text, data text,
+    metadata text DEFAULT NULL, event_id text DEFAULT NULL, occurred_at text DEFAULT NULL,
+    schema_version integer DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_one_text' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_append_text(text, bigint, text, text, text, text, text, integer, text) IS
+'the same as es_append, for drivers that send JSON, ids and times as text';
+
+CREATE FUNCTION es_append_text(
+    stream text, expected_version bigint, events text,
+    OUT version bigint, OUT "position" bigint, OUT recorded_at timestamptz, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_text' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
+COMMENT ON FUNCTION es_append_text(text, bigint, text) IS
+'the same as es_append with several events, for drivers that send JSON as text';
+
+CREATE FUNCTION es_append_multi_text(appends text)
+RETURNS TABLE (stream text, version bigint, "position" bigint, recorded_at timestamptz, replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_multi_text' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 10;
+COMMENT ON FUNCTION es_append_multi_text(text) IS
+'the same as es_append_multi, for drivers that send JSON as text';
+
+CREATE FUNCTION es_append_batch_text(
+    streams text[], event_types text[], data text[], metadata text[] DEFAULT NULL, event_ids text[] DEFAULT NULL,
+    occurred_at text[] DEFAULT NULL, expected_versions bigint[] DEFAULT NULL,
+    schema_versions integer[] DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    OUT events bigint, OUT first_position bigint, OUT last_position bigint, OUT replayed boolean)
+AS 'MODULE_PATHNAME', 'es_append_batch_text' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_append_batch_text(text[], text[], text[], text[], text[], text[], bigint[], integer[], text) IS
+'the same as es_append_batch, for drivers that send JSON, ids and times as text';
+
+REVOKE ALL ON FUNCTION es_append_text(text, bigint, text, text, text, text, text, integer, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append_text(text, bigint, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append_multi_text(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_append_batch_text(text[], text[], text[], text[], text[], text[], bigint[], integer[], text) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- rights
 
 COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, consume, import, define, operate, erase, read_personal, monitor';

@@ -26,6 +26,7 @@
 #include "store/store.h"
 #include "log/log.h"
 #include "append/append.h"
+#include "append/author.h"
 #include "append/call.h"
 #include "append/execute.h"
 #include "append/json.h"
@@ -78,24 +79,34 @@ setting_metadata(void)
 	return parsed;
 }
 
-/* Adds the metadata of the setting to all events. What an event itself has wins. */
+static Jsonb *
+merged(Jsonb *under, Jsonb *over)
+{
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(under), JsonbPGetDatum(over)));
+}
+
+/*
+ * Adds the metadata of the setting event_store.metadata to all events, where what an event itself has wins, and what the
+ * server says of the author.
+ */
 static void
-merge_setting(EsCall *call)
+merge_settings(EsCall *call)
 {
 	Jsonb	   *setting = setting_metadata();
+	Jsonb	   *author = es_author();
 
+	if (author != NULL && setting != NULL)
+		setting = merged(setting, author);	/* once for all events that have no metadata of their own */
+	else if (author != NULL)
+		setting = author;
 	if (setting == NULL)
 		return;
 	for (int i = 0; i < call->event_count; i++)
 	{
 		EsEvent    *event = &call->events[i].event;
 
-		if (event->metadata == NULL)
-			event->metadata = setting;
-		else
-			event->metadata = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
-																 JsonbPGetDatum(setting),
-																 JsonbPGetDatum(event->metadata)));
+		/* An event's own keys can be none of the author's. */
+		event->metadata = event->metadata == NULL ? setting : merged(setting, event->metadata);
 	}
 }
 
@@ -715,7 +726,7 @@ es_call_execute(EsCall *call)
 
 	es_lock_prepare(call->source != ES_FROM_LOCK);
 	check_ids(call);
-	merge_setting(call);
+	merge_settings(call);
 	es_hash_requests(call, batch_request);
 
 	order = lock_order(call, &one);

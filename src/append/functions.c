@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -22,15 +23,19 @@
 #include "append/execute.h"
 #include "append/json.h"
 #include "append/key.h"
+#include "append/occurred_at.h"
 
 PG_FUNCTION_INFO_V1(es_append);
 PG_FUNCTION_INFO_V1(es_append_events);
 PG_FUNCTION_INFO_V1(es_append_text);
+PG_FUNCTION_INFO_V1(es_append_one_text);
 PG_FUNCTION_INFO_V1(es_append_multi);
 PG_FUNCTION_INFO_V1(es_try_append);
 PG_FUNCTION_INFO_V1(es_try_append_events);
 PG_FUNCTION_INFO_V1(es_try_append_multi);
+PG_FUNCTION_INFO_V1(es_append_multi_text);
 PG_FUNCTION_INFO_V1(es_append_batch);
+PG_FUNCTION_INFO_V1(es_append_batch_text);
 PG_FUNCTION_INFO_V1(es_find_append);
 
 /* What became of an element of a try: appended, replayed or conflict. NULL: it fits, and the call was refused for another. */
@@ -136,15 +141,72 @@ es_append_text(PG_FUNCTION_ARGS)
 									   "the third of three arguments is a JSON object or array of events."), false);
 }
 
+/* An argument that is given as text: JSON, an event id, a time. For the context of an error, as types have no names of it. */
+static void
+text_context(void *arg)
+{
+	errcontext("argument %s", (const char *) arg);
+}
+
+/* Parses a text that is an argument, or an element of one, by a function. */
 static Datum
-append_multi(FunctionCallInfo fcinfo, bool tries)
+parse_text(const char *name, Datum (*parse) (const char *), Datum value)
+{
+	ErrorContextCallback context;
+	Datum		parsed;
+
+	context.callback = text_context;
+	context.arg = unconstify(char *, name);
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	parsed = parse(TextDatumGetCString(value));
+	error_context_stack = context.previous;
+	return parsed;
+}
+
+static Datum
+parse_json(const char *string)
+{
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(string));
+}
+
+static Datum
+parse_id(const char *string)
+{
+	return DirectFunctionCall1(uuid_in, CStringGetDatum(string));
+}
+
+static Datum
+parse_time(const char *string)
+{
+	return TimestampTzGetDatum(es_occurred_at(string));
+}
+
+/* es_append of one event, whose data, metadata, id and time are given as text. */
+Datum
+es_append_one_text(PG_FUNCTION_ARGS)
+{
+	static const struct
+	{
+		int			argument;
+		const char *name;
+		Datum		(*parse) (const char *);
+	}			texts[] = {{3, "data", parse_json}, {4, "metadata", parse_json}, {5, "event_id", parse_id}, {6, "occurred_at", parse_time}};
+
+	for (int i = 0; i < lengthof(texts); i++)
+		if (!PG_ARGISNULL(texts[i].argument))
+			fcinfo->args[texts[i].argument].value = parse_text(texts[i].name, texts[i].parse,
+															   PG_GETARG_DATUM(texts[i].argument));
+	return es_append(fcinfo);
+}
+
+static Datum
+append_multi(FunctionCallInfo fcinfo, Jsonb *appends, bool tries)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_MULTI);
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	if (PG_ARGISNULL(0))
-		es_null_argument("appends");
-	es_json_appends(call, PG_GETARG_JSONB_P(0));
+	es_json_appends(call, appends);
 	call->tries = tries;
 	es_call_execute(call);
 
@@ -169,16 +231,32 @@ append_multi(FunctionCallInfo fcinfo, bool tries)
 	return (Datum) 0;
 }
 
+static Jsonb *
+appends_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		es_null_argument("appends");
+	return PG_GETARG_JSONB_P(0);
+}
+
 Datum
 es_append_multi(PG_FUNCTION_ARGS)
 {
-	return append_multi(fcinfo, false);
+	return append_multi(fcinfo, appends_argument(fcinfo), false);
 }
 
 Datum
 es_try_append_multi(PG_FUNCTION_ARGS)
 {
-	return append_multi(fcinfo, true);
+	return append_multi(fcinfo, appends_argument(fcinfo), true);
+}
+
+Datum
+es_append_multi_text(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		es_null_argument("appends");
+	return append_multi(fcinfo, DatumGetJsonbP(parse_text("appends", parse_json, PG_GETARG_DATUM(0))), false);
 }
 
 /* ---------------------------------------------------------------- es_append_batch */
@@ -255,8 +333,16 @@ batch_context(void *arg)
 	errcontext("index %d of the arrays of es_append_batch", *(int *) arg + 1);
 }
 
-Datum
-es_append_batch(PG_FUNCTION_ARGS)
+/* Parses an element of an array of texts, which stays NULL if it is. */
+static void
+parse_element(BatchArray *array, int i, Datum (*parse) (const char *))
+{
+	if (array->given && !array->nulls[i])
+		array->values[i] = parse_text(array->name, parse, array->values[i]);
+}
+
+static Datum
+append_batch(FunctionCallInfo fcinfo, bool as_text)
 {
 	EsCall	   *call = es_call_begin(ES_FROM_BATCH);
 	BatchArray	arrays[8];
@@ -301,9 +387,20 @@ es_append_batch(PG_FUNCTION_ARGS)
 	for (i = 0; i < streams->count; i++)
 	{
 		text	   *stream = DatumGetTextPP(streams->values[i]);
-		TimestampTz occurred_at = has_value(times, i) ? DatumGetTimestampTz(times->values[i]) : 0;
-		int32		schema_version = has_value(versions, i) ? DatumGetInt32(versions->values[i]) : 0;
-		int			element = es_call_stream_element(call, stream);
+		TimestampTz occurred_at;
+		int32		schema_version;
+		int			element;
+
+		if (as_text)
+		{
+			parse_element(&arrays[2], i, parse_json);
+			parse_element(&arrays[3], i, parse_json);
+			parse_element(&arrays[4], i, parse_id);
+			parse_element(&arrays[5], i, parse_time);
+		}
+		occurred_at = has_value(times, i) ? DatumGetTimestampTz(times->values[i]) : 0;
+		schema_version = has_value(versions, i) ? DatumGetInt32(versions->values[i]) : 0;
+		element = es_call_stream_element(call, stream);
 
 		if ((i & 1023) == 1023)
 			CHECK_FOR_INTERRUPTS();
@@ -327,6 +424,18 @@ es_append_batch(PG_FUNCTION_ARGS)
 	values[2] = Int64GetDatum(call->last_position);
 	values[3] = BoolGetDatum(call->replayed);
 	return HeapTupleGetDatum(heap_form_tuple(es_result_type(fcinfo), values, nulls));
+}
+
+Datum
+es_append_batch(PG_FUNCTION_ARGS)
+{
+	return append_batch(fcinfo, false);
+}
+
+Datum
+es_append_batch_text(PG_FUNCTION_ARGS)
+{
+	return append_batch(fcinfo, true);
 }
 
 /* ---------------------------------------------------------------- es_find_append */

@@ -233,6 +233,12 @@ extern int	es_partition_size;			/* positions */
 extern int	es_poll_interval;		/* milliseconds */
 extern int	es_seal_interval;		/* seconds; 0: never */
 extern int	es_seal_size;			/* events */
+extern int	es_stamp_fields;		/* ES_STAMP_... */
+
+/* What the setting event_store.stamp can name. */
+#define ES_STAMP_SESSION_USER		0x01
+#define ES_STAMP_APPLICATION_NAME	0x02
+#define ES_STAMP_CLIENT_ADDR		0x04
 
 extern void es_settings_init(void);
 

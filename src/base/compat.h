@@ -51,6 +51,17 @@ es_is_json(const char *string, int len)
 #endif
 }
 
+/* 16 gave guc.c an allocator of its own, for what check hooks leave. */
+static inline void *
+es_guc_malloc(size_t size)
+{
+#if PG_VERSION_NUM >= 160000
+	return guc_malloc(LOG, size);
+#else
+	return malloc(size);
+#endif
+}
+
 /* Of utils/pg_locale.h, which needs the headers of ICU; they are not installed with the server's. */
 extern PGDLLIMPORT char *locale_monetary;
 extern PGDLLIMPORT char *locale_numeric;

@@ -7,8 +7,10 @@
 #include <limits.h>
 
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 #include "base/base.h"
+#include "base/compat.h"
 
 #define ES_DEFAULT_AS_OF_WAIT		1000
 #define ES_DEFAULT_MARK_WAIT		100
@@ -43,6 +45,60 @@ int			es_partition_size = ES_DEFAULT_PARTITION_SIZE;
 int			es_poll_interval = ES_DEFAULT_POLL_INTERVAL;
 int			es_seal_interval = ES_DEFAULT_SEAL_INTERVAL;
 int			es_seal_size = ES_DEFAULT_SEAL_SIZE;
+
+static char *es_stamp = NULL;
+int			es_stamp_fields = 0;
+
+/* Takes a list of names, as text, and finds what they mean. */
+static bool
+check_stamp(char **value, void **extra, GucSource source)
+{
+	static const struct
+	{
+		const char *name;
+		int			field;
+	}			known[] = {
+		{"session_user", ES_STAMP_SESSION_USER},
+		{"application_name", ES_STAMP_APPLICATION_NAME},
+		{"client_addr", ES_STAMP_CLIENT_ADDR},
+	};
+	char	   *names = pstrdup(*value);
+	List	   *list;
+	ListCell   *lc;
+	int			fields = 0;
+
+	if (!SplitIdentifierString(names, ',', &list))
+	{
+		GUC_check_errdetail("It is no list of names.");
+		return false;
+	}
+	foreach(lc, list)
+	{
+		int			i = 0;
+
+		while (i < lengthof(known) && strcmp(lfirst(lc), known[i].name) != 0)
+			i++;
+		if (i == lengthof(known))
+		{
+			GUC_check_errdetail("\"%s\" is none of session_user, application_name and client_addr.", (char *) lfirst(lc));
+			return false;
+		}
+		fields |= known[i].field;
+	}
+	list_free(list);
+	pfree(names);
+	*extra = es_guc_malloc(sizeof(int));
+	if (*extra == NULL)
+		return false;
+	*(int *) *extra = fields;
+	return true;
+}
+
+static void
+assign_stamp(const char *value, void *extra)
+{
+	es_stamp_fields = *(int *) extra;
+}
 
 /* Defines the settings and reserves the prefix; called once, when the library is loaded. */
 void
@@ -164,6 +220,13 @@ es_settings_init(void)
 							&es_seal_size,
 							ES_DEFAULT_SEAL_SIZE, 1, 1000000,
 							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("event_store.stamp",
+							   "Sets what the server writes into the metadata of every event as \"$by\".",
+							   "A list of session_user, application_name and client_addr.",
+							   &es_stamp,
+							   "",
+							   PGC_SUSET, 0, check_stamp, assign_stamp, NULL);
 
 	MarkGUCPrefixReserved("event_store");
 }

@@ -48,6 +48,7 @@ static const Right rights[] = {
 	{"append",
 		"'es_append', 'es_append_multi', 'es_append_batch', 'es_expect_any', 'es_expect_none', 'es_expect_exists', "
 		"'es_try_append', 'es_try_append_multi', "
+		"'es_append_text', 'es_append_multi_text', 'es_append_batch_text', "
 		"'es_find_append', 'es_stream_version', 'es_lock_stream', 'es_lock_streams', 'es_load_for_update', "
 		"'es_put_snapshot', 'es_get_snapshot'",
 	NULL},

@@ -241,6 +241,7 @@ my %nasty = (
 # One of the two ways to fold, and arrays of one length.
 my %sensible_calls = (
 	es_register_aggregate => sub { my %a = (@_, fold => q['state || data'], rules => q['{"Deposited": {"add": {"balance": "amount"}}}']); $a{ pick('fold', 'rules') } = 'NULL'; return %a; },
+	es_append_batch_text => sub { my %a = @_; $a{event_types} = array('text', \&type); $a{data} = array('text', \&data); return %a; },
 	es_append_batch => sub { my %a = @_; $a{event_types} = array('text', \&type); $a{data} = array('jsonb', \&data); return %a; },
 );
 

@@ -14,7 +14,7 @@ $node->safe_psql($db, q[
 	CREATE EXTENSION event_store;
 	SELECT es_create_store();
 	SELECT es_register_aggregate('a', fold => 'state || data');
-	SELECT count(*) FROM generate_series(1, 50) i, es_append('a-' || i % 3, NULL, 'T', '{"a": 1}');
+	SELECT count(*) FROM generate_series(1, 50) i, es_append('a-' || i % 3, -2, 'T', '{"a": 1}');
 	SELECT es_snapshot('a-1')]);
 
 my ($rc) = $node->psql($db, q[LOAD 'auto_explain']);

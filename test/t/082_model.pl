@@ -820,7 +820,7 @@ sub make_foreign_snapshot
 	my ($fingerprint) = caught(sub { return $model->fingerprint($stream) });
 
 	ask($session, 'BEGIN');
-	ask($session, "SELECT count(*) FROM es_append_batch(array_fill($name\::text, '{$events}'), array_fill('Other'::text, '{$events}'), NULL), es_snapshot($name)");
+	ask($session, "SELECT count(*) FROM es_append_batch(array_fill($name\::text, '{$events}'), array_fill('Other'::text, '{$events}'), array_fill('{}'::jsonb, '{$events}')), es_snapshot($name)");
 	my $row = ask($session, "SELECT s::text FROM event_store.snapshots s JOIN event_store.heads h ON h.id = s.stream AND h.version = s.version WHERE h.name = $name");
 	ask($session, 'ROLLBACK');
 	# A stream that cannot be folded has none.

@@ -3,7 +3,8 @@
 -- Distances between positions leave out what epochs have jumped over; the expression stands in three views, because
 -- a function of the extension would tie them to it: DROP EXTENSION would take them.
 --
--- process_lock: the fourth field of the advisory locks that background processes hold (base/lock.h).
+-- process_lock: the fourth field of the advisory locks that background processes hold (base/lock.h). last_position: the end of
+-- this node's positions.
 
 CREATE OR REPLACE VIEW event_store.events AS
 SELECT l.position, h.name AS stream, c.name AS category, l.version, t.name AS event_type, l.schema_version,
@@ -164,7 +165,10 @@ SELECT m.mark, m.stable_until,
     CASE WHEN w.coordinator_pid IS NOT NULL THEN (
         SELECT jsonb_agg(jsonb_build_object('duty', d.name, 'since', d.since, 'error_code', d.error_code, 'error', d.error)
             ORDER BY d.since)
-        FROM event_store.duties d) END AS failing_duties
+        FROM event_store.duties d) END AS failing_duties,
+    :last_position - CASE WHEN q.is_called THEN q.last_value ELSE q.last_value - 1 END AS positions_left,
+    (SELECT count(*) FROM event_store.categories) AS categories,
+    (SELECT count(*) FROM event_store.event_types) AS event_types
 FROM event_store.mark m
 CROSS JOIN event_store.position_seq q
 LEFT JOIN LATERAL (
@@ -186,7 +190,7 @@ CROSS JOIN (
     WHERE l.locktype = 'advisory' AND l.objsubid = :process_lock AND l.granted
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) w;
 COMMENT ON VIEW event_store.status IS
-'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes and what they cannot do';
+'one row: the published mark, the newest position, who holds the mark back, what became of snapshots, the background processes and what they cannot do, what is used of what there is a limit of';
 
 -- ---------------------------------------------------------------- subscriptions
 

@@ -62,6 +62,9 @@
 #define ES_EPOCH_CLOCK		INT64CONST(820540800)
 #define ES_EPOCH_RATE		50000
 
+/* How far es_begin_epoch() may be told to jump: 2^40, a 256th of a node's positions, 127 days at 100,000 events a second. */
+#define ES_EPOCH_MAX_JUMP	(INT64CONST(1) << 40)
+
 /* A row of event_store.epochs. */
 typedef struct EsEpoch
 {
@@ -208,8 +211,32 @@ highest_event(void)
 	int64		highest;
 
 	es_sql_run("SELECT max(position) FROM event_store.log");
-	highest = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	highest = DatumGetInt64(es_sql_first(1, INT8OID, &isnull));
 	return isnull ? 0 : highest;
+}
+
+/* Where positions of this node would be by now, at ES_EPOCH_RATE. */
+static int64
+clock_position(void)
+{
+	return ES_NODE_START(es_store()->node) + (GetCurrentTimestamp() / USECS_PER_SEC - ES_EPOCH_CLOCK) * ES_EPOCH_RATE;
+}
+
+/*
+ * Refuses to jump further ahead than another server can have come: positions that are jumped over are lost, and behind the
+ * node's last one no append is possible any more.
+ */
+static void
+check_above(int64 above, int64 last)
+{
+	int64		limit = Max(last, clock_position()) + ES_EPOCH_MAX_JUMP;
+
+	if (above > limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument above must be at most %lld ahead", (long long) ES_EPOCH_MAX_JUMP),
+				 errdetail("It is %lld; the newest position is %lld.", (long long) above, (long long) last),
+				 errhint("It is the highest position of the server that this one is a copy of. Where that is further ahead, go there in steps.")));
 }
 
 /*
@@ -237,8 +264,9 @@ begin_epoch(bool by_clock, int64 above)
 	last = Min(last, end);
 	start = last + ES_EPOCH_STRIDE;
 	if (by_clock)
-		start = Max(start, ES_NODE_START(es_store()->node) +
-					(GetCurrentTimestamp() / USECS_PER_SEC - ES_EPOCH_CLOCK) * ES_EPOCH_RATE);
+		start = Max(start, clock_position());
+	else
+		check_above(above, last);
 	/* Near the end of the node's positions, jump only over half of what is left. */
 	start = Min(start, last + (end - last) / 2);
 	start = Max(start, above);
@@ -381,6 +409,8 @@ es_begin_epoch(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument above must be between 0 and %lld", (long long) end - 1),
 				 errdetail("It is %lld.", (long long) above)));
+	/* Positions do not come back: the rights to operate are not enough. */
+	es_check_store_owner();
 	LockRelationOid(es_store()->epochs, ShareUpdateExclusiveLock);
 	begin_epoch(PG_ARGISNULL(0), above);
 	es_journal_note("es_begin_epoch", "store", NULL, "above", PG_ARGISNULL(0) ? NULL : psprintf("%lld", (long long) above));

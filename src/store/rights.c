@@ -75,7 +75,7 @@ static const Right rights[] = {
 		"'es_pause_projection', 'es_resume_projection', 'es_rebuild_projection', 'es_cancel_rebuild', "
 		"'es_run_projection', 'es_wait_for_projection', 'es_retry_quarantined', "
 		"'es_retry_quarantined_subscription', 'es_start_worker', 'es_stop_worker', 'es_workers', 'es_check', "
-		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_begin_epoch'",
+		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch'",
 	"SELECT ON " VIEWS_TO_WATCH ", event_store.journal"},
 	/* What an erasure and personal fields will need: nothing yet. */
 	{"erase", NULL, NULL},
@@ -375,7 +375,7 @@ es_grants_restore(void)
 								" AND g.\"right\" IS NOT NULL ORDER BY 1, 2", (long long) es_system_identifier()));
 	grants = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
-		apply(find_right(SPI_getvalue(grants->vals[i], grants->tupdesc, 2)),
-			  SPI_getvalue(grants->vals[i], grants->tupdesc, 1), true, es_store()->owner);
+		apply(find_right(es_sql_text(grants->vals[i], grants->tupdesc, 2)),
+			  es_sql_text(grants->vals[i], grants->tupdesc, 1), true, es_store()->owner);
 	es_sql_end(&sql);
 }

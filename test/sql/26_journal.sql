@@ -36,10 +36,10 @@ SELECT es_create_subscription('mail'), es_create_subscription('mail');
 SELECT es_retry_quarantined_subscription('mail');
 SELECT es_drop_subscription('mail');
 SELECT es_drop_snapshots('order');
-SELECT es_begin_epoch() > 0;
 SELECT es_drop_projection('seen');
 SELECT es_unregister_upcaster('Old', 1), es_unregister_event_type('Placed', 1), es_unregister_aggregate('order');
 RESET ROLE;
+SELECT es_begin_epoch() > 0;
 SELECT es_revoke('es_test_deploy', 'define'), es_revoke('es_test_deploy', 'define');
 SELECT by_role = session_user, acting_as = 'es_test_deploy', action, object,
     before - '{search_path,role,keep_snapshots,keep_snapshots_for,initial_state,schema,started_at,created_at,id}'::text[] AS before,

@@ -63,7 +63,7 @@ make_estate(EsHeads *heads)
 	heads->estate = CreateExecutorState();
 	heads->rri = makeNode(ResultRelInfo);
 	InitResultRelInfo(heads->rri, heads->rows.rel, 0, NULL, 0);
-	ExecOpenIndices(heads->rri, true);
+	es_owner_code_open_indexes(heads->rri, true);
 }
 
 /* Reads a head from a slot. The slot may be cleared afterwards. */

@@ -44,6 +44,7 @@
 #include "log/log.h"
 #include "log/mark.h"
 #include "log/newest.h"
+#include "log/owner_code.h"
 #include "log/position.h"
 
 /* A round that is not settled yet. */
@@ -441,7 +442,7 @@ update_row(EsLookup *rows, ItemPointer tid, const EsMarkRow *row)
 		ResultRelInfo *rri = makeNode(ResultRelInfo);
 
 		InitResultRelInfo(rri, rows->rel, 0, NULL, 0);
-		ExecOpenIndices(rri, false);
+		es_owner_code_open_indexes(rri, false);
 		es_newest_insert_entries(rri, slot, estate, update_indexes, same, lengthof(same));
 		ExecCloseIndices(rri);
 		FreeExecutorState(estate);

@@ -267,8 +267,7 @@ is_unchanged(Relation index, const AttrNumber *same, int same_count)
 	Form_pg_index form = index->rd_index;
 
 	/* One that REINDEX CONCURRENTLY is making is not valid yet. */
-	if (!form->indisunique || !form->indimmediate || !form->indisvalid || RelationGetIndexExpressions(index) != NIL ||
-		RelationGetIndexPredicate(index) != NIL)
+	if (!form->indisunique || !form->indimmediate || !form->indisvalid || es_index_has_code(index))
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
 	{

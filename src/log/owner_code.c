@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/rel.h"
 
@@ -26,6 +27,21 @@ has_code(const ResultRelInfo *rri)
 		if (rri->ri_IndexRelationInfo[i]->ii_Expressions != NIL || rri->ri_IndexRelationInfo[i]->ii_Predicate != NIL)
 			return true;
 	return constraints != NULL && constraints->num_check > 0;
+}
+
+/*
+ * Opens the indexes of a table, to write to them. What is constant in their expressions and predicates is computed then, and
+ * so with the rights of the table's owner.
+ */
+void
+es_owner_code_open_indexes(ResultRelInfo *rri, bool speculative)
+{
+	Oid			user;
+	int			context;
+
+	es_switch_role(rri->ri_RelationDesc->rd_rel->relowner, 0, &user, &context);
+	ExecOpenIndices(rri, speculative);
+	SetUserIdAndSecContext(user, context);
 }
 
 /* Takes on the role of the table's owner where there is such code. An error ends that, too. */

@@ -14,6 +14,7 @@ typedef struct EsOwnerCode
 	int			saved_context;
 } EsOwnerCode;
 
+extern void es_owner_code_open_indexes(ResultRelInfo *rri, bool speculative);
 extern void es_owner_code_begin(EsOwnerCode *code, const ResultRelInfo *rri);
 extern void es_owner_code_end(const EsOwnerCode *code);
 

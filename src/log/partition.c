@@ -308,7 +308,7 @@ find_partition_index(Relation partition, bool unique, int natts, const AttrNumbe
 		if (index->rd_index->indisvalid && (index->rd_index->indisunique || !unique) &&
 			index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indnkeyatts == natts &&
 			memcmp(index->rd_index->indkey.values, columns, natts * sizeof(AttrNumber)) == 0 &&
-			RelationGetIndexPredicate(index) == NIL)
+			!es_index_has_code(index))
 			found = RelationGetRelid(index);
 		/* The lock on the one that is found stays until the caller has opened it, and longer. */
 		index_close(index, OidIsValid(found) ? NoLock : AccessShareLock);

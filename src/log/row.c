@@ -57,7 +57,7 @@ open_partition(EsLogWriter *writer, int64 position)
 	 * Range table index 0 means that there is no range table. Error messages of constraints then do not look into it.
 	 */
 	InitResultRelInfo(writer->rri, writer->rel, 0, NULL, 0);
-	ExecOpenIndices(writer->rri, false);
+	es_owner_code_open_indexes(writer->rri, false);
 	if (writer->many)
 		writer->bulk = GetBulkInsertState();
 }

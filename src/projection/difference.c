@@ -57,11 +57,19 @@ es_table_name(const char *qualified)
 	return quote_identifier(strVal(llast(names)));
 }
 
-/* The table of that name. */
+/* The table of that name, which the projection has kept. Whoever operates a projection needs no rights on the table's schema. */
 Oid
 es_table_oid(const char *qualified)
 {
-	return RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(qualified)), NoLock, false);
+	List	   *names = es_qualified_name(qualified);
+	Oid			schema = get_namespace_oid(strVal(linitial(names)), true);
+	Oid			table = OidIsValid(schema) ? get_relname_relid(strVal(llast(names)), schema) : InvalidOid;
+
+	if (!OidIsValid(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s\" does not exist", qualified)));
+	return table;
 }
 
 /*

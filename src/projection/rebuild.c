@@ -17,7 +17,6 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -95,22 +94,21 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		HeapTuple	tuple = SPI_tuptable->vals[0];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		MemoryContext old = MemoryContextSwitchTo(caller);
-		bool		isnull;
 		bool		all_categories;
 		bool		all_types;
 		Datum		categories;
 		Datum		types_wanted;
 
 		rebuild->name = pstrdup(name);
-		rebuild->handler = SPI_getvalue(tuple, desc, 1);
-		categories = SPI_getbinval(tuple, desc, 2, &all_categories);
-		types_wanted = SPI_getbinval(tuple, desc, 3, &all_types);
+		rebuild->handler = es_sql_text(tuple, desc, 1);
+		categories = es_sql_value(tuple, desc, 2, TEXTARRAYOID, &all_categories);
+		types_wanted = es_sql_value(tuple, desc, 3, TEXTARRAYOID, &all_types);
 		es_filter_read(&rebuild->filter, categories, all_categories, types_wanted, all_types);
-		rebuild->fast = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
-		rebuild->search_path = SPI_getvalue(tuple, desc, 5);
-		rebuild->schema = SPI_getvalue(tuple, desc, 6);
-		rebuild->running = strcmp(SPI_getvalue(tuple, desc, 7), "running") == 0;
-		rebuild->started_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 8, &isnull));
+		rebuild->fast = DatumGetBool(es_sql_value(tuple, desc, 4, BOOLOID, NULL));
+		rebuild->search_path = es_sql_text(tuple, desc, 5);
+		rebuild->schema = es_sql_text(tuple, desc, 6);
+		rebuild->running = strcmp(es_sql_text(tuple, desc, 7), "running") == 0;
+		rebuild->started_at = DatumGetTimestampTz(es_sql_value(tuple, desc, 8, TIMESTAMPTZOID, NULL));
 		rebuild->role = es_role_read(tuple, desc, 9);
 		MemoryContextSwitchTo(old);
 	}
@@ -141,7 +139,7 @@ es_rebuilds(MemoryContext context)
 		count = es_sql_run("SELECT projection FROM event_store.rebuilds WHERE state = 'running' ORDER BY 1");
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		for (uint64 i = 0; i < count; i++)
-			found = lappend(found, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+			found = lappend(found, es_sql_text(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
 		MemoryContextSwitchTo(old);
 		es_sql_end(&sql);
 		list_free_deep(names);
@@ -287,8 +285,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 		rebuild.search_path = es_registered_path();
 		es_handler_check(rebuild.handler, rebuild.role, rebuild.search_path, false);
 	}
-	rebuild.schema = psprintf("event_store_rebuild_%08x",
-							  (unsigned int) hash_bytes((const unsigned char *) rebuild.name, strlen(rebuild.name)));
+	rebuild.schema = es_shadow_schema();
 	foreach(lc, projection->tables)
 	{
 		Oid			relid = es_table_oid(lfirst(lc));

@@ -69,6 +69,22 @@ make_marker(const char *schema)
 }
 
 /*
+ * A name for the schema of a rebuild, which nobody can foresee: whoever may create schemas could have made one of that name
+ * before.
+ */
+char *
+es_shadow_schema(void)
+{
+	uint64		random;
+
+	if (!pg_strong_random(&random, sizeof(random)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return psprintf("event_store_rebuild_%016llx", (unsigned long long) random);
+}
+
+/*
  * Makes the schema, which is the store's owner's, and the tables, as the projection's role, which owns them. They have no
  * foreign keys: these are checked when the live tables are made equal to them.
  */

@@ -11,11 +11,13 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -156,13 +158,18 @@ es_check_whole(void)
 		{
 			const char *kind;
 			const RangeVar *relation = relation_made(((EsScriptStatement *) lfirst(lc))->tree, &kind);
+			Oid			relid;
 
-			if (relation != NULL && !OidIsValid(get_relname_relid(relation->relname, nsp)))
+			if (relation == NULL)
+				continue;
+			relid = get_relname_relid(relation->relname, nsp);
+			if (!OidIsValid(relid))
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("the event store is incomplete: %s \"%s.%s\" does not exist",
 								kind, ES_SCHEMA, relation->relname),
 						 errhint("Restore it from a backup; or, if there are no events to keep, drop the schema and run SELECT es_create_store().")));
+			es_store_check_relation_owner(relid, relation->relname);
 		}
 	}
 }
@@ -199,6 +206,29 @@ owner_argument(FunctionCallInfo fcinfo, int n)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be able to SET ROLE \"%s\"", name)));
 	return owner;
+}
+
+/*
+ * Refuses to take somebody else's store for the caller's because it has the right name: whoever may create schemas in the
+ * database could have made one before. It is known by its import table, which only a role can make that was given the
+ * extension's server; or the caller says whose it is.
+ */
+static void
+check_adopted(Oid owner)
+{
+	Oid			import = get_relname_relid("import", get_namespace_oid(ES_SCHEMA, false));
+
+	if (GetUserId() == owner)
+		return;
+	if (OidIsValid(import) && get_rel_relkind(import) == RELKIND_FOREIGN_TABLE &&
+		strcmp(GetForeignServer(GetForeignTable(import)->serverid)->servername, "event_store_import") == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("schema \"%s\" belongs to another role", ES_SCHEMA),
+			 errdetail("Its owner is \"%s\", and the extension has not made it.", GetUserNameFromId(owner, false)),
+			 errhint("If that role is to own the event store: SELECT es_create_store(owner => %s). Else drop or rename the schema.",
+					 quote_literal_cstr(GetUserNameFromId(owner, false)))));
 }
 
 /* As the caller: the schema, and what else the owner of the store needs to make what is in it. */
@@ -324,6 +354,8 @@ es_create_store(PG_FUNCTION_ARGS)
 					 errmsg("the event store of this database belongs to another role"),
 					 errdetail("Its owner is \"%s\".", GetUserNameFromId(owner, false))));
 		es_check_store_owner();
+		if (!OidIsValid(wanted))
+			check_adopted(owner);
 		make_schema(owner, true);
 	}
 

@@ -63,6 +63,18 @@ ALTER TABLE event_store.grants
     ALTER COLUMN role TYPE text COLLATE "C", ALTER COLUMN "right" TYPE text COLLATE "C",
     ADD CONSTRAINT grants_pkey PRIMARY KEY (role, "right", role_oid, role_system);
 
+-- "$user" stands for the schema that it stood for, as in what is registered from now on.
+UPDATE event_store.aggregates SET search_path = regexp_replace(search_path, '^"\$user", ',
+    CASE WHEN to_regnamespace(quote_ident(role)) IS NULL THEN '' ELSE quote_ident(role) || ', ' END);
+UPDATE event_store.upcasters SET search_path = regexp_replace(search_path, '^"\$user", ',
+    CASE WHEN to_regnamespace(quote_ident(role)) IS NULL THEN '' ELSE quote_ident(role) || ', ' END);
+UPDATE event_store.event_checks SET search_path = regexp_replace(search_path, '^"\$user", ',
+    CASE WHEN to_regnamespace(quote_ident(role)) IS NULL THEN '' ELSE quote_ident(role) || ', ' END);
+UPDATE event_store.projections SET search_path = regexp_replace(search_path, '^"\$user", ',
+    CASE WHEN to_regnamespace(quote_ident(role)) IS NULL THEN '' ELSE quote_ident(role) || ', ' END);
+UPDATE event_store.rebuilds SET search_path = regexp_replace(search_path, '^"\$user", ',
+    CASE WHEN to_regnamespace(quote_ident(role)) IS NULL THEN '' ELSE quote_ident(role) || ', ' END);
+
 -- Rights that were split: whoever had one has both parts.
 INSERT INTO event_store.grants (role, "right")
 SELECT g.role, n."new" FROM event_store.grants g

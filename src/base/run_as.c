@@ -13,6 +13,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_namespace.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "parser/parse_expr.h"
 #include "parser/parser.h"
@@ -46,8 +47,6 @@ warn_of_open_schema(const char *name)
 	bool		isnull;
 	bool		open = false;
 
-	if (strcmp(name, "$user") == 0)
-		name = GetUserNameFromId(GetUserId(), false);
 	schema = get_namespace_oid(name, true);
 	tuple = OidIsValid(schema) ? SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema)) : NULL;
 	if (!HeapTupleIsValid(tuple))
@@ -70,26 +69,39 @@ warn_of_open_schema(const char *name)
 /*
  * The search_path to keep with stored text: the registrant's, with pg_temp last. Where it is not named
  * it would be first, before pg_catalog, and a session that only loads could put its own temporary types
- * and tables in the place of those that the text means.
+ * and tables in the place of those that the text means. Of "$user" stays the schema that it stands for, if there is one.
  */
 char *
 es_registered_path(void)
 {
 	List	   *names;
 	ListCell   *lc;
+	StringInfoData path;
 
 	if (!SplitIdentifierString(pstrdup(namespace_search_path), ',', &names))
 		elog(ERROR, "invalid search_path");
+	initStringInfo(&path);
 	foreach(lc, names)
 	{
-		if (strcmp(lfirst(lc), "pg_temp") == 0)
+		const char *name = lfirst(lc);
+
+		if (strcmp(name, "pg_temp") == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("search_path must not have pg_temp in it when an expression is registered"),
 					 errdetail("It is %s.", namespace_search_path)));
-		warn_of_open_schema(lfirst(lc));
+		/* The name that the role has now: another one later would have the text mean something else. */
+		if (strcmp(name, "$user") == 0)
+		{
+			name = GetUserNameFromId(GetUserId(), false);
+			if (!OidIsValid(get_namespace_oid(name, true)))
+				continue;
+		}
+		warn_of_open_schema(name);
+		appendStringInfo(&path, "%s, ", quote_identifier(name));
 	}
-	return names == NIL ? pstrdup("pg_temp") : psprintf("%s, pg_temp", namespace_search_path);
+	appendStringInfoString(&path, "pg_temp");
+	return path.data;
 }
 
 /* ---------------------------------------------------------------- rights and settings of a run */
@@ -117,6 +129,33 @@ static const struct
 	{"quote_all_identifiers", "off"},
 };
 
+/*
+ * More of them, which are dearer to look at, and so only where a level is opened for many runs. Those of PL/pgSQL are
+ * unknown until it is loaded, unless somebody has set them before.
+ */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			pinned_outside[] = {
+	{"timezone_abbreviations", "Default"},
+	{"gin_fuzzy_search_limit", "0"},
+	{"plpgsql.check_asserts", "on"},
+	{"plpgsql.extra_errors", "none"},
+};
+
+static void
+pin_outside(void)
+{
+	for (int i = 0; i < lengthof(pinned_outside); i++)
+	{
+		const char *value = GetConfigOption(pinned_outside[i].name, true, false);
+
+		if (value != NULL && strcmp(value, pinned_outside[i].value) != 0)
+			es_pin_setting(pinned_outside[i].name, pinned_outside[i].value);
+	}
+}
+
 static bool
 is_pinned(void)
 {
@@ -129,14 +168,9 @@ is_pinned(void)
 		ES_STANDARD_CONFORMING_STRINGS && !Transform_null_equals && Array_nulls && !quote_all_identifiers;
 }
 
-/*
- * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
- * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
- * settings as they should be and cost next to nothing; so a load opens one around its loop. A
- * search_path of NULL is left as it is: nothing looks up names, and no code of users runs.
- */
-int
-es_settings_open(const char *search_path)
+/* The same as es_settings_open() within a level that this has opened. */
+static int
+open_inside(const char *search_path)
 {
 	int			level = NewGUCNestLevel();
 
@@ -151,6 +185,21 @@ es_settings_open(const char *search_path)
 	 */
 	if (search_path != NULL && row_security)
 		es_pin_setting("row_security", "off");
+	return level;
+}
+
+/*
+ * Opens a level of settings, to be closed with es_settings_close(): everything that stored text's
+ * answer may depend on is pinned, and what it changes itself is undone. Nested levels find the
+ * settings as they should be and cost next to nothing; so a load opens one around its loop. A
+ * search_path of NULL is left as it is: nothing looks up names, and no code of users runs.
+ */
+int
+es_settings_open(const char *search_path)
+{
+	int			level = open_inside(search_path);
+
+	pin_outside();
 	return level;
 }
 
@@ -177,6 +226,8 @@ es_run_as_in_worker(void)
 	in_worker = true;
 	for (int i = 0; i < lengthof(pinned); i++)
 		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+	for (int i = 0; i < lengthof(pinned_outside); i++)
+		SetConfigOption(pinned_outside[i].name, pinned_outside[i].value, PGC_SUSET, PGC_S_OVERRIDE);
 	/* As es_sql_begin() has it. Where tables are made is left to the database: a handler's function may make partitions. */
 	SetConfigOption("search_path", ES_OWN_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
 	/* As es_settings_open() has it where tables may be read. */
@@ -261,7 +312,10 @@ es_run_as_begin(EsRunAs *run_as, Oid role, const char *search_path, int flags)
 	es_switch_role(role, ES_RUNNING_STORED_TEXT | ((flags & ES_RUN_APPENDS) != 0 ? 0 : ES_MAY_NOT_APPEND),
 				   &run_as->saved_user, &run_as->saved_context);
 	/* Core's own functions change no settings: without others there is nothing to undo. */
-	run_as->guc_level = search_path == NULL && is_pinned() ? 0 : es_settings_open(search_path);
+	if ((flags & ES_RUN_INSIDE) == 0)
+		run_as->guc_level = es_settings_open(search_path);
+	else
+		run_as->guc_level = search_path == NULL && is_pinned() ? 0 : open_inside(search_path);
 }
 
 void

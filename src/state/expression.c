@@ -455,7 +455,7 @@ es_evaluation_open(const EsExpr *expr)
 void
 es_evaluation_enter(EsEvaluation *run)
 {
-	es_run_as_begin(&run->run_as, run->expr->role, run->expr->search_path, 0);
+	es_run_as_begin(&run->run_as, run->expr->role, run->expr->search_path, ES_RUN_INSIDE);
 }
 
 void

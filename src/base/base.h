@@ -162,6 +162,7 @@ typedef struct EsRunAs
 
 /* What a run may do, and does. */
 #define ES_RUN_APPENDS		0x01	/* a handler with side effects */
+#define ES_RUN_INSIDE		0x04	/* within a level of es_settings_open() */
 #define ES_RUN_PARSES		0x02	/* only parses: the caller calls es_refuse_temporary_types() before a function of users runs */
 
 extern char *es_registered_path(void);
@@ -384,6 +385,9 @@ extern uint64 es_sql_write_kept(const char *table, SPIPlanPtr *plan, const char 
 								Datum *values, const char *nulls);
 extern uint64 es_sql_write_plan(const char *table, SPIPlanPtr plan, const char *statement, Datum *values,
 								const char *nulls);
+extern Datum es_sql_value(HeapTuple row, TupleDesc desc, int column, Oid type, bool *isnull);
+extern Datum es_sql_first(int column, Oid type, bool *isnull);
+extern char *es_sql_text(HeapTuple row, TupleDesc desc, int column);
 extern bool es_sql_is_writing(const char *table);
 extern void es_sql_check_written(const char *table, uint64 rows, uint64 expected);
 extern const char *es_sql_write_off(void);

@@ -83,6 +83,17 @@ es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 #endif
 }
 
+/* 18 has NOT NULL constraints that were not checked for the rows that were there. */
+static inline bool
+es_column_is_not_null(TupleDesc desc, int i)
+{
+#if PG_VERSION_NUM >= 180000
+	return TupleDescCompactAttr(desc, i)->attnullability == ATTNULLABLE_VALID;
+#else
+	return TupleDescAttr(desc, i)->attnotnull;
+#endif
+}
+
 /* 19 takes flags, none here. */
 static inline TableScanDesc
 es_table_beginscan(Relation rel, Snapshot snapshot)

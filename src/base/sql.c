@@ -242,6 +242,59 @@ es_sql_run(const char *statement)
 	return es_sql_run_args(statement, 0, NULL, NULL, NULL);
 }
 
+/* ---------------------------------------------------------------- results */
+
+ES_NORETURN static void
+altered(TupleDesc desc, int column, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("column \"%s\" of a table in schema \"" ES_SCHEMA "\" has been changed", SPI_fname(desc, column)),
+			 errdetail("%s", detail),
+			 errhint("Undo the change: the library relies on its tables being as it has made them.")));
+}
+
+/*
+ * A value of a row of SPI's, which must be of this type. isnull NULL: nor may it be NULL. The owner of the store can alter its
+ * tables while a statement waits for their locks, and a value of another type would be taken for a pointer.
+ */
+Datum
+es_sql_value(HeapTuple row, TupleDesc desc, int column, Oid type, bool *isnull)
+{
+	bool		null;
+	Datum		value;
+
+	if (SPI_gettypeid(desc, column) != type)
+		altered(desc, column, psprintf("It is of type %s instead of %s.", format_type_be(SPI_gettypeid(desc, column)),
+									   format_type_be(type)));
+	value = SPI_getbinval(row, desc, column, &null);
+	if (isnull != NULL)
+		*isnull = null;
+	else if (null)
+		altered(desc, column, "It is NULL.");
+	return value;
+}
+
+/* The same, of the last statement's first row. */
+Datum
+es_sql_first(int column, Oid type, bool *isnull)
+{
+	return es_sql_value(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, type, isnull);
+}
+
+/* A value of any type in text form, which may not be NULL. */
+char *
+es_sql_text(HeapTuple row, TupleDesc desc, int column)
+{
+	char	   *value = SPI_getvalue(row, desc, column);
+
+	if (value == NULL)
+		altered(desc, column, "It is NULL.");
+	return value;
+}
+
+/* ---------------------------------------------------------------- texts of statements */
+
 /* psprintf() of a va_list, which core does not have. */
 char *
 es_vpsprintf(const char *fmt, va_list args)

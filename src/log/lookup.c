@@ -93,7 +93,7 @@ es_lookup_open_table(EsLookup *lookup, Oid table, LOCKMODE lockmode)
 {
 	memset(lookup, 0, sizeof(*lookup));
 	lookup->lockmode = lockmode;
-	lookup->rel = table_open(table, lockmode);
+	lookup->rel = es_store_open(table, lockmode);
 	lookup->slot = table_slot_create(lookup->rel, NULL);
 }
 
@@ -275,7 +275,7 @@ es_row_insert(EsLookup *lookup, const Datum *values)
 	ExecStoreVirtualTuple(slot);
 
 	InitResultRelInfo(rri, lookup->rel, 0, NULL, 0);
-	ExecOpenIndices(rri, false);
+	es_owner_code_open_indexes(rri, false);
 	table_tuple_insert(lookup->rel, slot, GetCurrentCommandId(true), 0, NULL);
 	es_owner_code_begin(&code, rri);
 	es_insert_index_tuples(rri, slot, estate, false, NULL, NIL);

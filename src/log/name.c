@@ -211,14 +211,13 @@ check_limit(EsNameKind kind, int32 id, const char *name, int len)
 	int			limit = kind == ES_CATEGORY ? es_max_categories : es_max_event_types;
 	EsSql		sql;
 	uint64		count;
-	bool		isnull;
 
 	if (id <= limit)
 		return;
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run(kind == ES_CATEGORY ? "SELECT count(*) FROM event_store.categories" :
 			   "SELECT count(*) FROM event_store.event_types");
-	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	count = DatumGetInt64(es_sql_first(1, INT8OID, NULL));
 	es_sql_end(&sql);
 	if (count <= (uint64) limit)
 		return;

@@ -414,12 +414,10 @@ take_quarantined(Attempt *attempt)
 	positions = SPI_palloc(sizeof(int64) * Max(count, 1));
 	for (uint64 i = 0; i < count; i++)
 	{
-		bool		isnull;
-
-		streams[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-		positions[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+		streams[i] = DatumGetInt64(es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, INT8OID, NULL));
+		positions[i] = DatumGetInt64(es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, INT8OID, NULL));
 		attempt->attempts = Max(attempt->attempts,
-								DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3, &isnull)));
+								DatumGetInt32(es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3, INT4OID, NULL)));
 	}
 	es_sql_end(&sql);
 	CommandCounterIncrement();

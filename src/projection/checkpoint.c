@@ -29,10 +29,10 @@ static SPIPlanPtr peek_plan = NULL;
 static SPIPlanPtr save_plan = NULL;
 
 static int64
-int_column(int column)
+int_column(int column, Oid type)
 {
 	bool		isnull;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+	Datum		value = es_sql_first(column, type, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(value);
 }
@@ -58,18 +58,16 @@ es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint
 		found = es_sql_run_kept(&try_plan, LOCK_CHECKPOINT " SKIP LOCKED", 2, types, values, NULL) > 0;
 	if (found)
 	{
-		bool		isnull;
-
 		checkpoint->projection = projection;
 		checkpoint->rebuild = rebuild;
-		checkpoint->cursor.position = int_column(1);
-		checkpoint->cursor.scan_from = int_column(2);
-		checkpoint->failures = int_column(3);
-		checkpoint->quarantined = int_column(4);
-		checkpoint->attempts = int_column(5);
-		checkpoint->retry_at = int_column(6);	/* timestamps are bigints in C */
-		checkpoint->rate = DatumGetFloat8(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 7, &isnull));
-		checkpoint->last_active = int_column(8);
+		checkpoint->cursor.position = int_column(1, INT8OID);
+		checkpoint->cursor.scan_from = int_column(2, INT8OID);
+		checkpoint->failures = int_column(3, INT8OID);
+		checkpoint->quarantined = int_column(4, INT8OID);
+		checkpoint->attempts = int_column(5, INT8OID);
+		checkpoint->retry_at = int_column(6, TIMESTAMPTZOID);	/* timestamps are bigints in C */
+		checkpoint->rate = DatumGetFloat8(es_sql_first(7, FLOAT8OID, NULL));
+		checkpoint->last_active = int_column(8, TIMESTAMPTZOID);
 	}
 	es_sql_end(&sql);
 	(void) es_store_now();		/* notices what was committed while we waited */
@@ -90,7 +88,7 @@ es_checkpoint_peek(const char *projection, int64 *position)
 	found = es_sql_run_kept(&peek_plan, "SELECT position FROM event_store.checkpoints WHERE projection = $1"
 							" AND NOT rebuild", 1, types, values, NULL) > 0;
 	if (found)
-		*position = int_column(1);
+		*position = int_column(1, INT8OID);
 	es_sql_end(&sql);
 	return found;
 }

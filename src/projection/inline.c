@@ -126,7 +126,7 @@ es_inline_check_quarantine(const char *name, bool rebuild)
 	if (es_sql_run_args("SELECT h.name FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
 						" WHERE q.projection = $1 AND q.rebuild = $2 ORDER BY q.position LIMIT 1",
 						2, types, values, NULL) > 0)
-		stream = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+		stream = MemoryContextStrdup(caller, es_sql_text(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
 	es_sql_end(&sql);
 	if (stream != NULL)
 		ereport(ERROR,

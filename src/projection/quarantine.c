@@ -82,15 +82,14 @@ es_quarantine_load(const char *projection, bool rebuild, bool any, int attempts)
 					" WHERE projection = $1 AND rebuild = $2", 2, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
-		int64		stream = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+		int64		stream = DatumGetInt64(es_sql_value(tuple, desc, 1, INT8OID, NULL));
 		QuarantinedStream *entry = hash_search(quarantine->streams, &stream, HASH_ENTER, NULL);
 
 		memset((char *) entry + sizeof(int64), 0, sizeof(QuarantinedStream) - sizeof(int64));
-		entry->group = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
-		entry->position = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
+		entry->group = DatumGetInt64(es_sql_value(tuple, desc, 2, INT8OID, NULL));
+		entry->position = DatumGetInt64(es_sql_value(tuple, desc, 3, INT8OID, NULL));
 	}
 	es_sql_end(&sql);
 	return quarantine;

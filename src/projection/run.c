@@ -200,11 +200,7 @@ es_retry_quarantined(PG_FUNCTION_ARGS)
 							" AND ($2 IS NULL OR h.name = $2) ORDER BY 1", 2, types, values, nulls);
 	groups = SPI_palloc(sizeof(int64) * Max(count, 1));
 	for (uint64 i = 0; i < count; i++)
-	{
-		bool		isnull;
-
-		groups[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-	}
+		groups[i] = DatumGetInt64(es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, INT8OID, NULL));
 	es_sql_end(&sql);
 	if (count == 0 && !PG_ARGISNULL(1))
 		ereport(ERROR,

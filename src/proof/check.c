@@ -138,17 +138,15 @@ cursor_close(Cursor *cursor)
 
 /* A column of a cursor's row that is never NULL. */
 static Datum
-column(Cursor *cursor, HeapTuple row, int number)
+column(Cursor *cursor, HeapTuple row, int number, Oid type)
 {
-	bool		isnull;
-
-	return SPI_getbinval(row, cursor->rows->tupdesc, number, &isnull);
+	return es_sql_value(row, cursor->rows->tupdesc, number, type, NULL);
 }
 
 static int64
 int_column(Cursor *cursor, HeapTuple row, int number)
 {
-	return DatumGetInt64(column(cursor, row, number));
+	return DatumGetInt64(column(cursor, row, number, INT8OID));
 }
 
 /* ---------------------------------------------------------------- partitions */
@@ -194,10 +192,9 @@ check_partitions(Check *check)
 {
 	int64		end = ES_NODE_START(es_store()->node);
 	int64		last;
-	bool		isnull;
 
 	SPI_execute("SELECT greatest(max(last_position), 0) FROM event_store.heads", true, 1);
-	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	last = DatumGetInt64(es_sql_first(1, INT8OID, NULL));
 	check->partition_count = es_partitions_copy(&check->partitions);
 	check->gap_count = es_partition_gaps(last, &check->gaps);
 	for (int i = 0; i < check->gap_count; i++)
@@ -280,8 +277,8 @@ run_query(Check *check, const char *query)
 		TupleDesc	desc = cursor.rows->tupdesc;
 		char	   *position = SPI_getvalue(row, desc, 3);
 
-		add_finding(check, SPI_getvalue(row, desc, 1), SPI_getvalue(row, desc, 2),
-					position == NULL ? 0 : pg_strtoint64(position), SPI_getvalue(row, desc, 4));
+		add_finding(check, es_sql_text(row, desc, 1), SPI_getvalue(row, desc, 2),
+					position == NULL ? 0 : pg_strtoint64(position), es_sql_text(row, desc, 4));
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(check->scratch);
 	}
@@ -385,23 +382,23 @@ check_snapshots(Check *check, bool all)
 	{
 		MemoryContext old = MemoryContextSwitchTo(check->scratch);
 		int64		position = int_column(&cursor, row, 4);
-		char	   *name = TextDatumGetCString(column(&cursor, row, 8));
+		char	   *name = TextDatumGetCString(column(&cursor, row, 8, TEXTOID));
 		EsSnapshot	stored = {0};
 		ErrorData  *error;
 		Datum		digest;
 		bool		no_digest;
 
 		r.stream = int_column(&cursor, row, 1);
-		r.fingerprint = DatumGetByteaPP(column(&cursor, row, 2));
+		r.fingerprint = DatumGetByteaPP(column(&cursor, row, 2, BYTEAOID));
 		r.version = int_column(&cursor, row, 3);
-		r.state = DatumGetJsonbP(column(&cursor, row, 6));
+		r.state = DatumGetJsonbP(column(&cursor, row, 6, JSONBOID));
 		stored.state = r.state;
 		stored.version = r.version;
 		stored.position = position;
-		stored.recorded_at = DatumGetTimestampTz(column(&cursor, row, 5));
-		digest = SPI_getbinval(row, cursor.rows->tupdesc, 9, &no_digest);
+		stored.recorded_at = DatumGetTimestampTz(column(&cursor, row, 5, TIMESTAMPTZOID));
+		digest = es_sql_value(row, cursor.rows->tupdesc, 9, BYTEAOID, &no_digest);
 		stored.digest = no_digest ? NULL : DatumGetByteaPP(digest);
-		if (!es_snapshot_sound(r.stream, r.fingerprint, &stored, DatumGetByteaPP(column(&cursor, row, 7))))
+		if (!es_snapshot_sound(r.stream, r.fingerprint, &stored, DatumGetByteaPP(column(&cursor, row, 7, BYTEAOID))))
 			finding(check, "snapshot", name, position, "the snapshot of version %lld is damaged: its hash is not right",
 					(long long) r.version);
 		else if (es_snapshot_is_of(r.fingerprint, NULL) &&

@@ -176,13 +176,12 @@ static void
 forget_unused_positions(Verifier *v, int64 last)
 {
 	EsSql		sql;
-	bool		isnull;
 
 	if (v->gap_count == 0 || v->gaps[v->gap_count - 1].to != last)
 		return;
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_run("SELECT greatest(max(last_position), 0) FROM event_store.heads");
-	last = Min(last, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
+	last = Min(last, DatumGetInt64(es_sql_first(1, INT8OID, NULL)));
 	es_sql_end(&sql);
 	/* Read again: the query may have seen heads of events in a partition that was made since. */
 	read_partitions(v, last);

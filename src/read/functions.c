@@ -347,12 +347,11 @@ recorded_later_behind(TimestampTz at, int64 mark)
 	Oid			types[1] = {TIMESTAMPTZOID};
 	Datum		values[1] = {TimestampTzGetDatum(at)};
 	EsSql		sql;
-	bool		isnull;
 
 	es_sql_begin(&sql, es_store()->owner);
 	if (es_sql_run_kept(&plan, "SELECT to_position FROM event_store.seals WHERE recorded_after >= $1"
 						" ORDER BY recorded_after, to_position LIMIT 1", 1, types, values, NULL) > 0)
-		mark = Min(mark, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
+		mark = Min(mark, DatumGetInt64(es_sql_first(1, INT8OID, NULL)));
 	es_sql_end(&sql);
 	return mark;
 }

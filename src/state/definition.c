@@ -139,30 +139,11 @@ es_state_init(void)
 	es_transaction_at_end(end_of_transaction);
 }
 
-static char *
-get_string(HeapTuple tuple, TupleDesc desc, int column)
-{
-	return SPI_getvalue(tuple, desc, column);
-}
-
-/* The same of a column that is NOT NULL, unless the table's owner has altered it. */
-static char *
-get_some_string(HeapTuple tuple, TupleDesc desc, int column)
-{
-	char	   *value = SPI_getvalue(tuple, desc, column);
-
-	if (value == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a definition in schema \"%s\" has no \"%s\"", ES_SCHEMA, SPI_fname(desc, column))));
-	return value;
-}
-
 static Interval *
 get_interval(HeapTuple tuple, TupleDesc desc, int column)
 {
 	bool		isnull;
-	Datum		value = SPI_getbinval(tuple, desc, column, &isnull);
+	Datum		value = es_sql_value(tuple, desc, column, INTERVALOID, &isnull);
 
 	return isnull ? NULL : DatumGetIntervalP(datumCopy(value, false, sizeof(Interval)));
 }
@@ -171,7 +152,7 @@ static Jsonb *
 get_json(HeapTuple tuple, TupleDesc desc, int column)
 {
 	bool		isnull;
-	Datum		value = SPI_getbinval(tuple, desc, column, &isnull);
+	Datum		value = es_sql_value(tuple, desc, column, JSONBOID, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbPCopy(value);
 }
@@ -179,19 +160,17 @@ get_json(HeapTuple tuple, TupleDesc desc, int column)
 static int32
 get_int(HeapTuple tuple, TupleDesc desc, int column)
 {
-	bool		isnull;
-
-	return DatumGetInt32(SPI_getbinval(tuple, desc, column, &isnull));
+	return DatumGetInt32(es_sql_value(tuple, desc, column, INT4OID, NULL));
 }
 
 static void
 read_row(DefinitionRow *row, HeapTuple tuple, TupleDesc desc)
 {
-	row->name = get_some_string(tuple, desc, 1);
+	row->name = es_sql_text(tuple, desc, 1);
 	row->version = get_int(tuple, desc, 2);
-	row->text = get_string(tuple, desc, 3);
+	row->text = SPI_getvalue(tuple, desc, 3);
 	row->role = es_role_read(tuple, desc, 4);
-	row->search_path = get_some_string(tuple, desc, 7);
+	row->search_path = es_sql_text(tuple, desc, 7);
 }
 
 /* Reads the tables. SPI results live in SPI's context, so everything is copied by get_*(). */
@@ -239,7 +218,7 @@ read_definitions(EsDefinitions *defs)
 		upcaster->row = row;
 		upcaster->event_type = row->name;
 		upcaster->from_version = row->version;
-		upcaster->to_type = cstring_to_text(get_some_string(tuple, desc, 8));
+		upcaster->to_type = cstring_to_text(es_sql_text(tuple, desc, 8));
 	}
 
 	count = es_sql_run("SELECT event_type, schema_version::integer, check_expr, " ES_ROLE_COLUMNS ", search_path"

@@ -65,10 +65,9 @@ read_aggregates(Every **result)
 	for (int i = 0; i < count; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
-		bool		isnull;
 
-		(*result)[i].category = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-		(*result)[i].every = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+		(*result)[i].category = DatumGetInt32(es_sql_value(row, SPI_tuptable->tupdesc, 1, INT4OID, NULL));
+		(*result)[i].every = DatumGetInt32(es_sql_value(row, SPI_tuptable->tupdesc, 2, INT4OID, NULL));
 	}
 	es_sql_end(&sql);
 	return count;

@@ -12,13 +12,9 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -28,6 +24,7 @@
 #include "utils/syscache.h"
 
 #include "base/base.h"
+#include "store/shape.h"
 #include "store/store.h"
 
 static EsStore store;
@@ -45,38 +42,9 @@ static uint64 changes_seen = 0;
 /* The same for what is told of projections alone, and for where the tables are: es_projections_generation(). */
 static uint64 projection_changes = 1;
 
-/* A column of a table that is read or written below SQL. */
-typedef struct EsColumnDef
-{
-	const char *name;
-	Oid			type;
-	bool		nullable;
-} EsColumnDef;
-
-#define COLUMN(table, name, type)	{#name, type, false},
-#define NULLABLE(table, name, type) {#name, type, true},
-#define COLUMN_DEFS(table, COLUMNS) static const EsColumnDef table##_columns[] = {COLUMNS(COLUMN, NULLABLE)}
-
-COLUMN_DEFS(store, ES_STORE_COLUMNS);
-COLUMN_DEFS(mark, ES_MARK_COLUMNS);
-COLUMN_DEFS(epoch, ES_EPOCH_COLUMNS);
-COLUMN_DEFS(name, ES_NAME_COLUMNS);
-COLUMN_DEFS(head, ES_HEAD_COLUMNS);
-COLUMN_DEFS(log, ES_LOG_COLUMNS);
-COLUMN_DEFS(partition, ES_PARTITION_COLUMNS);
-COLUMN_DEFS(append_key, ES_APPEND_KEY_COLUMNS);
-COLUMN_DEFS(batch_key, ES_BATCH_KEY_COLUMNS);
-COLUMN_DEFS(projection, ES_PROJECTION_COLUMNS);
-COLUMN_DEFS(snapshot, ES_SNAPSHOT_COLUMNS);
-COLUMN_DEFS(substream, ES_SUBSTREAM_COLUMNS);
-COLUMN_DEFS(seal, ES_SEAL_COLUMNS);
-COLUMN_DEFS(erased, ES_ERASED_COLUMNS);
-
-#define MAX_KEY		3
-
 /*
- * The relations whose OIDs are kept, in the order in which they are looked for. Tables that are read below SQL must have
- * the columns that they were made with: they belong to the store's owner, who can alter them, and reading a changed one
+ * The relations of the store, in the order in which they are looked for: all tables, and the indexes and sequences that C
+ * uses. Tables must be as they were made: they belong to the store's owner, who can alter them, and reading a changed one
  * could crash the server or worse. Indexes that are read below SQL must be unique, and on the columns that are given.
  */
 typedef struct StoreRelation
@@ -84,59 +52,63 @@ typedef struct StoreRelation
 	const char *name;
 	size_t		field;			/* in EsStore */
 	char		kind;			/* as in pg_class.relkind */
-	const EsColumnDef *columns;
-	int			column_count;	/* 0: they are named in SQL only */
-	bool		no_triggers;	/* written below SQL, and not by us alone: triggers are refused */
+	bool		written;		/* below SQL, and not by us alone: triggers are refused */
 	size_t		table;			/* of an index */
-	int			key[MAX_KEY];	/* its columns; 0 after the last one */
+	int			key[ES_MAX_KEY];	/* its columns; 0 after the last one */
 } StoreRelation;
 
 #define FIELD(field)	offsetof(EsStore, field)
-#define TABLE(name, field, table) \
-	{name, FIELD(field), RELKIND_RELATION, table##_columns, lengthof(table##_columns)}
-#define WRITTEN(name, field, kind, table) \
-	{name, FIELD(field), kind, table##_columns, lengthof(table##_columns), true}
-#define BY_SQL(name, field, kind)	{name, FIELD(field), kind}
+#define TABLE(name)	{#name, FIELD(name), RELKIND_RELATION}
+#define WRITTEN(name, field, kind)	{name, FIELD(field), kind, true}
+#define SEQUENCE(name)	{#name, FIELD(name), RELKIND_SEQUENCE}
 #define INDEX(name, field, table, ...) \
-	{name, FIELD(field), RELKIND_INDEX, NULL, 0, false, FIELD(table), {__VA_ARGS__}}
+	{name, FIELD(field), RELKIND_INDEX, false, FIELD(table), {__VA_ARGS__}}
 
 static const StoreRelation relations[] = {
-	TABLE("store", store, store),
-	WRITTEN("log", log, RELKIND_PARTITIONED_TABLE, log),
-	TABLE("log_partitions", log_partitions, partition),
-	WRITTEN("heads", heads, RELKIND_RELATION, head),
+	TABLE(store),
+	WRITTEN("log", log, RELKIND_PARTITIONED_TABLE),
+	TABLE(log_partitions),
+	WRITTEN("heads", heads, RELKIND_RELATION),
 	INDEX("heads_pkey", heads_pkey, heads, Anum_head_id),
 	INDEX("heads_name_key", heads_name, heads, Anum_head_name),
-	TABLE("categories", categories, name),
+	TABLE(categories),
 	INDEX("categories_pkey", categories_pkey, categories, Anum_name_id),
 	INDEX("categories_name_key", categories_name, categories, Anum_name_name),
-	TABLE("event_types", event_types, name),
+	TABLE(event_types),
 	INDEX("event_types_pkey", event_types_pkey, event_types, Anum_name_id),
 	INDEX("event_types_name_key", event_types_name, event_types, Anum_name_name),
-	WRITTEN("append_keys", keys, RELKIND_RELATION, append_key),
+	WRITTEN("append_keys", keys, RELKIND_RELATION),
 	INDEX("append_keys_pkey", keys_pkey, keys, Anum_append_key_stream, Anum_append_key_key),
-	WRITTEN("batch_keys", batch_keys, RELKIND_RELATION, batch_key),
+	WRITTEN("batch_keys", batch_keys, RELKIND_RELATION),
 	INDEX("batch_keys_pkey", batch_keys_pkey, batch_keys, Anum_batch_key_key),
-	BY_SQL("grants", grants, RELKIND_RELATION),
-	TABLE("mark", mark, mark),
-	TABLE("epochs", epochs, epoch),
-	BY_SQL("aggregates", aggregates, RELKIND_RELATION),
-	BY_SQL("upcasters", upcasters, RELKIND_RELATION),
-	BY_SQL("event_checks", event_checks, RELKIND_RELATION),
-	TABLE("projections", projections, projection),
-	TABLE("snapshots", snapshots, snapshot),
+	TABLE(grants),
+	TABLE(mark),
+	TABLE(epochs),
+	TABLE(aggregates),
+	TABLE(upcasters),
+	TABLE(event_checks),
+	TABLE(projections),
+	TABLE(checkpoints),
+	TABLE(rebuilds),
+	TABLE(quarantine),
+	TABLE(counters),
+	TABLE(duties),
+	TABLE(journal),
+	TABLE(snapshots),
 	INDEX("snapshots_pkey", snapshots_pkey, snapshots, Anum_snapshot_stream, Anum_snapshot_fingerprint,
 		  Anum_snapshot_version),
-	TABLE("subscription_streams", subscription_streams, substream),
+	TABLE(subscriptions),
+	TABLE(subscription_streams),
 	INDEX("subscription_streams_pkey", subscription_streams_pkey, subscription_streams, Anum_substream_subscription,
 		  Anum_substream_stream),
-	TABLE("seals", seals, seal),
+	TABLE(subscription_consumers),
+	TABLE(seals),
 	INDEX("seals_pkey", seals_pkey, seals, Anum_seal_to_position),
-	TABLE("erased", erased, erased),
+	TABLE(erased),
 	INDEX("erased_pkey", erased_pkey, erased, Anum_erased_position),
-	BY_SQL("position_seq", position_seq, RELKIND_SEQUENCE),
-	BY_SQL("stream_seq", stream_seq, RELKIND_SEQUENCE),
-	BY_SQL("floor_seq", floor_seq, RELKIND_SEQUENCE),
+	SEQUENCE(position_seq),
+	SEQUENCE(stream_seq),
+	SEQUENCE(floor_seq),
 };
 
 /* Where the OID of one of the relations is kept. */
@@ -146,13 +118,20 @@ relation_field(EsStore *in, const StoreRelation *relation)
 	return (Oid *) ((char *) in + relation->field);
 }
 
-static bool
-is_ours(Oid relid)
+/* Which of the relations one is; NULL: none of them. */
+static const StoreRelation *
+which_relation(Oid relid)
 {
 	for (int i = 0; i < lengthof(relations); i++)
 		if (*relation_field(&store, &relations[i]) == relid)
-			return true;
-	return relid == store.row_type;
+			return &relations[i];
+	return NULL;
+}
+
+static bool
+is_ours(Oid relid)
+{
+	return which_relation(relid) != NULL || relid == store.row_type;
 }
 
 /*
@@ -203,122 +182,6 @@ es_store_forget(void)
 	store_valid = false;
 }
 
-static void
-changed(const char *what, const char *name, const char *detail)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("%s \"%s.%s\" has been changed", what, ES_SCHEMA, name),
-			 errdetail("%s", detail),
-			 errhint("Undo the change; the library reads these tables below SQL.")));
-}
-
-/* Raises an error unless an open table has these columns. */
-static void
-check_columns(Relation rel, const EsColumnDef *columns, int count)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-
-	if (desc->natts != count)
-		changed("table", RelationGetRelationName(rel),
-				psprintf("It has %d columns, counting dropped ones, instead of %d.", desc->natts, count));
-	for (int i = 0; i < count; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		const EsColumnDef *column = &columns[i];
-
-		if (att->attisdropped || att->atttypid != column->type || att->attgenerated != '\0' ||
-			strcmp(NameStr(att->attname), column->name) != 0 ||
-			(!column->nullable && !att->attnotnull))
-			changed("table", RelationGetRelationName(rel),
-					psprintf("Column %d is not \"%s\" as it was made.", i + 1, column->name));
-	}
-}
-
-/* Raises an error: a constraint needs the executor. */
-ES_NORETURN static void
-skipped(Relation rel, const char *constraint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("table \"%s.%s\" has a constraint \"%s\"", ES_SCHEMA, RelationGetRelationName(rel), constraint),
-			 errdetail("Appends write below SQL and would not check it."),
-			 errhint("Drop the constraint.")));
-}
-
-/*
- * Writes below SQL fire no triggers: refused where there are any but those that refuse changes. Foreign keys, and what is
- * deferrable, are checked by triggers of core. The caller has opened the table.
- */
-void
-es_store_check_triggers(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (trigger->tgisinternal && TRIGGER_FOR_INSERT(trigger->tgtype) && OidIsValid(trigger->tgconstraint))
-			skipped(rel, get_constraint_name(trigger->tgconstraint));
-		if (!trigger->tgisinternal && strcmp(trigger->tgname, "es_immutable") != 0 &&
-			strcmp(trigger->tgname, "es_immutable_row") != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("table \"%s.%s\" has a trigger \"%s\"", ES_SCHEMA,
-							RelationGetRelationName(rel), trigger->tgname),
-					 errdetail("Appends write below SQL and would not fire it."),
-					 strcmp(trigger->tgname, "repack_trigger") == 0 ?
-					 errhint("pg_repack is at work on this table: wait until it has ended. What is changed while its trigger is not there would be lost. Instead of it use VACUUM FULL, CLUSTER or REINDEX CONCURRENTLY instead.") :
-					 errhint("Drop the trigger; read the log by position instead.")));
-	}
-}
-
-/* The same, and CHECK constraints too. Those of the log are checked, by log/row.c. */
-void
-es_store_check_unchecked(Relation rel)
-{
-	TupleConstr *constraints = RelationGetDescr(rel)->constr;
-
-	es_store_check_triggers(rel);
-	if (constraints == NULL || rel->rd_rel->relkind != RELKIND_RELATION)
-		return;
-	for (int i = 0; i < constraints->num_check; i++)
-		/* That of ours, which says that the mark has one row, is kept by its key. */
-		if (strcmp(constraints->check[i].ccname, "mark_one_check") != 0)
-			skipped(rel, constraints->check[i].ccname);
-}
-
-/*
- * The same for a partition of the log; the caller has opened it. It must be an ordinary table: a foreign table has no index,
- * and one that is itself partitioned has no rows.
- */
-void
-es_store_check_partition(Relation partition)
-{
-	if (partition->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("partition \"%s\" of the event log is no ordinary table", RelationGetRelationName(partition)),
-				 errhint("Detach it, and attach a table that has its rows.")));
-	check_columns(partition, log_columns, lengthof(log_columns));
-	es_store_check_triggers(partition);
-}
-
-static Oid
-relation_owner(Oid relid, char *kind)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	*kind = ((Form_pg_class) GETSTRUCT(tuple))->relkind;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 static Oid
 schema_owner(Oid nsp)
 {
@@ -332,43 +195,37 @@ schema_owner(Oid nsp)
 	return owner;
 }
 
+/* Refuses a relation of the store that does not belong to the owner of the schema. */
+void
+es_store_check_relation_owner(Oid relid, const char *name)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		same;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	same = ((Form_pg_class) GETSTRUCT(tuple))->relowner ==
+		schema_owner(((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
+	ReleaseSysCache(tuple);
+	if (!same)
+		es_shape_changed("relation", name, "It does not belong to the owner of the schema: a store has one owner.");
+}
+
 /* A relation of the store, which is of this kind and belongs to the owner of the schema. */
 static Oid
 find_relation(Oid nsp, const char *name, char kind)
 {
 	Oid			relid = get_relname_relid(name, nsp);
-	char		actual;
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the event store is incomplete: relation \"%s.%s\" does not exist", ES_SCHEMA, name),
 				 errhint("Restore it from a backup; or, if there are no events to keep, drop the schema and run SELECT es_create_store().")));
-	if (relation_owner(relid, &actual) != schema_owner(nsp))
-		changed("relation", name, "It does not belong to the owner of the schema: a store has one owner.");
-	if (actual != kind)
-		changed("relation", name, "It is not of the kind that it was made as.");
+	es_store_check_relation_owner(relid, name);
+	if (get_rel_relkind(relid) != kind)
+		es_shape_changed("relation", name, "It is not of the kind that it was made as.");
 	return relid;
-}
-
-/* A unique btree index on exactly these columns; strings compared bytewise. */
-static void
-check_index(Relation index, Oid table, const int *key)
-{
-	Form_pg_index form = index->rd_index;
-	const char *name = RelationGetRelationName(index);
-	int			natts = 0;
-	bool		same = true;
-
-	for (; natts < MAX_KEY && key[natts] != 0; natts++)
-		same = same && natts < form->indnatts && form->indkey.values[natts] == key[natts];
-	if (!same || form->indnatts != natts || form->indrelid != table || index->rd_rel->relam != BTREE_AM_OID ||
-		!form->indisunique || !form->indisvalid || !form->indimmediate || RelationGetIndexPredicate(index) != NIL)
-		changed("index", name, "It is not the unique index that it was made as.");
-	for (int i = 0; i < natts; i++)
-		if (TupleDescAttr(RelationGetDescr(index), i)->atttypid == TEXTOID &&
-			index->rd_indcollation[i] != C_COLLATION_OID)
-			changed("index", name, "It does not compare bytewise.");
 }
 
 /* Finds one of the relations, and puts its OID into its field. */
@@ -376,21 +233,18 @@ static void
 find(Oid nsp, const StoreRelation *relation, EsStore *into)
 {
 	Oid			relid = find_relation(nsp, relation->name, relation->kind);
+	Relation	rel;
 
 	*relation_field(into, relation) = relid;
-	if (relation->column_count > 0 || relation->kind == RELKIND_INDEX)
-	{
-		Relation	rel = relation_open(relid, AccessShareLock);
-
-		if (relation->kind == RELKIND_INDEX)
-			check_index(rel, *(const Oid *) ((const char *) into + relation->table), relation->key);
-		else
-			check_columns(rel, relation->columns, relation->column_count);
-		if (relation->no_triggers)
-			es_store_check_unchecked(rel);
-		/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
-		relation_close(rel, AccessShareLock);
-	}
+	if (relation->kind == RELKIND_SEQUENCE)
+		return;
+	rel = relation_open(relid, AccessShareLock);
+	if (relation->kind == RELKIND_INDEX)
+		es_shape_check_index(rel, *(const Oid *) ((const char *) into + relation->table), relation->key);
+	else
+		es_shape_check_table(rel, relation->name, relation->written);
+	/* The cache is invalidated by any change: a lock kept would only cost a fast-path slot. */
+	relation_close(rel, AccessShareLock);
 }
 
 /* Reads the one row of event_store.store: node and id; returns the layout. */
@@ -400,12 +254,16 @@ read_store_row(EsStore *into)
 	Relation	rel = relation_open(into->store, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
-	HeapTuple	tuple = systable_getnext(scan);
+	SysScanDesc scan;
+	HeapTuple	tuple;
 	bool		isnull;
 	pg_uuid_t  *id;
 	int			layout;
 
+	/* Now that it cannot be altered. */
+	es_shape_check_table(rel, "store", false);
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -546,4 +404,24 @@ es_store_now(void)
 	LockRelationOid(store.row_type, AccessShareLock);
 	es_store_check_copied();
 	return es_store();
+}
+
+/*
+ * Opens and locks a table of the store, by its OID, and has it as it was made. Whoever has altered it held the strongest
+ * lock on it, so what is found here stays until our lock is given back. Looking at the store before the lock is not
+ * enough: its owner can alter a table while others wait for it.
+ */
+Relation
+es_store_open(Oid table, LOCKMODE lockmode)
+{
+	const StoreRelation *relation = which_relation(table);
+	Relation	rel = relation_open(table, lockmode);
+
+	Assert(relation != NULL);
+	(void) es_store();
+	/* Altered, and another one put into its place. */
+	if (relation == NULL || *relation_field(&store, relation) != table)
+		es_shape_changed("table", relation == NULL ? RelationGetRelationName(rel) : relation->name,
+						 "Another table has taken its place meanwhile.");
+	return rel;
 }

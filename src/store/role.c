@@ -53,15 +53,10 @@ EsStoredRole
 es_role_read(HeapTuple tuple, TupleDesc desc, int column)
 {
 	EsStoredRole role;
-	bool		isnull[2];
 
-	role.name = SPI_getvalue(tuple, desc, column);
-	role.oid = DatumGetObjectId(SPI_getbinval(tuple, desc, column + 1, &isnull[0]));
-	role.system = DatumGetInt64(SPI_getbinval(tuple, desc, column + 2, &isnull[1]));
-	if (role.name == NULL || isnull[0] || isnull[1])
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a definition in schema \"%s\" has no role", ES_SCHEMA)));
+	role.name = es_sql_text(tuple, desc, column);
+	role.oid = DatumGetObjectId(es_sql_value(tuple, desc, column + 1, OIDOID, NULL));
+	role.system = DatumGetInt64(es_sql_value(tuple, desc, column + 2, INT8OID, NULL));
 	return role;
 }
 
@@ -174,11 +169,7 @@ es_roles_restore(void)
 	count = es_script_run("store/roles", values, lengthof(values));
 	roles = SPI_tuptable;
 	for (uint64 i = 0; i < count; i++)
-	{
-		bool		isnull;
-
-		depend(DatumGetObjectId(SPI_getbinval(roles->vals[i], roles->tupdesc, 1, &isnull)));
-	}
+		depend(DatumGetObjectId(es_sql_value(roles->vals[i], roles->tupdesc, 1, OIDOID, NULL)));
 	es_sql_end(&sql);
 	CacheInvalidateRelcacheByRelid(es_store()->aggregates);
 	CacheInvalidateRelcacheByRelid(es_store()->projections);

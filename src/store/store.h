@@ -11,6 +11,7 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
 #include "utils/relcache.h"
 #include "utils/uuid.h"
 
@@ -79,7 +80,7 @@ extern void es_journal_note(const char *action, const char *kind, const char *na
 /*
  * The columns of the tables that are read or written below SQL, in their order: COLUMN(table, name, type) where it is
  * NOT NULL, NULLABLE(table, name, type) where it is not. The tables themselves are made by sql/store/tables.sql; whether
- * they are as these lists say is checked whenever the store is looked up. Columns of other tables are named in SQL only.
+ * they are as that says is checked whenever the store is looked up (store/shape.c). Columns of other tables are named in SQL only.
  */
 
 /* event_store.store: the one row: what this store is. */
@@ -271,10 +272,18 @@ typedef struct EsStore
 	Oid			upcasters;
 	Oid			event_checks;
 	Oid			projections;
+	Oid			checkpoints;
+	Oid			rebuilds;
+	Oid			quarantine;
+	Oid			counters;
+	Oid			duties;
+	Oid			journal;
 	Oid			snapshots;
 	Oid			snapshots_pkey;	/* (stream, fingerprint, version) */
+	Oid			subscriptions;
 	Oid			subscription_streams;
 	Oid			subscription_streams_pkey;	/* (subscription, stream) */
+	Oid			subscription_consumers;
 	Oid			seals;
 	Oid			seals_pkey;		/* (to_position) */
 	Oid			erased;
@@ -293,9 +302,12 @@ extern bool es_store_exists(void);
 extern int	es_store_layout(Oid *owner);
 extern void es_store_init(void);
 extern void es_store_forget(void);
+extern Relation es_store_open(Oid table, LOCKMODE lockmode);
 extern void es_store_check_triggers(Relation table);
 extern void es_store_check_unchecked(Relation table);
 extern void es_store_check_partition(Relation partition);
+extern void es_store_check_relation_owner(Oid relid, const char *name);
+extern bool es_index_has_code(Relation index);
 
 /* ---------------------------------------------------------------- citus */
 

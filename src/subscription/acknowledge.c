@@ -66,16 +66,15 @@ begin_reply(Reply *reply, MemoryContext context)
 		2, {INT4OID, TEXTOID}
 	};
 	Datum		values[2];
-	bool		isnull;
 
 	es_subscription_find(reply->name, true, context, &reply->sub);
 	values[0] = Int32GetDatum(reply->sub.id);
 	values[1] = PointerGetDatum(reply->consumer);
 	if (es_statement_run(&look, values, NULL) == 0)
 		raise_lost(reply, "It has fetched no events, or too long ago.");
-	reply->returned = DatumGetInt64(es_statement_value(0, 1, &isnull));
-	reply->covered = DatumGetInt64(es_statement_value(0, 2, &isnull));
-	if (DatumGetBool(es_statement_value(0, 3, &isnull)))
+	reply->returned = DatumGetInt64(es_statement_value(0, 1, INT8OID, NULL));
+	reply->covered = DatumGetInt64(es_statement_value(0, 2, INT8OID, NULL));
+	if (DatumGetBool(es_statement_value(0, 3, BOOLOID, NULL)))
 		raise_lost(reply, "The lease had ended, and another consumer took over.");
 	if (reply->upto > reply->returned)
 		ereport(ERROR,
@@ -178,7 +177,6 @@ streams_to_advance(const Reply *reply, MemoryContext context, Advance **advances
 	};
 	Datum		values[3];
 	uint64		count;
-	bool		isnull;
 
 	values[0] = Int32GetDatum(reply->sub.id);
 	values[1] = PointerGetDatum(reply->consumer);
@@ -187,9 +185,9 @@ streams_to_advance(const Reply *reply, MemoryContext context, Advance **advances
 	*advances = MemoryContextAllocHuge(context, sizeof(Advance) * Max(count, 1));
 	for (uint64 i = 0; i < count; i++)
 	{
-		(*advances)[i].stream = DatumGetInt64(es_statement_value(i, 1, &isnull));
-		(*advances)[i].version = DatumGetInt64(es_statement_value(i, 2, &isnull));
-		(*advances)[i].position = DatumGetInt64(es_statement_value(i, 3, &isnull));
+		(*advances)[i].stream = DatumGetInt64(es_statement_value(i, 1, INT8OID, NULL));
+		(*advances)[i].version = DatumGetInt64(es_statement_value(i, 2, INT8OID, NULL));
+		(*advances)[i].position = DatumGetInt64(es_statement_value(i, 3, INT8OID, NULL));
 	}
 	return (int) count;
 }

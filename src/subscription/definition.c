@@ -114,14 +114,13 @@ es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubsc
 	Datum		types;
 	bool		all_categories;
 	bool		all_types;
-	bool		isnull;
 
 	if (es_statement_run(lock ? &look_and_lock : &look, values, NULL) == 0)
 		raise_unknown(name);
-	sub->id = DatumGetInt32(es_statement_value(0, 1, &isnull));
-	sub->position = DatumGetInt64(es_statement_value(0, 2, &isnull));
-	categories = es_statement_value(0, 3, &all_categories);
-	types = es_statement_value(0, 4, &all_types);
+	sub->id = DatumGetInt32(es_statement_value(0, 1, INT4OID, NULL));
+	sub->position = DatumGetInt64(es_statement_value(0, 2, INT8OID, NULL));
+	categories = es_statement_value(0, 3, TEXTARRAYOID, &all_categories);
+	types = es_statement_value(0, 4, TEXTARRAYOID, &all_types);
 	old = MemoryContextSwitchTo(context);
 	es_filter_read(&sub->filter, categories, all_categories, types, all_types);
 	MemoryContextSwitchTo(old);

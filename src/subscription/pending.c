@@ -48,7 +48,6 @@ find_rows(EsFetch *fetch, bool mine, MemoryContext context)
 	Datum		values[3];
 	uint64		count;
 	Size		size;
-	bool		isnull;
 
 	values[0] = Int32GetDatum(fetch->sub.id);
 	values[1] = PointerGetDatum(fetch->consumer);
@@ -63,9 +62,9 @@ find_rows(EsFetch *fetch, bool mine, MemoryContext context)
 		EsPending  *p = &fetch->pending[fetch->pending_count++];
 
 		memset(p, 0, sizeof(EsPending));
-		p->stream = DatumGetInt64(es_statement_value(i, 1, &isnull));
-		p->version = DatumGetInt64(es_statement_value(i, 2, &isnull));
-		p->position = DatumGetInt64(es_statement_value(i, 3, &isnull));
+		p->stream = DatumGetInt64(es_statement_value(i, 1, INT8OID, NULL));
+		p->version = DatumGetInt64(es_statement_value(i, 2, INT8OID, NULL));
+		p->position = DatumGetInt64(es_statement_value(i, 3, INT8OID, NULL));
 		p->mine = mine;
 	}
 }
@@ -102,7 +101,6 @@ end_leases(EsFetch *fetch, TimestampTz now)
 	uint64		count;
 	SPITupleTable *rows;
 	TupleDesc	desc;
-	bool		isnull;
 
 	values[0] = Int32GetDatum(fetch->sub.id);
 	values[1] = PointerGetDatum(fetch->consumer);
@@ -113,11 +111,11 @@ end_leases(EsFetch *fetch, TimestampTz now)
 	desc = rows->tupdesc;
 	for (uint64 i = 0; i < count; i++)
 	{
-		bool		is_lost = DatumGetBool(SPI_getbinval(rows->vals[i], desc, 2, &isnull));
-		bool		is_old = DatumGetBool(SPI_getbinval(rows->vals[i], desc, 3, &isnull));
-		bool		holds = DatumGetBool(SPI_getbinval(rows->vals[i], desc, 4, &isnull));
+		bool		is_lost = DatumGetBool(es_sql_value(rows->vals[i], desc, 2, BOOLOID, NULL));
+		bool		is_old = DatumGetBool(es_sql_value(rows->vals[i], desc, 3, BOOLOID, NULL));
+		bool		holds = DatumGetBool(es_sql_value(rows->vals[i], desc, 4, BOOLOID, NULL));
 
-		values[1] = SPI_getbinval(rows->vals[i], desc, 1, &isnull);
+		values[1] = es_sql_value(rows->vals[i], desc, 1, TEXTOID, NULL);
 		if (holds)
 		{
 			if (!is_lost)

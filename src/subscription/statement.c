@@ -50,11 +50,11 @@ es_statement_change(EsStatement *statement, Datum *values, uint64 rows)
 	es_sql_check_written(statement->writes, es_statement_run(statement, values, NULL), rows);
 }
 
-/* A value of the last statement's result. */
+/* A value of the last statement's result, which must be of this type; isnull NULL: nor may it be NULL. */
 Datum
-es_statement_value(uint64 row, int column, bool *isnull)
+es_statement_value(uint64 row, int column, Oid type, bool *isnull)
 {
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+	return es_sql_value(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, type, isnull);
 }
 
 static Datum *

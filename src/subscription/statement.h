@@ -30,7 +30,7 @@ typedef struct EsStreamRows
 extern void es_subscription_begin(EsSql *sql);
 extern uint64 es_statement_run(EsStatement *statement, Datum *values, const char *nulls);
 extern void es_statement_change(EsStatement *statement, Datum *values, uint64 rows);
-extern Datum es_statement_value(uint64 row, int column, bool *isnull);
+extern Datum es_statement_value(uint64 row, int column, Oid type, bool *isnull);
 extern void es_stream_rows_add(EsStreamRows *rows, int64 stream, int64 version, int64 position);
 extern Datum es_stream_rows_streams(const EsStreamRows *rows);
 extern void es_stream_rows_arrays(const EsStreamRows *rows, Datum *values);

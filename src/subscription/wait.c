@@ -55,8 +55,8 @@ peek_at_rows(EsFetch *fetch, EsPeek *seen)
 	values[0] = Int32GetDatum(fetch->sub.id);
 	values[1] = PointerGetDatum(fetch->consumer);
 	es_statement_run(&look, values, NULL);
-	found = DatumGetBool(es_statement_value(0, 1, &isnull));
-	seen->lease_end = DatumGetTimestampTz(es_statement_value(0, 2, &isnull));
+	found = DatumGetBool(es_statement_value(0, 1, BOOLOID, NULL));
+	seen->lease_end = DatumGetTimestampTz(es_statement_value(0, 2, TIMESTAMPTZOID, &isnull));
 	if (isnull)
 		seen->lease_end = DT_NOEND;
 	es_sql_end(&sql);

@@ -451,7 +451,11 @@ es_trace(PG_FUNCTION_ARGS)
 			Datum		values[ES_EVENT_COLUMNS + 1];
 			bool		nulls[ES_EVENT_COLUMNS + 1];
 
-			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+			for (int c = 0; c < ES_EVENT_COLUMNS; c++)
+				values[c] = es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, c + 1,
+										 TupleDescAttr(rsinfo->setDesc, c)->atttypid, &nulls[c]);
+			values[ES_EVENT_COLUMNS] = es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, ES_EVENT_COLUMNS + 1,
+													INT4OID, NULL);
 			if (upcast != NULL && !upcast_values(upcast, values, nulls))
 				continue;
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);

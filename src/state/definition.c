@@ -242,8 +242,8 @@ read_definitions(EsDefinitions *defs)
 	{
 		VersionedType *type = &defs->versioned[defs->versioned_count++];
 
-		type->name = get_some_string(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		type->versions = get_some_string(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+		type->name = es_sql_text(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		type->versions = es_sql_text(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
 	}
 
 	es_sql_end(&sql);

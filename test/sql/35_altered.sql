@@ -26,7 +26,7 @@ SELECT count(*) FROM es_fetch('alt_s', 'c');
 -- one call for each thing that C reads; what it answers
 CREATE FUNCTION public.es_test_calls() RETURNS SETOF text LANGUAGE sql IMMUTABLE AS $$ SELECT unnest(ARRAY[
     $a$SELECT es_append('alt-1', -2, 'T', '{}', schema_version => 2, idempotency_key => 'k2')$a$,
-    $a$SELECT es_append_batch('{alt-2}', '{T}', NULL, schema_versions => '{2}', idempotency_key => 'b')$a$,
+    $a$SELECT es_append_batch('{alt-2}', '{T}', '{"{}"}', schema_versions => '{2}', idempotency_key => 'b')$a$,
     $a$INSERT INTO event_store.import (stream, event_type, schema_version) VALUES ('alt-1', 'T', 2)$a$,
     $a$SELECT count(*) FROM es_read('alt-1')$a$,
     $a$SELECT count(*) FROM es_read_all(0)$a$,

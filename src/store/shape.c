@@ -98,10 +98,10 @@ read_table(const CreateStmt *statement, TableShape *shape)
 	shape->columns = palloc0(sizeof(ColumnShape) * list_length(statement->tableElts));
 	foreach(lc, statement->tableElts)
 	{
-		const Node *element = lfirst(lc);
+		Node	   *element = lfirst(lc);
 
 		if (IsA(element, ColumnDef))
-			read_column((const ColumnDef *) element, &shape->columns[shape->count++]);
+			read_column((ColumnDef *) element, &shape->columns[shape->count++]);
 		else if (castNode(Constraint, element)->contype == CONSTR_PRIMARY)
 		{
 			ListCell   *key;

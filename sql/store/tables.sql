@@ -226,6 +226,10 @@ CREATE TABLE event_store.checkpoints (
     error_position  bigint,
     counted_after   bigint NOT NULL DEFAULT 0,
     counted_events  bigint NOT NULL DEFAULT 0,
+    begun           timestamptz,
+    suspect         boolean NOT NULL DEFAULT false,
+    crashes         integer NOT NULL DEFAULT 0,
+    crashed_at      timestamptz,
     PRIMARY KEY (projection, rebuild)
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE event_store.checkpoints IS
@@ -235,6 +239,10 @@ COMMENT ON COLUMN event_store.checkpoints.scan_from IS
 COMMENT ON COLUMN event_store.checkpoints.counted_after IS
 'since this position every event that matches has counted in events, or in the quarantine: es_check';
 COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';
+COMMENT ON COLUMN event_store.checkpoints.begun IS
+'an attempt at a batch that has not ended was committed then; NULL: none, or it was not the first since a worker began';
+COMMENT ON COLUMN event_store.checkpoints.suspect IS 'the server crashed during an attempt: it is run alone, in single events, until it has caught up';
+COMMENT ON COLUMN event_store.checkpoints.crashes IS 'crashes of the server while it was run alone, the last one at crashed_at';
 
 CREATE TABLE event_store.rebuilds (
     projection   text COLLATE "C" PRIMARY KEY,

@@ -15,7 +15,13 @@ FROM (SELECT max(to_position) AS end_position FROM event_store.log_partitions) p
 WHERE h.last_position >= p.end_position;
 
 ALTER TABLE event_store.checkpoints ADD COLUMN counted_after bigint NOT NULL DEFAULT 0,
-    ADD COLUMN counted_events bigint NOT NULL DEFAULT 0;
+    ADD COLUMN counted_events bigint NOT NULL DEFAULT 0,
+    ADD COLUMN begun timestamptz, ADD COLUMN suspect boolean NOT NULL DEFAULT false,
+    ADD COLUMN crashes integer NOT NULL DEFAULT 0, ADD COLUMN crashed_at timestamptz;
+COMMENT ON COLUMN event_store.checkpoints.begun IS
+'an attempt at a batch that has not ended was committed then; NULL: none, or it was not the first since a worker began';
+COMMENT ON COLUMN event_store.checkpoints.suspect IS 'the server crashed during an attempt: it is run alone, in single events, until it has caught up';
+COMMENT ON COLUMN event_store.checkpoints.crashes IS 'crashes of the server while it was run alone, the last one at crashed_at';
 COMMENT ON COLUMN event_store.checkpoints.counted_after IS
 'since this position every event that matches has counted in events, or in the quarantine: es_check';
 COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';

@@ -79,7 +79,7 @@ SELECT p.name,
     CASE WHEN b.state = 'running' THEN 'rebuilding' WHEN p.state = 'paused' THEN 'paused' ELSE 'running' END AS state,
     CASE WHEN p.state = 'failed' OR b.state = 'failed' THEN 'failed'
         WHEN p.mode = 'async' AND p.state = 'running' AND (h.slots ->> 'no_slot')::boolean THEN 'no_slot'
-        WHEN c.attempts > 0 THEN 'waiting'
+        WHEN c.attempts > 0 OR c.suspect THEN 'waiting'
         WHEN p.stale THEN 'stale'
         ELSE 'ok' END AS health,
     (s.slot ->> 'pid')::integer AS pid,

@@ -218,6 +218,7 @@ extern uint64 es_script_run(const char *name, const EsScriptValue *values, int c
 extern int	es_as_of_wait;				/* milliseconds */
 extern bool es_assume_schema_version_1;
 extern bool es_bare_uuid_streams;
+extern int	es_crash_delay;			/* seconds */
 extern bool es_early_lock_release;
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
 extern int	es_heartbeat;			/* seconds; 0: none */
@@ -295,6 +296,7 @@ typedef struct EsSharedDatabase
 	uint32		starts;			/* of coordinators */
 	int			dispatcher;		/* pid of the worker that looks for work just now; 0: none */
 	bool		dispatch_again; /* another one came meanwhile */
+	int			alone;			/* pid of the worker that is to be the only one at work; 0: none */
 	int			workers_wanted; /* a pool worker with a number from here on has to go */
 	EsSharedWorker coordinator;
 	EsSharedWorker workers[ES_SHARED_WORKERS];

@@ -13,6 +13,7 @@
 #include "base/compat.h"
 
 #define ES_DEFAULT_AS_OF_WAIT		1000
+#define ES_DEFAULT_CRASH_DELAY		60
 #define ES_DEFAULT_MARK_WAIT		100
 #define ES_DEFAULT_IDLE_APPEND_TIMEOUT	(60 * 1000)
 #define ES_DEFAULT_MARK_INTERVAL	20
@@ -29,6 +30,7 @@
 int			es_as_of_wait = ES_DEFAULT_AS_OF_WAIT;
 bool		es_assume_schema_version_1 = false;
 bool		es_bare_uuid_streams = false;
+int			es_crash_delay = ES_DEFAULT_CRASH_DELAY;
 bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_heartbeat = 0;
@@ -122,6 +124,12 @@ es_settings_init(void)
 							 &es_bare_uuid_streams,
 							 false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.crash_delay",
+							"Sets when a projection during whose run the server crashed is run again.",
+							NULL,
+							&es_crash_delay,
+							ES_DEFAULT_CRASH_DELAY, 0, 60 * 60,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.early_lock_release",
 							 "Gives an append's locks back before its commit is flushed; the client is answered after.",
 							 "Others may see what its transaction did, in any table, shortly before it is durable.",

@@ -135,6 +135,7 @@ es_shared_entry(Oid database)
 			entry->end = ES_END_UNKNOWN;
 			entry->starts = 0;
 			entry->dispatcher = 0;
+			entry->alone = 0;
 			entry->workers_wanted = 0;
 			SetInvalidVirtualTransactionId(entry->starter);
 			for (int w = 0; w < ES_SHARED_WORDS; w++)

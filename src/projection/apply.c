@@ -479,6 +479,9 @@ attempt_batch(void *arg)
 	if (attempt->group == 0)
 		after.cursor = batch->next;
 	after.failures = attempt->failures;
+	/* It has come through what may have crashed the server. */
+	after.suspect = checkpoint->suspect && batch->more;
+	after.begun = 0;
 	after.quarantined = es_quarantine_count(attempt->quarantine);
 	ES_FAULT(before_checkpoint);
 	es_checkpoint_save(&after, attempt->events);

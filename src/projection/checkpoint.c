@@ -50,7 +50,8 @@ es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint
 	values[1] = BoolGetDatum(rebuild);
 	es_sql_begin(&sql, es_store()->owner);
 #define LOCK_CHECKPOINT \
-	"SELECT position, scan_from, failures::bigint, quarantined::bigint, attempts::bigint, retry_at, rate, last_active" \
+	"SELECT position, scan_from, failures::bigint, quarantined::bigint, attempts::bigint, retry_at, rate, last_active," \
+	" begun, suspect::int::bigint, crashes::bigint, crashed_at" \
 	" FROM event_store.checkpoints WHERE projection = $1 AND rebuild = $2 FOR UPDATE"
 	if (wait)
 		found = es_sql_run_kept(&lock_plan, LOCK_CHECKPOINT, 2, types, values, NULL) > 0;
@@ -68,6 +69,10 @@ es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint
 		checkpoint->retry_at = int_column(6, TIMESTAMPTZOID);	/* timestamps are bigints in C */
 		checkpoint->rate = DatumGetFloat8(es_sql_first(7, FLOAT8OID, NULL));
 		checkpoint->last_active = int_column(8, TIMESTAMPTZOID);
+		checkpoint->begun = int_column(9, TIMESTAMPTZOID);
+		checkpoint->suspect = int_column(10, INT8OID) != 0;
+		checkpoint->crashes = int_column(11, INT8OID);
+		checkpoint->crashed_at = int_column(12, TIMESTAMPTZOID);
 	}
 	es_sql_end(&sql);
 	(void) es_store_now();		/* notices what was committed while we waited */
@@ -98,9 +103,9 @@ void
 es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 {
 	EsSql		sql;
-	Oid			types[9] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, INT4OID, INT4OID};
-	Datum		values[9];
-	char		nulls[9];
+	Oid			types[11] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, INT4OID};
+	Datum		values[11];
+	char		nulls[11];
 	uint64		rows;
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds = checkpoint->last_active == 0 ? RATE_SECONDS :
@@ -123,15 +128,47 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 	nulls[6] = checkpoint->last_active == 0 ? 'n' : ' ';
 	values[7] = Int32GetDatum(checkpoint->failures);
 	values[8] = Int32GetDatum(checkpoint->quarantined);
+	values[9] = BoolGetDatum(checkpoint->suspect);
+	values[10] = Int32GetDatum(checkpoint->suspect ? checkpoint->crashes : 0);
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_write_kept("checkpoints", &save_plan,
 							 "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
 							 " events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
-							 " attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL"
-							 " WHERE projection = $1 AND rebuild = $2", 9, types, values, nulls);
+							 " attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL,"
+							 " begun = NULL, suspect = $10, crashes = $11"
+							 " WHERE projection = $1 AND rebuild = $2", 11, types, values, nulls);
 	es_sql_check_written("checkpoints", rows, 1);
 	es_sql_end(&sql);
 	es_transaction_progressed();
+}
+
+/* Stores that an attempt begins, or what has become of an earlier one. */
+void
+es_checkpoint_attempt(const EsCheckpoint *checkpoint)
+{
+	EsSql		sql;
+	Oid			types[7] = {TEXTOID, BOOLOID, TIMESTAMPTZOID, BOOLOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum		values[7];
+	char		nulls[7];
+	uint64		rows;
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(checkpoint->projection);
+	values[1] = BoolGetDatum(checkpoint->rebuild);
+	values[2] = TimestampTzGetDatum(checkpoint->begun);
+	nulls[2] = checkpoint->begun == 0 ? 'n' : ' ';
+	values[3] = BoolGetDatum(checkpoint->suspect);
+	values[4] = Int32GetDatum(checkpoint->crashes);
+	values[5] = TimestampTzGetDatum(checkpoint->crashed_at);
+	nulls[5] = checkpoint->crashed_at == 0 ? 'n' : ' ';
+	values[6] = TimestampTzGetDatum(checkpoint->retry_at);
+	nulls[6] = checkpoint->retry_at == 0 ? 'n' : ' ';
+	es_sql_begin(&sql, es_store()->owner);
+	rows = es_sql_write_args("checkpoints",
+							 "UPDATE event_store.checkpoints SET begun = $3, suspect = $4, crashes = $5, crashed_at = $6,"
+							 " retry_at = $7 WHERE projection = $1 AND rebuild = $2", 7, types, values, nulls);
+	es_sql_check_written("checkpoints", rows, 1);
+	es_sql_end(&sql);
 }
 
 /* Stores why a batch was not applied, and when to try again. The position stays. */
@@ -152,6 +189,6 @@ es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 posit
 	es_sql_begin(&sql, es_store()->owner);
 	es_sql_write_args("checkpoints",
 					  "UPDATE event_store.checkpoints SET attempts = $3, retry_at = $4, error = $5, error_code = $6,"
-					  " error_position = $7 WHERE projection = $1 AND rebuild = $2", 7, types, values, NULL);
+					  " error_position = $7, begun = NULL WHERE projection = $1 AND rebuild = $2", 7, types, values, NULL);
 	es_sql_end(&sql);
 }

@@ -19,11 +19,16 @@ typedef struct EsCheckpoint
 	int			quarantined;	/* streams */
 	int			attempts;		/* attempts that failed since the last batch that was applied */
 	TimestampTz retry_at;		/* 0: at once */
+	TimestampTz begun;			/* an attempt that has not ended was committed then; 0: none (projection/crash.c) */
+	bool		suspect;		/* the server crashed during an attempt */
+	int			crashes;		/* while it was run alone */
+	TimestampTz crashed_at;
 } EsCheckpoint;
 
 extern bool es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint *checkpoint);
 extern bool es_checkpoint_peek(const char *projection, int64 *position);
 extern void es_checkpoint_save(EsCheckpoint *checkpoint, int64 events);
+extern void es_checkpoint_attempt(const EsCheckpoint *checkpoint);
 extern void es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 position);
 
 #endif							/* ES_PROJECTION_CHECKPOINT_H */

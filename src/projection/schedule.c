@@ -14,10 +14,13 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -30,6 +33,7 @@
 #include "projection/projection.h"
 #include "projection/definition.h"
 #include "projection/apply.h"
+#include "projection/crash.h"
 #include "projection/look.h"
 #include "projection/rebuild.h"
 #include "projection/run.h"
@@ -48,6 +52,8 @@
 #define FIRST_LOCK_TIMEOUT	100		/* of a handler; doubled with each attempt */
 #define LONGEST_LOCK_TIMEOUT 10000
 #define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
+#define ALONE_WAIT			2000	/* for other workers to end what they are at */
+#define ALONE_STEP			10
 #define BUSY_INTERVAL		50		/* while slow projections wait for a worker */
 
 /* The projection that this worker runs; NULL: none. */
@@ -135,9 +141,9 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
 	set_lock_timeout(checkpoint->attempts);
 	if (projection->limit == 0)
 		projection->limit = projection->batch_size;
-	task->limit = projection->limit;
-	/* What has no slot has nowhere else to be kept. */
-	task->write_idle = projection->task.slot == NULL;
+	task->limit = checkpoint->suspect ? 1 : projection->limit;
+	/* What has no slot has nowhere else to be kept. And that the attempt has ended is to be stored. */
+	task->write_idle = projection->task.slot == NULL || checkpoint->begun != 0;
 	/* It is taken after the mark was found, so it shows all events up to the mark. */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	result = es_projection_batch(task, projection, snapshot, mark);
@@ -166,6 +172,35 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
 	return result;
 }
 
+/* Stops a projection that has crashed the server. Its checkpoint is locked. */
+static void
+stop_crashing(EsCheckpoint *checkpoint, const char *name)
+{
+	ErrorData	error = {.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,.message = "the server crashes while its handler runs"};
+
+	es_apply_failed(checkpoint, &error);
+	es_projection_set_state(name, "failed");
+	ereport(LOG,
+			(errmsg("projection \"%s\" has failed: %s", name, error.message),
+			 errhint("Put right what is wrong with its handler, then SELECT es_resume_projection(%s).", quote_literal_cstr(name))));
+}
+
+/*
+ * Waits until no other worker is at a task; they take none meanwhile. Not for long: false, and the projection has to wait.
+ */
+static bool
+await_alone(void)
+{
+	for (int waited = 0; !es_task_alone(); waited += ALONE_STEP)
+	{
+		if (waited >= ALONE_WAIT)
+			return false;
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ALONE_STEP, es_wait_event("EventStoreWorkerRest"));
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
 /*
  * Runs one batch of a projection that this worker has taken, up to a mark that was found before, in the open transaction or one of
  * its own; commits. True: there is more to do at once. Sets *wake_at, where the projection has to be looked at again by
@@ -179,6 +214,7 @@ run_one(const EsCandidate *candidate, int64 mark, bool *open, TimestampTz *wake_
 	EsTaskState after;
 	EsProjection *projection;
 	EsResult	result = ES_NOTHING;
+	EsAttempt	attempt = ES_ATTEMPT_NOW;
 	char	   *activity = psprintf("projection %s", candidate->name);
 	bool		ran = false;
 
@@ -204,16 +240,39 @@ run_one(const EsCandidate *candidate, int64 mark, bool *open, TimestampTz *wake_
 		(projection = es_projection_find(candidate->name)) != NULL && projection->running && !projection->is_inline)
 	{
 		ran = true;
+		if (projection->task.slot == NULL)
+			projection->task = candidate->task;
+		after.retry_at = 0;
 		if (checkpoint.retry_at > GetCurrentTimestamp())
 			after.retry_at = checkpoint.retry_at;
-		else
+		/* Where there is nothing to do no handler is run. */
+		else if (mark <= checkpoint.cursor.position ||
+				 (attempt = es_attempt_begin(&checkpoint, projection)) == ES_ATTEMPT_NOW)
+		{
+			bool		suspect = checkpoint.suspect;
+
 			result = run_locked(projection, &checkpoint, mark, candidate->save, &task, &after);
+			if ((projection = es_projection_find(candidate->name)) != NULL)
+				es_attempt_end(projection, suspect);
+		}
+		else if (attempt == ES_ATTEMPT_FAILED)
+			stop_crashing(&checkpoint, projection->name);
+		if (attempt == ES_ATTEMPT_LATER)
+			after.retry_at = checkpoint.retry_at;
+		else if (attempt == ES_ATTEMPT_ALONE)
+			after.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_INTERVAL);
 		if (after.retry_at != 0)
 			*wake_at = after.retry_at;
 	}
 	es_process_end();
+	/* A batch that kills the server takes everything with it that is not on disk. */
+	if (attempt == ES_ATTEMPT_BEGUN)
+		XLogFlush(XactLastCommitEnd);
 	running = NULL;
 	after.ran_at = GetCurrentTimestamp();
+	/* The task is still ours, and so is the database, if it is to be. */
+	if (attempt == ES_ATTEMPT_BEGUN || (attempt == ES_ATTEMPT_ALONE && await_alone()))
+		return run_one(candidate, mark, open, wake_at, once_more);
 	*once_more |= es_task_end(ran ? &after : NULL);
 	/* A commit that has stored nothing has told nobody. */
 	if (result == ES_NOTHING && es_shared_watched())

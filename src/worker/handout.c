@@ -40,6 +40,7 @@ struct EsTaskSlot
 typedef struct HandOut
 {
 	slock_t		mutex;			/* of the keys */
+	TimestampTz made_at;
 	EsTaskSlot	slots[SLOTS];
 } HandOut;
 
@@ -70,6 +71,7 @@ startup_hook(void)
 	if (!found)
 	{
 		memset(handout, 0, sizeof(HandOut));
+		handout->made_at = GetCurrentTimestamp();
 		SpinLockInit(&handout->mutex);
 		for (int i = 0; i < SLOTS; i++)
 			SpinLockInit(&handout->slots[i].mutex);
@@ -136,6 +138,13 @@ es_handout_init(void)
 	shmem_request_hook = request_hook;
 	next_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup_hook;
+}
+
+/* When shared memory was made: when the server was started, or after its last crash. */
+TimestampTz
+es_handout_made_at(void)
+{
+	return handout == NULL ? 0 : handout->made_at;
 }
 
 /* ---------------------------------------------------------------- slots */
@@ -309,7 +318,7 @@ es_task_take(const EsTaskRef *ref, bool slow, bool *later)
 	bool		taken;
 
 	SpinLockAcquire(&entry->mutex);
-	taken = !slow || may_be_slow(entry, self, now);
+	taken = (entry->alone == 0 || entry->alone == MyProcPid) && (!slow || may_be_slow(entry, self, now));
 	if (taken)
 	{
 		self->busy_since = now;
@@ -340,12 +349,34 @@ es_task_take(const EsTaskRef *ref, bool slow, bool *later)
 }
 
 /*
+ * Has no other worker of the database take a task until this one ends its own. False: some are at theirs; but they take no more, so it
+ * is worth to wait a little, and to ask again.
+ */
+bool
+es_task_alone(void)
+{
+	EsSharedDatabase *entry = es_process_entry();
+	EsSharedWorker *self = es_process_place();
+	bool		alone;
+
+	SpinLockAcquire(&entry->mutex);
+	alone = entry->alone == 0 || entry->alone == MyProcPid;
+	if (alone)
+		entry->alone = MyProcPid;
+	for (int i = 0; i < ES_SHARED_WORKERS && alone; i++)
+		alone = &entry->workers[i] == self || entry->workers[i].pid == 0 || entry->workers[i].busy_since == 0;
+	SpinLockRelease(&entry->mutex);
+	return alone;
+}
+
+/*
  * This worker is at nothing any more. `after` is what is to be noted of the task, or NULL: what was noted before. Returns whether
  * somebody has looked meanwhile, and left it to this worker to look again. After an error too; must not fail.
  */
 bool
 es_task_end(const EsTaskState *after)
 {
+	EsSharedDatabase *entry = es_process_entry();
 	EsSharedWorker *self = es_process_place();
 	bool		once_more = false;
 
@@ -367,8 +398,12 @@ es_task_end(const EsTaskState *after)
 	memset(&working, 0, sizeof(working));
 	if (self != NULL)
 	{
+		SpinLockAcquire(&entry->mutex);
 		self->busy_since = 0;
 		self->slow = false;
+		if (entry->alone == MyProcPid)
+			entry->alone = 0;
+		SpinLockRelease(&entry->mutex);
 	}
 	return once_more;
 }

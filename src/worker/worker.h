@@ -187,6 +187,8 @@ extern void es_tasks_release_vanished(bool (*exists) (Oid database));
 extern bool es_task_read(const EsTaskRef *ref, bool looking, EsTaskState *state);
 extern void es_task_looked(const EsTaskRef *ref, const EsTaskState *before, int64 known, int64 upto);
 extern bool es_task_take(const EsTaskRef *ref, bool slow, bool *later);
+extern bool es_task_alone(void);
+extern TimestampTz es_handout_made_at(void);
 extern bool es_task_end(const EsTaskState *after);
 extern bool es_dispatch_begin(void);
 extern bool es_dispatch_end(void);

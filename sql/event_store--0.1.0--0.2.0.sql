@@ -47,6 +47,40 @@ COMMENT ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, int
 'says how the events of a category are folded into a state: by a SQL expression over state, event_type, data, metadata, version, position, occurred_at, recorded_at, stream, schema_version, or by a rules document; replaces what was registered';
 REVOKE ALL ON FUNCTION es_register_aggregate(text, text, jsonb, jsonb, integer, integer, interval) FROM PUBLIC;
 
+-- ---------------------------------------------------------------- read
+
+DROP FUNCTION es_read(text, bigint, bigint, boolean, boolean);
+CREATE FUNCTION es_read(stream text, from_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL,
+    backward boolean DEFAULT false, upcast boolean DEFAULT true, event_types text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_read' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION es_read(text, bigint, bigint, boolean, boolean, text[]) IS
+'the events of a stream in version order, or from the last one back; from_version NULL: from the first (backward: the last); max_count NULL: all; upcast false: as they are stored; event_types NULL: of every type';
+
+DROP FUNCTION es_read_category(text, bigint, bigint, text[]);
+CREATE FUNCTION es_read_category(category text, after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
+    event_types text[] DEFAULT NULL, backward boolean DEFAULT false) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_read_category' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION es_read_category(text, bigint, bigint, text[], boolean) IS
+'the events of a category in position order, after a position and up to the high-water mark; max_count NULL: all; backward: the newest first, from the mark (0) or from what comes before a position';
+
+DROP FUNCTION es_read_all(bigint, bigint, text[], text[]);
+CREATE FUNCTION es_read_all(after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
+    event_types text[] DEFAULT NULL, categories text[] DEFAULT NULL, backward boolean DEFAULT false) RETURNS SETOF es_recorded_event
+AS 'MODULE_PATHNAME', 'es_read_all' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION es_read_all(bigint, bigint, text[], text[], boolean) IS
+'all events in position order, after a position and up to the high-water mark: a cursor on the last position seen never skips one; max_count NULL: all; backward: as es_read_category';
+
+CREATE FUNCTION es_list_streams(category text DEFAULT NULL, prefix text DEFAULT NULL, after text DEFAULT NULL, max_count bigint DEFAULT 1000)
+RETURNS TABLE (stream text, version bigint, "position" bigint, created_at timestamptz, recorded_at timestamptz, closed boolean)
+AS 'MODULE_PATHNAME', 'es_list_streams' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION es_list_streams(text, text, text, bigint) IS
+'streams in order of name, bytewise: of a category, whose names begin with a prefix, after a name (NULL: all); max_count NULL: all';
+
+REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean, boolean, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read_category(text, bigint, bigint, text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read_all(bigint, bigint, text[], text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_list_streams(text, text, text, bigint) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- trying to append
 
 CREATE FUNCTION es_try_append(

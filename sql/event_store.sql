@@ -180,22 +180,28 @@ COMMENT ON SERVER event_store_import IS 'the store of this database';
 -- ---------------------------------------------------------------- read
 
 CREATE FUNCTION es_read(stream text, from_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL,
-    backward boolean DEFAULT false, upcast boolean DEFAULT true) RETURNS SETOF es_recorded_event
+    backward boolean DEFAULT false, upcast boolean DEFAULT true, event_types text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
 AS 'MODULE_PATHNAME', 'es_read' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 100;
-COMMENT ON FUNCTION es_read(text, bigint, bigint, boolean, boolean) IS
-'the events of a stream in version order, or from the last one back; from_version NULL: from the first (backward: the last); max_count NULL: all; upcast false: as they are stored';
+COMMENT ON FUNCTION es_read(text, bigint, bigint, boolean, boolean, text[]) IS
+'the events of a stream in version order, or from the last one back; from_version NULL: from the first (backward: the last); max_count NULL: all; upcast false: as they are stored; event_types NULL: of every type';
 
 CREATE FUNCTION es_read_category(category text, after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
-    event_types text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
+    event_types text[] DEFAULT NULL, backward boolean DEFAULT false) RETURNS SETOF es_recorded_event
 AS 'MODULE_PATHNAME', 'es_read_category' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
-COMMENT ON FUNCTION es_read_category(text, bigint, bigint, text[]) IS
-'the events of a category in position order, after a position and up to the high-water mark; max_count NULL: all';
+COMMENT ON FUNCTION es_read_category(text, bigint, bigint, text[], boolean) IS
+'the events of a category in position order, after a position and up to the high-water mark; max_count NULL: all; backward: the newest first, from the mark (0) or from what comes before a position';
 
 CREATE FUNCTION es_read_all(after_position bigint DEFAULT 0, max_count bigint DEFAULT 1000,
-    event_types text[] DEFAULT NULL, categories text[] DEFAULT NULL) RETURNS SETOF es_recorded_event
+    event_types text[] DEFAULT NULL, categories text[] DEFAULT NULL, backward boolean DEFAULT false) RETURNS SETOF es_recorded_event
 AS 'MODULE_PATHNAME', 'es_read_all' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
-COMMENT ON FUNCTION es_read_all(bigint, bigint, text[], text[]) IS
-'all events in position order, after a position and up to the high-water mark: a cursor on the last position seen never skips one; max_count NULL: all';
+COMMENT ON FUNCTION es_read_all(bigint, bigint, text[], text[], boolean) IS
+'all events in position order, after a position and up to the high-water mark: a cursor on the last position seen never skips one; max_count NULL: all; backward: as es_read_category';
+
+CREATE FUNCTION es_list_streams(category text DEFAULT NULL, prefix text DEFAULT NULL, after text DEFAULT NULL, max_count bigint DEFAULT 1000)
+RETURNS TABLE (stream text, version bigint, "position" bigint, created_at timestamptz, recorded_at timestamptz, closed boolean)
+AS 'MODULE_PATHNAME', 'es_list_streams' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION es_list_streams(text, text, text, bigint) IS
+'streams in order of name, bytewise: of a category, whose names begin with a prefix, after a name (NULL: all); max_count NULL: all';
 
 CREATE FUNCTION es_stream_version(stream text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'es_stream_version' LANGUAGE C STABLE PARALLEL UNSAFE;
@@ -500,9 +506,10 @@ REVOKE ALL ON FUNCTION es_append_multi_text(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_append_batch_text(text[], text[], text[], text[], text[], text[], bigint[], integer[], text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_find_append(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_import_handler() FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_read_category(text, bigint, bigint, text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_read_all(bigint, bigint, text[], text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read(text, bigint, bigint, boolean, boolean, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read_category(text, bigint, bigint, text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_read_all(bigint, bigint, text[], text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_list_streams(text, text, text, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_stream_version(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_position_at(timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_trace(text) FROM PUBLIC;

@@ -189,22 +189,57 @@ es_stream_by_id(int64 id, Snapshot snapshot, EsHead *head)
 	return name;
 }
 
+/* The first name, bytewise, behind all that begin with a prefix. NULL: there is none. */
+static text *
+behind_prefix(const text *prefix)
+{
+	int			len = VARSIZE_ANY_EXHDR(prefix);
+	text	   *behind;
+
+	while (len > 0 && (unsigned char) VARDATA_ANY(prefix)[len - 1] == 0xFF)
+		len--;
+	if (len == 0)
+		return NULL;
+	behind = cstring_to_text_with_len(VARDATA_ANY(prefix), len);
+	VARDATA(behind)[len - 1]++;
+	return behind;
+}
+
 /*
- * Begins to read the heads of a category with a snapshot, in order of name. These are "category" itself and the names
- * that begin with "category-". In the index by name they are next to each other.
+ * Begins to read heads with a snapshot, in order of name: those of a category (NULL: of all), whose names begin with a prefix
+ * (NULL: any), after a name (NULL: from the first on). The heads of a category are "category" itself and the names that begin
+ * with "category-". In the index by name they are next to each other.
  */
 void
-es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot)
+es_heads_begin(EsHeads *heads, const text *category, const text *prefix, const text *after, Snapshot snapshot)
 {
-	char	   *prefix = text_to_cstring(category);
-	EsIndexKey	keys[2] = {
-		{1, BTGreaterEqualStrategyNumber, CStringGetTextDatum(prefix)},
-		/* "." is the character after "-" */
-		{1, BTLessStrategyNumber, CStringGetTextDatum(psprintf("%s.", prefix))},
-	};
+	const text *from = NULL;
+	const text *to = NULL;
+	EsIndexKey	keys[2];
+	int			count = 0;
 
 	heads->category = category;
-	es_lookup_begin(&heads->rows, snapshot, false, 2, keys);
+	if (category != NULL)
+	{
+		from = category;
+		to = cstring_to_text(psprintf("%s.", text_to_cstring(category)));	/* "." is the character after "-" */
+	}
+	if (prefix != NULL)
+	{
+		const text *behind = behind_prefix(prefix);
+
+		if (from == NULL || es_compare_names(prefix, from) > 0)
+			from = prefix;
+		if (to == NULL || (behind != NULL && es_compare_names(behind, to) < 0))
+			to = behind;
+	}
+	if (after != NULL && (from == NULL || es_compare_names(after, from) >= 0))
+		keys[count++] = (EsIndexKey) {1, BTGreaterStrategyNumber, PointerGetDatum(after)};
+	else if (from != NULL)
+		keys[count++] = (EsIndexKey) {1, BTGreaterEqualStrategyNumber, PointerGetDatum(from)};
+	if (to != NULL)
+		keys[count++] = (EsIndexKey) {1, BTLessStrategyNumber, PointerGetDatum(to)};
+	es_lookup_begin(&heads->rows, snapshot, false, count, keys);
 }
 
 /* Reads the next head. Returns the stream's name, in the current memory context, or NULL at the end. */
@@ -218,7 +253,7 @@ es_heads_next(EsHeads *heads, EsHead *head)
 		CHECK_FOR_INTERRUPTS();
 		name = DatumGetTextPP(es_row_column(heads->rows.slot, Anum_head_name));
 		/* The range also holds names such as "category!". */
-		if (es_category_length(name) != VARSIZE_ANY_EXHDR(heads->category))
+		if (heads->category != NULL && es_category_length(name) != VARSIZE_ANY_EXHDR(heads->category))
 			continue;
 		es_head_read(heads->rows.slot, head);
 		return DatumGetTextPCopy(PointerGetDatum(name));

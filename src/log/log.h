@@ -226,7 +226,7 @@ typedef struct EsHeads
 	EsLookup	rows;			/* by name */
 	EState	   *estate;			/* for writing index entries; made when it is first needed */
 	ResultRelInfo *rri;
-	const text *category;		/* the category whose heads are being read */
+	const text *category;		/* the category whose heads are being read; NULL: all */
 	union
 	{
 		bytea		header;
@@ -254,7 +254,7 @@ extern void es_head_give_back(const text *name);
 extern void es_head_update(EsHeads *heads, const text *name, EsHead *head);
 extern bool es_absent_too_many(void);
 ES_NORETURN extern void es_absent_refuse(const text *name);
-extern void es_heads_begin(EsHeads *heads, const text *category, Snapshot snapshot);
+extern void es_heads_begin(EsHeads *heads, const text *category, const text *prefix, const text *after, Snapshot snapshot);
 extern text *es_heads_next(EsHeads *heads, EsHead *head);
 
 /* A transaction may hold streams without appending to them. */
@@ -385,6 +385,7 @@ typedef struct EsScan
 	int64		stream_first;	/* by stream: the positions of its first and last event */
 	int64		stream_last;
 	struct EsPartition *partitions; /* those that may have what is wanted */
+	struct EsPartitionGap *gap;	/* backward by position: what lies before `from` and is not attached; NULL: nothing */
 	int			partition_count;
 	int			partition;		/* the one that is being read */
 	Relation	rel;

@@ -48,7 +48,7 @@ static const RegProcedure comparisons[][BTMaxStrategyNumber + 1] = {
 	[KEY_INT8] = {[BTLessEqualStrategyNumber] = F_INT8LE,[BTEqualStrategyNumber] = F_INT8EQ,
 		[BTGreaterEqualStrategyNumber] = F_INT8GE},
 	[KEY_TEXT] = {[BTLessStrategyNumber] = F_TEXT_LT,[BTEqualStrategyNumber] = F_TEXTEQ,
-		[BTGreaterEqualStrategyNumber] = F_TEXT_GE},
+		[BTGreaterEqualStrategyNumber] = F_TEXT_GE,[BTGreaterStrategyNumber] = F_TEXT_GT},
 	[KEY_BYTEA] = {[BTEqualStrategyNumber] = F_BYTEAEQ},
 };
 

@@ -139,7 +139,7 @@ es_scan_stream(EsScan *scan, const text *name, const EsHead *head, int64 from, i
 
 /*
  * Makes the scan read positions after < p <= upto. If a part of this range is in no attached partition, raises an
- * error that names that part.
+ * error that names that part; a backward scan does so when it has come there.
  */
 void
 es_scan_positions(EsScan *scan, int64 after, int64 upto)
@@ -152,7 +152,13 @@ es_scan_positions(EsScan *scan, int64 after, int64 upto)
 	scan->to = upto;
 	(void) es_partition_list_upto(upto, false);
 	if (scan->from <= upto && es_partition_gap_in(scan->from, upto, scan->backward, &gap))
-		es_raise_gap(&gap, NULL, true);
+	{
+		if (!scan->backward || gap.to >= upto)
+			es_raise_gap(&gap, NULL, true);
+		scan->gap = MemoryContextAlloc(scan->context, sizeof(gap));
+		*scan->gap = gap;
+		scan->from = gap.to + 1;
+	}
 	choose_partitions(scan, scan->from, upto);
 }
 
@@ -176,7 +182,7 @@ close_partition(EsScan *scan)
 static Oid
 choose_index(EsScan *scan)
 {
-	if (!scan->by_stream && !scan->backward && scan->filter_categories &&
+	if (!scan->by_stream && scan->filter_categories &&
 		bms_num_members(scan->categories) <= MAX_MERGED)
 	{
 		Oid			by_category = es_partition_category_index(scan->rel);
@@ -347,8 +353,8 @@ open_next_partition(EsScan *scan)
 }
 
 /*
- * The next row of the open partition, from the cursor that is at the lowest position; NULL at the end of the
- * partition.
+ * The next row of the open partition, from the cursor that is at the lowest position (backward: the highest); NULL at the
+ * end of the partition.
  */
 static TupleTableSlot *
 next_row(EsScan *scan)
@@ -364,7 +370,7 @@ next_row(EsScan *scan)
 	scan->cursor = -1;
 	for (int i = 0; i < scan->cursor_count; i++)
 		if (scan->cursors[i].position != 0 &&
-			(scan->cursor < 0 || scan->cursors[i].position < scan->cursors[scan->cursor].position))
+			(scan->cursor < 0 || (scan->cursors[i].position < scan->cursors[scan->cursor].position) != scan->backward))
 			scan->cursor = i;
 	return scan->cursor < 0 ? NULL : scan->cursors[scan->cursor].slot;
 }
@@ -597,6 +603,8 @@ es_scan_next(EsScan *scan)
 			if (open_next_partition(scan))
 				continue;
 			check_end(scan);
+			if (scan->gap != NULL)
+				es_raise_gap(scan->gap, NULL, true);
 			return NULL;
 		}
 		if (scan->by_stream && !check_row(scan, slot))

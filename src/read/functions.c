@@ -38,6 +38,7 @@ typedef struct RowStream
 PG_FUNCTION_INFO_V1(es_read);
 PG_FUNCTION_INFO_V1(es_read_category);
 PG_FUNCTION_INFO_V1(es_read_all);
+PG_FUNCTION_INFO_V1(es_list_streams);
 PG_FUNCTION_INFO_V1(es_stream_version);
 PG_FUNCTION_INFO_V1(es_position_at);
 PG_FUNCTION_INFO_V1(es_trace);
@@ -182,6 +183,30 @@ filter_argument(FunctionCallInfo fcinfo, int n, const char *argument, List **nam
 	return true;
 }
 
+/* The argument event_types of a scan. */
+static void
+filter_types(FunctionCallInfo fcinfo, int n, EsScan *scan)
+{
+	scan->filter_types = filter_argument(fcinfo, n, "event_types", &scan->type_names);
+	scan->types = es_name_ids(ES_EVENT_TYPE, scan->type_names);
+}
+
+/* Whether no stored event can pass the filters. Names that the store does not know have no id. */
+static bool
+nothing_wanted(const EsScan *scan)
+{
+	return (scan->filter_categories && scan->categories == NULL) ||
+		(scan->filter_types && scan->types == NULL && (scan->transform == NULL || scan->type_names == NIL));
+}
+
+static bool
+backward_argument(FunctionCallInfo fcinfo, int n)
+{
+	if (PG_ARGISNULL(n))
+		es_null_argument("backward");
+	return PG_GETARG_BOOL(n);
+}
+
 /* ---------------------------------------------------------------- by stream */
 
 static EsScan *
@@ -197,12 +222,10 @@ open_stream(FunctionCallInfo fcinfo)
 
 	if (PG_ARGISNULL(0))
 		es_null_argument("stream");
-	if (PG_ARGISNULL(3))
-		es_null_argument("backward");
+	backward = backward_argument(fcinfo, 3);
 	if (PG_ARGISNULL(4))
 		es_null_argument("upcast");
 	name = PG_GETARG_TEXT_PP(0);
-	backward = PG_GETARG_BOOL(3);
 	if (!PG_ARGISNULL(1) && PG_GETARG_INT64(1) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -222,6 +245,9 @@ open_stream(FunctionCallInfo fcinfo)
 	scan->limit = limit;
 	if (PG_GETARG_BOOL(4))
 		scan->transform = es_upcast_begin(es_definitions());
+	filter_types(fcinfo, 5, scan);
+	if (nothing_wanted(scan))
+		scan->limit = 0;
 	if (backward)
 	{
 		from = PG_ARGISNULL(1) ? head.version : Min(PG_GETARG_INT64(1), head.version);
@@ -241,6 +267,50 @@ es_read(PG_FUNCTION_ARGS)
 	return return_rows(fcinfo, open_stream);
 }
 
+/* es_list_streams(category, prefix, after, max_count): in order of name, by the index of the heads. */
+Datum
+es_list_streams(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	text	   *category = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	text	   *prefix = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
+	text	   *after = PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2);
+	int64		left = es_count_argument(fcinfo, 3);
+	Snapshot	snapshot;
+	EsHeads		heads;
+	EsHead		head;
+	text	   *name;
+
+	(void) es_store_now();
+	InitMaterializedSRF(fcinfo, 0);
+	snapshot = RegisterSnapshot(GetActiveSnapshot());
+	es_early_release_await_all();
+	es_heads_open(&heads, AccessShareLock);
+	es_heads_begin(&heads, category, prefix, after, snapshot);
+	while (left != 0 && (name = es_heads_next(&heads, &head)) != NULL)
+	{
+		Datum		values[6];
+		bool		no_nulls[6] = {false};
+
+		if (head.version > 0)
+		{
+			values[0] = PointerGetDatum(name);
+			values[1] = Int64GetDatum(head.version);
+			values[2] = Int64GetDatum(head.last_position);
+			values[3] = TimestampTzGetDatum(head.created_at);
+			values[4] = TimestampTzGetDatum(head.recorded_at);
+			values[5] = BoolGetDatum(false);	/* nothing closes a stream yet */
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, no_nulls);
+			if (left != ES_NO_LIMIT)
+				left--;
+		}
+		pfree(name);
+	}
+	es_heads_close(&heads);
+	UnregisterSnapshot(snapshot);
+	return (Datum) 0;
+}
+
 Datum
 es_stream_version(PG_FUNCTION_ARGS)
 {
@@ -256,20 +326,14 @@ es_stream_version(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- by position */
 
-/* The argument event_types of a scan. */
+/* After a position and up to the mark; backward, from the mark or what comes before a position to the first. */
 static void
-filter_types(FunctionCallInfo fcinfo, int n, EsScan *scan)
+scan_positions(EsScan *scan, int64 after, int64 mark)
 {
-	scan->filter_types = filter_argument(fcinfo, n, "event_types", &scan->type_names);
-	scan->types = es_name_ids(ES_EVENT_TYPE, scan->type_names);
-}
-
-/* Whether no stored event can pass the filters. Names that the store does not know have no id. */
-static bool
-nothing_wanted(const EsScan *scan)
-{
-	return (scan->filter_categories && scan->categories == NULL) ||
-		(scan->filter_types && scan->types == NULL && (scan->transform == NULL || scan->type_names == NIL));
+	if (!scan->backward)
+		es_scan_positions(scan, after, mark);
+	else
+		es_scan_positions(scan, 0, after == 0 ? mark : Min(after - 1, mark));
 }
 
 static EsScan *
@@ -294,6 +358,7 @@ open_category(FunctionCallInfo fcinfo)
 
 	scan = es_scan_create(es_mark_snapshot(&mark));
 	scan->limit = limit;
+	scan->backward = backward_argument(fcinfo, 4);
 	scan->filter_categories = true;
 	id = es_name_find(ES_CATEGORY, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
 	if (id != 0)
@@ -302,7 +367,7 @@ open_category(FunctionCallInfo fcinfo)
 	scan->transform = es_upcast_begin(es_definitions());
 	if (nothing_wanted(scan))
 		scan->limit = 0;
-	es_scan_positions(scan, after, mark);
+	scan_positions(scan, after, mark);
 	return scan;
 }
 
@@ -323,13 +388,14 @@ open_all(FunctionCallInfo fcinfo)
 
 	scan = es_scan_create(es_mark_snapshot(&mark));
 	scan->limit = limit;
+	scan->backward = backward_argument(fcinfo, 4);
 	filter_types(fcinfo, 2, scan);
 	scan->filter_categories = filter_argument(fcinfo, 3, "categories", &categories);
 	scan->categories = es_name_ids(ES_CATEGORY, categories);
 	scan->transform = es_upcast_begin(es_definitions());
 	if (nothing_wanted(scan))
 		scan->limit = 0;
-	es_scan_positions(scan, after, mark);
+	scan_positions(scan, after, mark);
 	return scan;
 }
 

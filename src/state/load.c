@@ -401,7 +401,7 @@ es_load_category(PG_FUNCTION_ARGS)
 	defs = es_definitions();
 	fold = es_fold_create(es_aggregate(defs, VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category)));
 	es_heads_open(&heads, AccessShareLock);
-	es_heads_begin(&heads, category, snapshot);
+	es_heads_begin(&heads, category, NULL, NULL, snapshot);
 
 	per_stream = AllocSetContextCreate(CurrentMemoryContext, "event_store stream", ALLOCSET_DEFAULT_SIZES);
 	for (;;)

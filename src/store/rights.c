@@ -53,7 +53,7 @@ static const Right rights[] = {
 		"'es_put_snapshot', 'es_get_snapshot'",
 	NULL},
 	{"read",
-		"'es_read', 'es_read_category', 'es_read_all', 'es_stream_version', 'es_position_at', 'es_trace', "
+		"'es_read', 'es_read_category', 'es_read_all', 'es_list_streams', 'es_stream_version', 'es_position_at', 'es_trace', "
 		"'es_high_water_mark', 'es_find_append', 'es_load', 'es_load_version', 'es_load_at', 'es_load_valid_at', "
 		"'es_load_category', 'es_history', 'es_get_snapshot', 'es_replayed_events', 'es_wait_for_projection', "
 		"'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch', 'es_check_cursor'",

@@ -178,7 +178,7 @@ SELECT left(try($$SELECT es_load('stolen-1')$$), 40), try($$SELECT es_load('name
 SELECT es_create_store();
 \set VERBOSITY default
 SELECT try($$SELECT es_load('named-1')$$) ~ 'is a role of another server';
-SELECT has_function_privilege('es_test_mallory', 'es_read_all(bigint,bigint,text[],text[])', 'EXECUTE') AS functions,
+SELECT has_function_privilege('es_test_mallory', 'es_read_all(bigint,bigint,text[],text[],boolean)', 'EXECUTE') AS functions,
     has_table_privilege('es_test_mallory', 'event_store.events', 'SELECT') AS views;
 -- a right that was given before needs no warning
 SET ROLE es_test_owner;

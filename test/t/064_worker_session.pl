@@ -97,6 +97,13 @@ ok($node->poll_query_until($db, 'SELECT count(*) > 0 FROM event_store.snapshots'
 is(q1('SELECT DISTINCT state FROM event_store.snapshots'), '{"f": "op_r/op_r", "u": "other_r/other_r"}',
 	'each text ran with its own role as session user');
 
+# Text of one role inside of another's: a load in a handler. The session user stays that of the outer one.
+q1(q[SET ROLE op_r; CREATE TABLE nested (before text, inside text, after text)]);
+q1(q[SELECT es_append('s-2', 0, '[{"type": "Old", "schema_version": 1}]'::jsonb)]);
+project('op_r', 'b_nested', q[INSERT INTO nested SELECT whoami(), (SELECT state->>'u' FROM es_load('s-2')), whoami() FROM (SELECT 1 FROM new_events LIMIT 1) x]);
+ok(caught_up('b_nested'), 'a handler has loaded a state');
+is(q1('SELECT DISTINCT before, inside, after FROM nested'), 'op_r/op_r|other_r/op_r|op_r/op_r', 'the upcaster of another role ran with its rights, and the session user of the handler');
+
 # What a handler leaves in its session.
 q1(q[
 SET ROLE op_r;

@@ -10,6 +10,9 @@
 
 extern void es_call_execute(EsCall *call);
 
+/* append/metadata.c */
+extern void es_merge_settings(EsCall *call);
+
 /* append/event_check.c */
 extern void es_check_events(const EsCall *call);
 

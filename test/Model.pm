@@ -140,7 +140,7 @@ sub new
 	my ($class) = @_;
 
 	# streams: name -> events; a call's own, other than in `streams`, are those with its number.
-	return bless { log => [], streams => {}, keys => {}, batch_keys => {}, aggregates => {}, upcasters => {}, snapshots => {},
+	return bless { log => [], streams => {}, keys => {}, batch_keys => {}, aggregates => {}, upcasters => {}, registered => {}, snapshots => {},
 		application => {}, projections => {}, subscriptions => {}, published => 0, mark => 0 }, $class;
 }
 
@@ -172,6 +172,16 @@ sub settled
 }
 
 sub settled_position { my ($self) = @_; my @events = $self->settled; return @events ? $events[-1]{position} : 0 }
+
+# Where the mark is: positions that were drawn in vain count (`drawn_to`, set by the test).
+sub mark
+{
+	my ($self) = @_;
+	my $mark = $self->{drawn_to} // 0;
+
+	$mark = $self->{limit} if defined $self->{limit} && $self->{limit} < $mark;
+	return $mark > $self->settled_position ? $mark : $self->settled_position;
+}
 
 # ---- appending
 

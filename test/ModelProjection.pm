@@ -150,12 +150,13 @@ sub create
 		refuse('42710') if definition($old) ne definition(\%def);
 		return;
 	}
-	my $p = { %def, state => 'running', position => $def{from}, rows => {}, parked => {}, events => 0, stale => 0 };
+	my $p = { %def, state => 'running', position => $def{from}, reached => $def{from}, rows => {}, parked => {}, events => 0, stale => 0 };
 	if ($p->{mode} eq 'inline')
 	{
 		catch_up($model, $p);
 		refuse('25001') if $model->{drawn};
 		refuse('55000') if %{ $p->{parked} };
+		passed($model, $p);
 	}
 	$model->{projections}{$name} = $p;
 	return;
@@ -174,7 +175,27 @@ sub catch_up
 	my $events = apply($p, [ calls($model, $p, [ grep { $_->{position} > $p->{position} } $model->settled ]) ], 1);
 
 	$p->{position} = $model->settled_position if $model->settled_position > $p->{position};
+	passed($model, $p) if $model->mark > $p->{reached};
+	$p->{reached} = $model->mark if $model->mark > $p->{reached};
 	return $events;
+}
+
+# The upcasters that have to do with the types that a projection gets.
+sub upcasters_of
+{
+	my ($model, $p) = @_;
+
+	return join ',', sort map { $model->{registered}{$_} } grep { !$p->{types} || $model->may_become((split ' ')[0], $p->{types}) } keys %{ $model->{upcasters} };
+}
+
+# Events were passed with the upcasters of now.
+sub passed
+{
+	my ($model, $p) = @_;
+	my $now = upcasters_of($model, $p);
+
+	$p->{passed_with} = !defined $p->{passed_with} || $p->{passed_with} eq $now ? $now : 'several';
+	return;
 }
 
 sub find { my ($model, $name) = @_; return $model->{projections}{$name} // refuse('YE008') }
@@ -199,7 +220,8 @@ sub run
 		}
 		else
 		{
-			@{$p}{qw(handler categories types rows parked position stale)} = @{$r}{qw(handler categories types rows parked position stale)};
+			passed($model, $r) if $p->{mode} eq 'inline';
+			@{$p}{qw(handler categories types rows parked position reached stale passed_with)} = @{$r}{qw(handler categories types rows parked position reached stale passed_with)};
 			$p->{state} = 'running' if $p->{state} eq 'failed';
 			delete $p->{rebuild};
 		}
@@ -216,7 +238,7 @@ sub rebuild
 	my $p = find($model, $name);
 
 	$p->{rebuild} = { handler => $handler // $p->{handler}, types => $types // $p->{types}, categories => $p->{categories}, from => $p->{from},
-		position => $p->{from}, rows => {}, parked => {}, events => 0, state => 'running', stale => 0 };
+		position => $p->{from}, reached => $p->{from}, rows => {}, parked => {}, events => 0, state => 'running', stale => 0 };
 	return;
 }
 
@@ -268,8 +290,13 @@ sub set_mode
 	{
 		catch_up($model, $p);
 		refuse('55000') if %{ $p->{parked} };
+		passed($model, $p);
 	}
-	else { $p->{position} = $model->last_position }
+	else
+	{
+		$p->{position} = $model->last_position;
+		$p->{reached} = $model->mark if $model->mark > $p->{reached};
+	}
 	$p->{mode} = $mode;
 	return;
 }
@@ -290,6 +317,7 @@ sub retry
 		my ($attempts) = sort { $b <=> $a } map { $_->{attempts} } values %taken;
 		my @events = grep { $taken{ $_->{stream} } && $_->{position} >= $taken{ $_->{stream} }{position} && $_->{position} <= $p->{position} } $model->settled;
 		$events += apply($p, [ calls($model, $p, \@events) ], $attempts + 1);
+		passed($model, $p);
 	}
 	return $events;
 }
@@ -308,24 +336,24 @@ sub inline
 	return;
 }
 
-# An upcaster was changed: who has applied such events says so.
+# An upcaster was changed: inline projections of such events are marked, as no batch would notice. Others are compared.
 sub upcaster_changed
 {
 	my ($model, @types) = @_;
 	for my $p (values %{ $model->{projections} })
 	{
 		my $hit = sub { my ($def) = @_; return !$def->{types} || grep { $model->may_become($_, $def->{types}) } @types };
-		$p->{stale} = 1 if ($p->{events} > 0 || $p->{mode} eq 'inline') && $hit->($p);
-		$p->{rebuild}{stale} = 1 if $p->{rebuild} && $p->{rebuild}{events} > 0 && $hit->($p->{rebuild});
+		$p->{stale} = 1 if $p->{mode} eq 'inline' && $hit->($p);
 	}
 	return;
 }
 
 sub status
 {
-	my ($p) = @_;
+	my ($model, $p) = @_;
+	my $stale = $p->{stale} || defined $p->{passed_with} && $p->{passed_with} ne upcasters_of($model, $p);
 	my $rebuild = $p->{rebuild} ? $p->{rebuild}{state} : '';
-	my $status = $p->{state} ne 'running' ? $p->{state} : $rebuild eq 'running' ? 'rebuilding' : $p->{stale} ? 'stale' : 'running';
+	my $status = $p->{state} ne 'running' ? $p->{state} : $rebuild eq 'running' ? 'rebuilding' : $stale ? 'stale' : 'running';
 
 	return row($p->{mode}, $status, scalar keys %{ $p->{parked} }, $rebuild);
 }

@@ -222,6 +222,7 @@ SELECT 'projection', NULL, c.position,
         c.events - c.counted_events + q.events, c.counted_after, l.events)
 FROM event_store.projections p
 JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
+JOIN event_store.projection_status s ON s.name = p.name
 CROSS JOIN bound b
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(q.events), 0) AS events FROM event_store.quarantine q
@@ -235,7 +236,7 @@ CROSS JOIN LATERAL (
         AND n.call_bucket < array_position(b.positions, c.position)
         AND (p.categories IS NULL OR k.name = ANY (p.categories))
         AND (p.event_types IS NULL OR t.name = ANY (p.event_types))) l
-WHERE b.positions IS NOT NULL AND p.mode = 'async' AND NOT p.stale AND c.counted_after < c.position
+WHERE b.positions IS NOT NULL AND p.mode = 'async' AND NOT s.stale AND c.counted_after < c.position
     AND c.events - c.counted_events + q.events <> l.events
     AND NOT :gaps::int8multirange && int8range(c.counted_after, c.position, '(]');
 

@@ -156,9 +156,11 @@ CREATE TABLE event_store.upcasters (
     search_path   text NOT NULL,
     role_oid      oid NOT NULL DEFAULT 0,
     role_system   bigint NOT NULL DEFAULT 0,
+    id            uuid NOT NULL DEFAULT gen_random_uuid(),
     PRIMARY KEY (event_type, from_version)
 );
 COMMENT ON TABLE event_store.upcasters IS 'how old shapes of events are read: es_register_upcaster';
+COMMENT ON COLUMN event_store.upcasters.id IS 'of this registration: what replaces it has another one';
 
 CREATE TABLE event_store.event_checks (
     event_type      text COLLATE "C" NOT NULL,
@@ -230,6 +232,7 @@ CREATE TABLE event_store.checkpoints (
     suspect         boolean NOT NULL DEFAULT false,
     crashes         integer NOT NULL DEFAULT 0,
     crashed_at      timestamptz,
+    upcasters       bytea,
     PRIMARY KEY (projection, rebuild)
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE event_store.checkpoints IS
@@ -243,6 +246,8 @@ COMMENT ON COLUMN event_store.checkpoints.begun IS
 'an attempt at a batch that has not ended was committed then; NULL: none, or it was not the first since a worker began';
 COMMENT ON COLUMN event_store.checkpoints.suspect IS 'the server crashed during an attempt: it is run alone, in single events, until it has caught up';
 COMMENT ON COLUMN event_store.checkpoints.crashes IS 'crashes of the server while it was run alone, the last one at crashed_at';
+COMMENT ON COLUMN event_store.checkpoints.upcasters IS
+'digest of the upcasters that the events were read with; empty: of several sets of them; NULL: no event was passed yet';
 
 CREATE TABLE event_store.rebuilds (
     projection   text COLLATE "C" PRIMARY KEY,
@@ -255,7 +260,6 @@ CREATE TABLE event_store.rebuilds (
     schema       text NOT NULL,
     state        text NOT NULL CHECK (state IN ('running', 'failed')),
     started_at   timestamptz NOT NULL,
-    stale        boolean NOT NULL DEFAULT false,
     role_oid     oid NOT NULL DEFAULT 0,
     role_system  bigint NOT NULL DEFAULT 0
 );

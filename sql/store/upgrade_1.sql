@@ -92,6 +92,32 @@ CREATE INDEX seals_recorded_after ON event_store.seals (recorded_after);
 COMMENT ON COLUMN event_store.seals.recorded_after IS
 'every event behind this seal was recorded later than this; NULL: not known';
 
+-- Projections that have passed events have done so with the upcasters of now, or were marked.
+ALTER TABLE event_store.upcasters ADD COLUMN id uuid;
+ALTER TABLE event_store.upcasters ALTER COLUMN id SET DEFAULT gen_random_uuid();
+UPDATE event_store.upcasters SET id = DEFAULT;
+ALTER TABLE event_store.upcasters ALTER COLUMN id SET NOT NULL;
+COMMENT ON COLUMN event_store.upcasters.id IS 'of this registration: what replaces it has another one';
+ALTER TABLE event_store.checkpoints ADD COLUMN upcasters bytea;
+COMMENT ON COLUMN event_store.checkpoints.upcasters IS
+'digest of the upcasters that the events were read with; empty: of several sets of them; NULL: no event was passed yet';
+WITH RECURSIVE leads(id, name) AS (
+    SELECT u.id, u.event_type FROM event_store.upcasters u
+    UNION
+    SELECT l.id, u.to_type FROM leads l JOIN event_store.upcasters u ON u.event_type = l.name
+)
+UPDATE event_store.checkpoints c SET upcasters = CASE WHEN p.stale THEN '' ELSE (
+        SELECT sha256(coalesce(string_agg(uuid_send(u.id), '' ORDER BY u.id), ''))
+        FROM event_store.upcasters u
+        WHERE p.event_types IS NULL OR u.id IN (SELECT l.id FROM leads l WHERE l.name = ANY (p.event_types))) END
+FROM (
+    SELECT name, false AS rebuild, event_types, false AS stale, from_position, mode FROM event_store.projections
+    UNION ALL
+    SELECT b.projection, true, b.event_types, b.stale, p.from_position, 'async'
+    FROM event_store.rebuilds b JOIN event_store.projections p ON p.name = b.projection) p
+WHERE c.projection = p.name AND c.rebuild = p.rebuild AND (c.position > p.from_position OR p.mode = 'inline');
+ALTER TABLE event_store.rebuilds DROP COLUMN stale;
+
 -- What a new store's import has otherwise: es_upgrade_store() makes it, and gives its rights again.
 DROP FOREIGN TABLE IF EXISTS event_store.import;
 

@@ -47,13 +47,19 @@ COMMENT ON VIEW event_store.partitions IS
 -- Lag is against what is committed, not against the mark: where no coordinator publishes, the mark stands still.
 -- Lag in time is the age of the first event that was not delivered: one probe of an index.
 -- Where a projection was not active for minutes its rate is 0: exp() would underflow.
+-- Stale is what was made with other upcasters than there are now for its types (es_upcaster_set() in state/definition.c).
 -- What the workers know in shared memory is in a setting, which can be read without depending on the extension. It counts for the
 -- row of the projection that it was found with (es_row_version() in log/lookup.c). A checkpoint is held by who has locked its row.
 CREATE OR REPLACE VIEW event_store.projection_status AS
+WITH RECURSIVE leads(id, name) AS (
+    SELECT u.id, u.event_type FROM event_store.upcasters u
+    UNION
+    SELECT l.id, u.to_type FROM leads l JOIN event_store.upcasters u ON u.event_type = l.name
+)
 SELECT p.name,
     CASE WHEN p.state <> 'running' THEN p.state
         WHEN b.state = 'running' THEN 'rebuilding'
-        WHEN p.stale THEN 'stale'
+        WHEN y.stale THEN 'stale'
         ELSE 'running' END AS status,
     p.mode,
     CASE p.mode WHEN 'inline' THEN m.mark ELSE k.position END AS position,
@@ -80,7 +86,7 @@ SELECT p.name,
     CASE WHEN p.state = 'failed' OR b.state = 'failed' THEN 'failed'
         WHEN p.mode = 'async' AND p.state = 'running' AND (h.slots ->> 'no_slot')::boolean THEN 'no_slot'
         WHEN c.attempts > 0 OR c.suspect THEN 'waiting'
-        WHEN p.stale THEN 'stale'
+        WHEN y.stale THEN 'stale'
         ELSE 'ok' END AS health,
     (s.slot ->> 'pid')::integer AS pid,
     to_timestamp((s.slot ->> 'since')::double precision) AS active_since,
@@ -88,9 +94,15 @@ SELECT p.name,
         SELECT coalesce(l.pid, 0)
         FROM pg_locks l
         WHERE l.locktype = 'transactionid' AND l.transactionid = c.xmax AND l.granted
-            AND l.pid IS DISTINCT FROM (s.slot ->> 'pid')::integer), '{}') AS blocked_by
+            AND l.pid IS DISTINCT FROM (s.slot ->> 'pid')::integer), '{}') AS blocked_by,
+    y.stale
 FROM event_store.projections p
 JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
+CROSS JOIN LATERAL (
+    SELECT sha256(coalesce(string_agg(uuid_send(u.id), '' ORDER BY u.id), '')) AS digest
+    FROM event_store.upcasters u
+    WHERE p.event_types IS NULL OR u.id IN (SELECT l.id FROM leads l WHERE l.name = ANY (p.event_types))) u
+CROSS JOIN LATERAL (SELECT p.stale OR NOT p.side_effects AND coalesce(c.upcasters <> u.digest, false) AS stale) y
 CROSS JOIN (
     SELECT k.mark, coalesce((SELECT l.position FROM event_store.log l ORDER BY l.position DESC LIMIT 1), k.mark) AS newest
     FROM event_store.mark k

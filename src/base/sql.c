@@ -242,6 +242,20 @@ es_sql_run(const char *statement)
 	return es_sql_run_args(statement, 0, NULL, NULL, NULL);
 }
 
+/* The same for a query, which sees what is committed now, and not only what the transaction's snapshot shows. */
+uint64
+es_sql_run_latest(const char *statement)
+{
+	int			rc;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	rc = SPI_execute(statement, true, 0);
+	PopActiveSnapshot();
+	if (rc < 0)
+		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
+	return SPI_processed;
+}
+
 /* ---------------------------------------------------------------- results */
 
 ES_NORETURN static void

@@ -434,6 +434,7 @@ attempt_batch(void *arg)
 	EsCheckpoint *checkpoint = task->checkpoint;
 	EsCheckpoint after = *checkpoint;
 	EsBatch    *batch;
+	bool		passed;			/* events, applied or not */
 
 	attempt->failures = checkpoint->failures;
 	if (attempt->group != 0)
@@ -484,7 +485,9 @@ attempt_batch(void *arg)
 	after.begun = 0;
 	after.quarantined = es_quarantine_count(attempt->quarantine);
 	ES_FAULT(before_checkpoint);
-	es_checkpoint_save(&after, attempt->events);
+	passed = attempt->group != 0 || after.cursor.position > checkpoint->cursor.position;
+	es_checkpoint_save(&after, attempt->events, passed || task->ahead != NULL ? batch->upcasters : NULL,
+					   task->ahead != NULL && memcmp(task->ahead, batch->upcasters, ES_DIGEST_LEN) != 0);
 	CommandCounterIncrement();
 	ES_FAULT(after_checkpoint);
 	task->more = batch->more;

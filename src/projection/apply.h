@@ -25,6 +25,7 @@ typedef struct EsTask
 	int64		limit;			/* events of a batch */
 	int64		max;			/* the same, where more are needed to keep calls whole */
 	bool		patient;		/* run by a worker, which can try again later */
+	const uint8 *ahead;			/* the upcasters with which events before the cursor were passed, and not stored; NULL: none were */
 	bool		write_idle;		/* stores the checkpoint also where no event passed the filter */
 
 	/* results */

@@ -96,14 +96,19 @@ es_batch_empty(void)
 	return begin_batch(ES_ALL_COLUMNS);
 }
 
-/* A scan with the filter; it takes over the registered snapshot. *possible is false where no event can pass. */
+/*
+ * A scan with the filter; it takes over the registered snapshot. *possible is false where no event can pass. The upcasters
+ * are those that are committed now, also in an old snapshot: what they make stays, and is for others.
+ */
 static EsScan *
-begin_scan(const EsFilter *filter, Snapshot snapshot, bool *possible)
+begin_scan(EsBatch *batch, const EsFilter *filter, Snapshot snapshot, bool *possible)
 {
 	EsScan	   *scan = es_scan_create(snapshot);
+	EsDefinitions *defs = es_definitions_latest();
 	EsFilterIds ids;
 
-	es_filter_resolve(filter, es_upcast_begin(es_definitions()), &ids);
+	es_upcaster_set(defs, filter->types, filter->all_types, batch->upcasters);
+	es_filter_resolve(filter, es_upcast_begin(defs), &ids);
 	es_filter_scan(&ids, scan);
 	*possible = !ids.nothing;
 	return scan;
@@ -239,7 +244,7 @@ es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const E
 	upto = es_scan_step(snapshot, begin, SCAN_AT_MOST, mark);
 	batch->more = upto < mark;
 	settings = es_settings_open(NULL);	/* once, not for each event */
-	scan = begin_scan(filter, RegisterSnapshot(snapshot), &possible);
+	scan = begin_scan(batch, filter, RegisterSnapshot(snapshot), &possible);
 	scan->catch_failures = catch_failures;
 	if (possible)
 		es_scan_positions(scan, Min(from->scan_from - 1, upto), upto);
@@ -298,7 +303,7 @@ es_batch_of_call(const EsFilter *filter, uint32 columns, Snapshot snapshot, int6
 	EsBatch    *batch = begin_batch(columns);
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	bool		possible;
-	EsScan	   *scan = begin_scan(filter, RegisterSnapshot(snapshot), &possible);
+	EsScan	   *scan = begin_scan(batch, filter, RegisterSnapshot(snapshot), &possible);
 	TupleTableSlot *slot;
 
 	if (possible)
@@ -358,7 +363,7 @@ es_batch_of_streams(const EsFilter *filter, uint32 columns, Snapshot snapshot, i
 	}
 
 	settings = es_settings_open(NULL);
-	scan = begin_scan(filter, RegisterSnapshot(snapshot), &possible);
+	scan = begin_scan(batch, filter, RegisterSnapshot(snapshot), &possible);
 	scan->catch_failures = catch_failures;
 	if (possible && count > 0)
 	{

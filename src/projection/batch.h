@@ -48,6 +48,7 @@ typedef struct EsBatch
 	EsCursor	next;			/* where the next batch begins */
 	bool		more;			/* there may be more events up to the mark */
 	TimestampTz last_recorded_at;	/* of its last event */
+	uint8		upcasters[ES_DIGEST_LEN];	/* es_upcaster_set() of those that it was read with */
 } EsBatch;
 
 extern EsBatch *es_batch_read(const EsFilter *filter, uint32 columns, Snapshot snapshot, const EsCursor *from,

@@ -18,6 +18,7 @@
 #include "base/base.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "state/state.h"
 #include "projection/checkpoint.h"
 
 /* The rate of events is an average over about this time. */
@@ -98,14 +99,36 @@ es_checkpoint_peek(const char *projection, int64 *position)
 	return found;
 }
 
-/* Stores a checkpoint after so many events were applied, and forgets earlier failures. */
+/*
+ * What becomes of the column upcasters when events were read with a set of them, a parameter of the statement: the first
+ * set stays; with another one it is empty for good, which is no set's digest. (docs/internals/definitions.md)
+ */
+#define WITH_UPCASTERS(parameter) \
+	"upcasters = CASE WHEN " parameter " IS NULL OR upcasters = " parameter " THEN upcasters" \
+	" WHEN upcasters IS NULL THEN " parameter " ELSE '' END"
+
+static Datum
+digest_datum(const uint8 *digest, int len)
+{
+	bytea	   *value = palloc(VARHDRSZ + len);
+
+	SET_VARSIZE(value, VARHDRSZ + len);
+	memcpy(VARDATA(value), digest, len);
+	return PointerGetDatum(value);
+}
+
+/*
+ * Stores a checkpoint after so many events were applied, and forgets earlier failures. upcasters: those that events were
+ * read with; NULL: no event was passed. several: some of them with others.
+ */
 void
-es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
+es_checkpoint_save(EsCheckpoint *checkpoint, int64 events, const uint8 *upcasters, bool several)
 {
 	EsSql		sql;
-	Oid			types[11] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, INT4OID};
-	Datum		values[11];
-	char		nulls[11];
+	Oid			types[12] = {TEXTOID, BOOLOID, INT8OID, INT8OID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, INT4OID,
+	BYTEAOID};
+	Datum		values[12];
+	char		nulls[12];
 	uint64		rows;
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds = checkpoint->last_active == 0 ? RATE_SECONDS :
@@ -130,16 +153,40 @@ es_checkpoint_save(EsCheckpoint *checkpoint, int64 events)
 	values[8] = Int32GetDatum(checkpoint->quarantined);
 	values[9] = BoolGetDatum(checkpoint->suspect);
 	values[10] = Int32GetDatum(checkpoint->suspect ? checkpoint->crashes : 0);
+	values[11] = upcasters == NULL ? (Datum) 0 : digest_datum(upcasters, several ? 0 : ES_DIGEST_LEN);
+	nulls[11] = upcasters == NULL ? 'n' : ' ';
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_write_kept("checkpoints", &save_plan,
 							 "UPDATE event_store.checkpoints SET position = $3, scan_from = $4,"
 							 " events = events + $5, rate = $6, last_active = $7, failures = $8, quarantined = $9,"
 							 " attempts = 0, retry_at = NULL, error = NULL, error_code = NULL, error_position = NULL,"
-							 " begun = NULL, suspect = $10, crashes = $11"
-							 " WHERE projection = $1 AND rebuild = $2", 11, types, values, nulls);
+							 " begun = NULL, suspect = $10, crashes = $11, "
+							 WITH_UPCASTERS("$12")
+							 " WHERE projection = $1 AND rebuild = $2", 12, types, values, nulls);
 	es_sql_check_written("checkpoints", rows, 1);
 	es_sql_end(&sql);
 	es_transaction_progressed();
+}
+
+/* Notes that events are read with the upcasters of now from here on, without a batch that says so. */
+void
+es_checkpoint_upcasters(const char *projection, bool rebuild, const EsFilter *filter)
+{
+	Oid			types[3] = {TEXTOID, BOOLOID, BYTEAOID};
+	Datum		values[3];
+	uint8		digest[ES_DIGEST_LEN];
+	EsSql		sql;
+
+	es_upcaster_set(es_definitions_latest(), filter->types, filter->all_types, digest);
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = BoolGetDatum(rebuild);
+	values[2] = digest_datum(digest, ES_DIGEST_LEN);
+	es_sql_begin(&sql, es_store()->owner);
+	es_sql_check_written("checkpoints",
+						 es_sql_write_args("checkpoints", "UPDATE event_store.checkpoints SET " WITH_UPCASTERS("$3")
+										   " WHERE projection = $1 AND rebuild = $2", 3, types, values, NULL), 1);
+	es_sql_end(&sql);
+	CommandCounterIncrement();
 }
 
 /* Stores that an attempt begins, or what has become of an earlier one. */

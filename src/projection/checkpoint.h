@@ -27,8 +27,9 @@ typedef struct EsCheckpoint
 
 extern bool es_checkpoint_lock(const char *projection, bool rebuild, bool wait, EsCheckpoint *checkpoint);
 extern bool es_checkpoint_peek(const char *projection, int64 *position);
-extern void es_checkpoint_save(EsCheckpoint *checkpoint, int64 events);
 extern void es_checkpoint_attempt(const EsCheckpoint *checkpoint);
+extern void es_checkpoint_save(EsCheckpoint *checkpoint, int64 events, const uint8 *upcasters, bool several);
+extern void es_checkpoint_upcasters(const char *projection, bool rebuild, const EsFilter *filter);
 extern void es_checkpoint_fail(EsCheckpoint *checkpoint, const ErrorData *error, int64 position);
 
 #endif							/* ES_PROJECTION_CHECKPOINT_H */

@@ -119,7 +119,6 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	state = text_column(slot, Anum_projection_state);
 	projection->running = strcmp(state, "running") == 0;
 	projection->failed = strcmp(state, "failed") == 0;
-	projection->stale = DatumGetBool(slot->tts_values[Anum_projection_stale - 1]);
 	projection->row = es_row_version(slot);
 }
 
@@ -579,7 +578,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("there is already another projection \"%s\"", name),
-				 errhint("To give it a new handler or filter, use es_rebuild_projection; else drop it first.")));
+				 errhint("To give it a new handler or filter, use es_rebuild_projection; else drop it and empty its tables first.")));
 	if (made)
 		es_sql_write_args("checkpoints",
 						  "INSERT INTO event_store.checkpoints (projection, rebuild, position, scan_from, counted_after)"
@@ -674,22 +673,16 @@ es_set_projection_mode(PG_FUNCTION_ARGS)
 /* ---------------------------------------------------------------- changes of upcasters */
 
 /*
- * Marks projections as stale when an upcaster of an event type has changed. A projection is stale when it has applied
- * events of the type, or of a type that upcasters make of it: its tables come from other upcasters than there are now.
- * Rebuilding the projection ends that. One with side effects cannot be rebuilt, and so is never stale.
+ * A projection is stale when it has passed events with other upcasters, of those that have to do with its types, than there
+ * are now. Nothing has to be marked for that: its checkpoint says with which (docs/internals/definitions.md). An inline
+ * projection has no batches that could say it, so it is marked when an upcaster of its types changes. A rebuild ends that.
  *
  * to_type is NULL before the change: then what the upcasters have made of the type until now is followed. A projection of
  * the type that it became has applied events that it would not be given any more.
  */
 static void
-make_projections_stale(text *type, text *to_type)
+upcaster_changed(text *type, text *to_type)
 {
-#define TOUCHED \
-	"WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")" \
-	" UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name) "
-#define HAS_TOUCHED \
-	"(p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)" \
-	" JOIN touched t ON t.name = e.name COLLATE \"C\"))"
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2];
 	EsSql		sql;
@@ -699,14 +692,11 @@ make_projections_stale(text *type, text *to_type)
 	values[1] = PointerGetDatum(to_type != NULL ? to_type : type);
 	es_sql_begin(&sql, es_store()->owner);
 	rows = es_sql_write_args("projections",
-							 TOUCHED "UPDATE event_store.projections p SET stale = true FROM event_store.checkpoints c"
-							 " WHERE c.projection = p.name AND NOT c.rebuild AND NOT p.stale AND NOT p.side_effects"
-							 " AND (c.events > 0 OR p.mode = 'inline') AND " HAS_TOUCHED, 2, types, values, NULL);
-	/* A rebuild that has begun makes its projection stale when it ends. */
-	es_sql_write_args("rebuilds",
-					  TOUCHED "UPDATE event_store.rebuilds p SET stale = true FROM event_store.checkpoints c"
-					  " WHERE c.projection = p.projection AND c.rebuild AND c.events > 0 AND " HAS_TOUCHED,
-					  2, types, values, NULL);
+							 "WITH RECURSIVE touched(name) AS (VALUES ($1 COLLATE \"C\"), ($2 COLLATE \"C\")"
+							 " UNION SELECT u.to_type FROM event_store.upcasters u JOIN touched t ON u.event_type = t.name)"
+							 " UPDATE event_store.projections p SET stale = true WHERE p.mode = 'inline' AND NOT p.stale"
+							 " AND (p.event_types IS NULL OR EXISTS (SELECT FROM unnest(p.event_types) e(name)"
+							 " JOIN touched t ON t.name = e.name COLLATE \"C\"))", 2, types, values, NULL);
 	es_sql_end(&sql);
 	if (rows > 0)
 		es_projection_changed();
@@ -719,6 +709,6 @@ void
 es_projection_init(void)
 {
 	es_transaction_at_end(end_of_transaction);
-	es_on_upcaster_change(make_projections_stale);
+	es_on_upcaster_change(upcaster_changed);
 	es_after_append(es_inline_run);
 }

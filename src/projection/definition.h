@@ -25,7 +25,6 @@ typedef struct EsProjection
 	char	   *search_path;
 	bool		running;		/* neither paused nor failed */
 	bool		failed;
-	bool		stale;
 	EsHandler  *handler;		/* made when first needed */
 
 	uint64		row;			/* differs for each version of the row, and so for each definition */

@@ -150,6 +150,7 @@ es_inline_begin(const char *name)
 	last = es_inline_lock();
 	(void) es_projection_catch_up(name, last);
 	es_inline_check_quarantine(name, false);
+	es_checkpoint_upcasters(name, false, &es_projection_get(name)->filter);
 	set_mode(name, "UPDATE event_store.projections SET mode = 'inline' WHERE name = $1 AND $2 >= 0", last);
 }
 

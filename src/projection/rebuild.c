@@ -268,7 +268,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has no list of tables", projection->name),
 				 errdetail("A rebuild must know which tables to build beside the live ones."),
-				 errhint("Drop it and create it anew with the argument tables.")));
+				 errhint("Drop it, empty its tables, and create it anew with the argument tables.")));
 	memset(&rebuild, 0, sizeof(rebuild));
 	rebuild.name = pstrdup(projection->name);
 	rebuild.fast = PG_GETARG_BOOL(4);
@@ -372,7 +372,7 @@ begin_anew(const char *name)
 	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
 	es_projection_change("checkpoints",
 						 "UPDATE event_store.checkpoints c SET position = p.from_position, scan_from = p.from_position + 1,"
-						 " events = 0, failures = 0, quarantined = 0, attempts = 0, retry_at = NULL, error = NULL,"
+						 " events = 0, upcasters = NULL, failures = 0, quarantined = 0, attempts = 0, retry_at = NULL, error = NULL,"
 						 " error_code = NULL, error_position = NULL FROM event_store.projections p"
 						 " WHERE p.name = $1 AND c.projection = $1 AND c.rebuild", name);
 	ereport(LOG,
@@ -397,7 +397,7 @@ replace_definition(const Rebuild *rebuild)
 	es_projection_change("projections",
 						 "UPDATE event_store.projections p SET handler = r.handler, categories = r.categories,"
 						 " event_types = r.event_types, role = r.role, role_oid = r.role_oid, role_system = r.role_system,"
-						 " search_path = r.search_path, stale = r.stale,"
+						 " search_path = r.search_path, stale = false,"
 						 " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
 	es_projection_change("quarantine",
@@ -406,7 +406,8 @@ replace_definition(const Rebuild *rebuild)
 	es_projection_change("checkpoints",
 						 "UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from,"
 						 " failures = r.failures, quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"
-						 " error_position = NULL, counted_after = r.counted_after, counted_events = c.events - r.events"
+						 " error_position = NULL, counted_after = r.counted_after, counted_events = c.events - r.events,"
+						 " upcasters = r.upcasters"
 						 " FROM event_store.checkpoints r"
 						 " WHERE c.projection = $1 AND NOT c.rebuild AND r.projection = $1 AND r.rebuild", name);
 	es_rebuild_forget(name);
@@ -457,7 +458,10 @@ finish(void *arg)
 	UnregisterSnapshot(snapshot);
 
 	if (projection->is_inline)
+	{
 		es_inline_check_quarantine(finish->rebuild->name, true);
+		es_checkpoint_upcasters(finish->rebuild->name, true, &finish->rebuild->filter);
+	}
 	es_difference_apply(es_run_as_role(finish->rebuild->role), finish->rebuild->search_path, finish->rebuild->schema,
 						projection->tables, finish->rebuild->fast);
 	ES_FAULT(before_switch);

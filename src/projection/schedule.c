@@ -30,6 +30,7 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "state/state.h"
 #include "projection/projection.h"
 #include "projection/definition.h"
 #include "projection/apply.h"
@@ -135,9 +136,15 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
 	Snapshot	snapshot;
 	long		elapsed;
 	int64		known;
+	uint8		before[ES_DIGEST_LEN];
 
 	if (ahead)
+	{
+		/* What was passed is the same with all upcasters that lead from and to the same types (es_upcasters_hash()). */
+		es_upcaster_set(es_definitions(), projection->filter.types, projection->filter.all_types, before);
+		task->ahead = before;
 		advance(checkpoint, after->known);
+	}
 	set_lock_timeout(checkpoint->attempts);
 	if (projection->limit == 0)
 		projection->limit = projection->batch_size;
@@ -152,8 +159,11 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
 		ahead ? after->known : delivered(&checkpoint->cursor);
 	if (result == ES_NOTHING && save && ahead)
 	{
+		uint8		now[ES_DIGEST_LEN];
+
+		es_upcaster_set(es_definitions(), task->filter->types, task->filter->all_types, now);
 		advance(checkpoint, known);
-		es_checkpoint_save(checkpoint, 0);
+		es_checkpoint_save(checkpoint, 0, now, memcmp(before, now, ES_DIGEST_LEN) != 0);
 	}
 
 	/* The definitions may have been read again meanwhile, for example because the state was changed. */
@@ -572,8 +582,11 @@ store_positions(void)
 			(projection = es_projection_find(lfirst(lc))) != NULL &&
 			es_task_read(&projection->task, false, &state) && is_ahead(&state, projection, &checkpoint))
 		{
+			uint8		upcasters[ES_DIGEST_LEN];
+
+			es_upcaster_set(es_definitions(), projection->filter.types, projection->filter.all_types, upcasters);
 			advance(&checkpoint, state.known);
-			es_checkpoint_save(&checkpoint, 0);
+			es_checkpoint_save(&checkpoint, 0, upcasters, false);
 		}
 	}
 	es_process_end();

@@ -6,7 +6,7 @@
  * A session keeps one set of definitions. A change of the tables (a registration sends a relcache invalidation, in its own
  * session too) or of any function makes the next call read them anew. The old set is freed only at the end of the
  * transaction, because a scan that is under way may still use it. A set that was read under the old snapshot of a
- * transaction is dropped when that transaction ends.
+ * transaction is dropped when that transaction ends; there is another one then, for who needs what is committed now.
  */
 #include "postgres.h"
 
@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/uuid.h"
 #include "utils/varlena.h"
 
 #include "base/base.h"
@@ -102,6 +103,7 @@ struct EsDefinitions
 };
 
 static EsDefinitions *current = NULL;
+static EsDefinitions *latest = NULL;	/* the same as committed now, where that is another one */
 static EsDefinitions *retired = NULL;
 static uint64 function_generation = 0;
 
@@ -175,17 +177,18 @@ read_row(DefinitionRow *row, HeapTuple tuple, TupleDesc desc)
 
 /* Reads the tables. SPI results live in SPI's context, so everything is copied by get_*(). */
 static void
-read_definitions(EsDefinitions *defs)
+read_definitions(EsDefinitions *defs, bool as_committed)
 {
+	uint64		(*run) (const char *statement) = as_committed ? es_sql_run_latest : es_sql_run;
 	EsSql		sql;
 	uint64		count;
 
 	es_sql_begin(&sql, es_store()->owner);
 
-	count = es_sql_run("SELECT category, 0, fold, " ES_ROLE_COLUMNS ", search_path, rules::jsonb,"
-					   " coalesce(initial_state::jsonb, '{}'), snapshot_every::integer,"
-					   " keep_snapshots::integer, keep_snapshots_for::interval"
-					   " FROM event_store.aggregates");
+	count = run("SELECT category, 0, fold, " ES_ROLE_COLUMNS ", search_path, rules::jsonb,"
+				" coalesce(initial_state::jsonb, '{}'), snapshot_every::integer,"
+				" keep_snapshots::integer, keep_snapshots_for::interval"
+				" FROM event_store.aggregates");
 	MemoryContextSwitchTo(defs->context);
 	defs->aggregates = palloc0(sizeof(AggregateRow) * (count + 1));
 	for (uint64 i = 0; i < count; i++)
@@ -202,8 +205,8 @@ read_definitions(EsDefinitions *defs)
 		row->keep_snapshots_for = get_interval(tuple, desc, 12);
 	}
 
-	count = es_sql_run("SELECT event_type, from_version::integer, transform, " ES_ROLE_COLUMNS ", search_path, to_type"
-					   " FROM event_store.upcasters ORDER BY 1, 2");
+	count = run("SELECT event_type, from_version::integer, transform, " ES_ROLE_COLUMNS ", search_path, to_type, id"
+				" FROM event_store.upcasters ORDER BY 1, 2");
 	MemoryContextSwitchTo(defs->context);
 	defs->upcaster_rows = palloc0(sizeof(DefinitionRow) * (count + 1));
 	defs->upcasters = palloc0(sizeof(EsUpcaster) * (count + 1));
@@ -219,23 +222,24 @@ read_definitions(EsDefinitions *defs)
 		upcaster->event_type = row->name;
 		upcaster->from_version = row->version;
 		upcaster->to_type = cstring_to_text(es_sql_text(tuple, desc, 8));
+		upcaster->id = *DatumGetUUIDP(es_sql_value(tuple, desc, 9, UUIDOID, NULL));
 	}
 
-	count = es_sql_run("SELECT event_type, schema_version::integer, check_expr, " ES_ROLE_COLUMNS ", search_path"
-					   " FROM event_store.event_checks WHERE check_expr IS NOT NULL");
+	count = run("SELECT event_type, schema_version::integer, check_expr, " ES_ROLE_COLUMNS ", search_path"
+				" FROM event_store.event_checks WHERE check_expr IS NOT NULL");
 	MemoryContextSwitchTo(defs->context);
 	defs->checks = palloc0(sizeof(DefinitionRow) * (count + 1));
 	for (uint64 i = 0; i < count; i++)
 		read_row(&defs->checks[defs->check_count++], SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 
 	/* Version 1 is an old one, or one of several. */
-	count = es_sql_run("SELECT event_type, string_agg(version::text, ', ' ORDER BY version) FROM ("
-					   "SELECT event_type, version, bool_or(registered) AS registered, bool_or(old) AS old FROM ("
-					   "SELECT event_type, schema_version::integer, true, false FROM event_store.event_checks"
-					   " UNION ALL SELECT event_type, from_version::integer, false, from_version = 1 FROM event_store.upcasters"
-					   " UNION ALL SELECT to_type, from_version::integer + 1, false, false FROM event_store.upcasters"
-					   ") v (event_type, version, registered, old) GROUP BY 1, 2) w"
-					   " GROUP BY 1 HAVING bool_or(old) OR count(*) FILTER (WHERE registered) > 1");
+	count = run("SELECT event_type, string_agg(version::text, ', ' ORDER BY version) FROM ("
+				"SELECT event_type, version, bool_or(registered) AS registered, bool_or(old) AS old FROM ("
+				"SELECT event_type, schema_version::integer, true, false FROM event_store.event_checks"
+				" UNION ALL SELECT event_type, from_version::integer, false, from_version = 1 FROM event_store.upcasters"
+				" UNION ALL SELECT to_type, from_version::integer + 1, false, false FROM event_store.upcasters"
+				") v (event_type, version, registered, old) GROUP BY 1, 2) w"
+				" GROUP BY 1 HAVING bool_or(old) OR count(*) FILTER (WHERE registered) > 1");
 	MemoryContextSwitchTo(defs->context);
 	defs->versioned = palloc0(sizeof(VersionedType) * (count + 1));
 	for (uint64 i = 0; i < count; i++)
@@ -249,9 +253,9 @@ read_definitions(EsDefinitions *defs)
 	es_sql_end(&sql);
 }
 
-/* The definitions as they are now; good until the end of the transaction. */
-EsDefinitions *
-es_definitions(void)
+/* Brings one of the two sets up to date. */
+static EsDefinitions *
+up_to_date(EsDefinitions **set, bool as_committed)
 {
 	MemoryContext old;
 	MemoryContext context;
@@ -259,29 +263,45 @@ es_definitions(void)
 	uint64		generation = es_store()->generation;
 	uint64		functions = function_generation;
 
-	if (current != NULL && current->store_generation == generation &&
-		current->function_generation == functions)
-		return current;
+	if (*set != NULL && (*set)->store_generation == generation && (*set)->function_generation == functions)
+		return *set;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "event_store definitions", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	defs = palloc0(sizeof(EsDefinitions));
 	defs->context = context;
-	read_definitions(defs);
+	read_definitions(defs, as_committed);
 	MemoryContextSwitchTo(old);
 	/* What changed while we were reading is noticed by the next call. */
 	defs->store_generation = generation;
 	defs->function_generation = functions;
-	defs->transient = IsolationUsesXactSnapshot();
+	defs->transient = IsolationUsesXactSnapshot() && !as_committed;
 
-	if (current != NULL)
+	if (*set != NULL)
 	{
-		current->next_retired = retired;
-		retired = current;
+		(*set)->next_retired = retired;
+		retired = *set;
 	}
 	MemoryContextSetParent(context, TopMemoryContext);
-	current = defs;
-	return current;
+	*set = defs;
+	return *set;
+}
+
+/* The definitions as the transaction sees them; good until its end. */
+EsDefinitions *
+es_definitions(void)
+{
+	return up_to_date(&current, false);
+}
+
+/*
+ * The definitions as they are committed now, for what stays behind when a transaction in an old snapshot has ended: the
+ * tables of projections.
+ */
+EsDefinitions *
+es_definitions_latest(void)
+{
+	return IsolationUsesXactSnapshot() ? up_to_date(&latest, true) : es_definitions();
 }
 
 static bool
@@ -352,6 +372,68 @@ es_upcaster_transform(EsDefinitions *defs, EsUpcaster *upcaster)
 		upcaster->transform = compile_row(defs, unconstify(DefinitionRow *, upcaster->row), "transform",
 										  JSONBOID, es_event_variables, EVENT_VARIABLES);
 	return upcaster->transform;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	return memcmp(a, b, UUID_LEN);
+}
+
+static bool
+has_name(const List *names, const char *name, int len)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (VARSIZE_ANY_EXHDR(lfirst(lc)) == len && memcmp(VARDATA_ANY(lfirst(lc)), name, len) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * A digest of those upcasters that decide which events are delivered with a filter by types, and in which shape: all whose
+ * type is among the types, or is led to one of them by upcasters, versions left aside. Another registration has another id,
+ * so another set has another digest. The view projection_status computes the same in SQL.
+ */
+void
+es_upcaster_set(EsDefinitions *defs, const List *types, bool all_types, uint8 *digest)
+{
+	int			count = defs->upcaster_count;
+	bool	   *within = palloc0(sizeof(bool) * (count + 1));
+	bytea	   *ids = palloc(VARHDRSZ + UUID_LEN * count);
+	int			found = 0;
+	bool		more = true;
+
+	for (int i = 0; i < count; i++)
+	{
+		EsUpcaster *upcaster = &defs->upcasters[i];
+
+		within[i] = all_types || has_name(types, upcaster->event_type, strlen(upcaster->event_type)) ||
+			has_name(types, VARDATA(upcaster->to_type), VARSIZE(upcaster->to_type) - VARHDRSZ);
+	}
+	while (more && !all_types)
+	{
+		more = false;
+		for (int i = 0; i < count; i++)
+			for (int j = 0; j < count && !within[i]; j++)
+			{
+				const char *next = defs->upcasters[j].event_type;
+
+				if (within[j] && (strcmp(defs->upcasters[i].event_type, next) == 0 ||
+								  same_name(next, VARDATA(defs->upcasters[i].to_type),
+											VARSIZE(defs->upcasters[i].to_type) - VARHDRSZ)))
+					within[i] = more = true;
+			}
+	}
+	for (int i = 0; i < count; i++)
+		if (within[i])
+			memcpy(VARDATA(ids) + UUID_LEN * found++, defs->upcasters[i].id.data, UUID_LEN);
+	qsort(VARDATA(ids), found, UUID_LEN, compare_ids);
+	SET_VARSIZE(ids, VARHDRSZ + UUID_LEN * found);
+	memcpy(digest, VARDATA_ANY(DatumGetByteaPP(DirectFunctionCall1(sha256_bytea, PointerGetDatum(ids)))), ES_DIGEST_LEN);
+	pfree(ids);
+	pfree(within);
 }
 
 bool

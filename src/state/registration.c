@@ -206,7 +206,7 @@ es_unregister_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Called when an upcaster is registered or dropped: projections keep what upcasters have made, and become stale. */
+/* Called when an upcaster is registered or dropped: projections keep what upcasters have made. */
 static void (*on_upcaster_change) (text *type, text *to_type) = NULL;
 
 void
@@ -236,7 +236,7 @@ es_register_upcaster(PG_FUNCTION_ARGS)
 		"upcasters",
 		"INSERT INTO event_store.upcasters (event_type, from_version, transform, to_type, role, search_path,"
 		" role_oid, role_system) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (event_type, from_version) DO UPDATE SET"
-		" transform = EXCLUDED.transform, to_type = EXCLUDED.to_type, role = EXCLUDED.role,"
+		" id = EXCLUDED.id, transform = EXCLUDED.transform, to_type = EXCLUDED.to_type, role = EXCLUDED.role,"
 		" search_path = EXCLUDED.search_path, role_oid = EXCLUDED.role_oid, role_system = EXCLUDED.role_system"
 	};
 

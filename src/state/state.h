@@ -175,6 +175,7 @@ typedef struct EsAggregate
 
 typedef struct EsUpcaster
 {
+	pg_uuid_t	id;				/* of this registration: another one has another */
 	char	   *event_type;
 	int32		from_version;
 	int32		type_id;		/* 0: no event of the type is stored; es_upcast_begin() looks it up */
@@ -187,6 +188,8 @@ typedef struct EsUpcaster
 typedef struct EsDefinitions EsDefinitions;
 
 extern EsDefinitions *es_definitions(void);
+extern EsDefinitions *es_definitions_latest(void);
+extern void es_upcaster_set(EsDefinitions *defs, const List *types, bool all_types, uint8 *digest);
 extern const EsAggregate *es_aggregate(EsDefinitions *defs, const char *category, int len);
 extern int	es_upcaster_count(const EsDefinitions *defs);
 extern EsUpcaster *es_find_upcaster(EsDefinitions *defs, const char *type, int len, int32 version);

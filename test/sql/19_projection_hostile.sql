@@ -96,7 +96,7 @@ RESET client_min_messages;
 -- An upcaster that changes during a rebuild leaves the projection stale.
 SELECT es_rebuild_projection('hostile_tot');
 ALTER TABLE event_store.checkpoints DISABLE TRIGGER USER;
-UPDATE event_store.checkpoints SET events = 1 WHERE projection = 'hostile_tot' AND rebuild;
+UPDATE event_store.checkpoints SET upcasters = sha256('') WHERE projection = 'hostile_tot' AND rebuild;
 ALTER TABLE event_store.checkpoints ENABLE ALWAYS TRIGGER es_immutable, ENABLE ALWAYS TRIGGER es_immutable_row;
 SELECT es_register_upcaster('HostileOld', 1, 'data');
 SELECT es_run_projection('hostile_tot');

@@ -40,6 +40,43 @@ SELECT pg_temp.again();
 SELECT es_register_upcaster('Mid', 2, 'data', to_type => 'Other');
 SELECT status FROM event_store.projection_status WHERE name = 'stale_new';
 
+-- one that has passed events and applied none: with the upcaster they are for it
+SELECT es_unregister_upcaster('Mid', 2);
+CREATE FUNCTION pg_temp.status() RETURNS text LANGUAGE sql AS
+    $$ SELECT concat_ws(' ', events, status) FROM event_store.projection_status WHERE name = 'stale_new' $$;
+SELECT es_drop_projection('stale_new'), es_create_projection('stale_new', 'INSERT INTO stale_new SELECT position FROM new_events', event_types => '{Newer}', tables => '{stale_new}');
+SELECT pg_temp.status();
+SELECT es_register_upcaster('Old', 5, 'data', to_type => 'Newer');
+SELECT pg_temp.status();
+SELECT es_run_projection('stale_new'), pg_temp.status();
+SELECT es_register_upcaster('Old', 1, 'data', to_type => 'Newer');
+SELECT pg_temp.status();
+-- what comes first in a transaction does not matter: rebuilt with the upcaster it is not stale, and nor is it when both are taken back
+BEGIN;
+SELECT es_register_upcaster('New', 1, 'data', to_type => 'Newer');
+SELECT es_rebuild_projection('stale_new'), es_run_projection('stale_new'), pg_temp.status();
+SAVEPOINT s;
+SELECT es_register_upcaster('New', 1, 'data', to_type => 'Newer'), pg_temp.status();
+ROLLBACK TO s;
+SELECT pg_temp.status();
+COMMIT;
+SELECT pg_temp.status();
+-- paused, and being rebuilt, it says so in the column
+SELECT es_unregister_upcaster('Old', 5), es_pause_projection('stale_new');
+SELECT status, stale FROM event_store.projection_status WHERE name = 'stale_new';
+SELECT es_resume_projection('stale_new'), es_rebuild_projection('stale_new');
+SELECT status, stale FROM event_store.projection_status WHERE name = 'stale_new';
+SELECT es_run_projection('stale_new');
+SELECT status, stale FROM event_store.projection_status WHERE name = 'stale_new';
+-- a process manager has acted: nothing can be rebuilt
+SELECT es_create_projection('stale_manager', 'SELECT count(*) FROM new_events', side_effects => true), es_run_projection('stale_manager');
+SELECT es_unregister_upcaster('Old', 1);
+SELECT name, status, stale FROM event_store.projection_status ORDER BY name;
+-- an inline projection that has seen nothing yet is marked all the same: appends say nothing of what they used
+SELECT es_drop_projection('stale_manager'), es_drop_projection('stale_new');
+SELECT es_create_projection('stale_new', 'INSERT INTO stale_new SELECT position FROM new_events', event_types => '{Inline}', mode => 'inline');
+SELECT es_register_upcaster('Line', 1, 'data', to_type => 'Inline'), es_unregister_upcaster('Line', 1), pg_temp.status();
+
 -- a setting of the session's changes nothing in stored text
 SELECT es_register_aggregate('quoted', $$state || jsonb_build_object('q', quote_ident('plain'))$$);
 SELECT es_append('quoted-1', 0, 'Q', '{}') IS NOT NULL;

@@ -145,6 +145,7 @@ sub agree
 {
 	my ($what, $sql, $code) = @_;
 	my $before = $model->copy;
+	$model->{drawn_to} = ask($session, 'SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM event_store.position_seq') if $what =~ /projection|^to |quarantined/;
 	my ($result, $sqlstate) = caught($code);
 	$model = $before if $sqlstate;
 	my $expected = defined $sqlstate ? "ERROR $sqlstate" : $result // '';
@@ -880,6 +881,8 @@ sub unregister_aggregate
 	return;
 }
 
+my $registrations = 0;		# of upcasters: another one is another one, with the same text too
+
 sub upcaster
 {
 	# Those that make reads fail do not stay long.
@@ -893,6 +896,7 @@ sub upcaster
 			# What the type has become until now counts too.
 			ModelProjection::upcaster_changed($model, $type);
 			$model->{upcasters}{"$type $version"} = $name;
+			$model->{registered}{"$type $version"} = ++$registrations;
 			ModelProjection::upcaster_changed($model, $type, $to // $type);
 			return });
 		return;
@@ -924,7 +928,7 @@ sub compare_projection
 
 	same("table of projection $name", ask($session, table_sql($name)), ModelProjection::table($p));
 	same("quarantine of projection $name", ask($session, quarantine_sql($name, 0)), ModelProjection::quarantine($p->{parked}));
-	same("status of projection $name", ask($session, "SELECT mode, status, quarantined_streams, rebuild FROM event_store.projection_status WHERE name = '$name'"), ModelProjection::status($p));
+	same("status of projection $name", ask($session, "SELECT mode, status, quarantined_streams, rebuild FROM event_store.projection_status WHERE name = '$name'"), ModelProjection::status($model, $p));
 	return;
 }
 
@@ -1292,7 +1296,7 @@ sub differences
 		my $p = $m->{projections}{$name};
 		$pair->("table of projection $name", ask($session, table_sql($name)), ModelProjection::table($p));
 		$pair->("quarantine of projection $name", ask($session, quarantine_sql($name, 0)), ModelProjection::quarantine($p->{parked}));
-		$pair->("status of projection $name", ask($session, "SELECT mode, status, quarantined_streams, rebuild FROM event_store.projection_status WHERE name = '$name'"), ModelProjection::status($p));
+		$pair->("status of projection $name", ask($session, "SELECT mode, status, quarantined_streams, rebuild FROM event_store.projection_status WHERE name = '$name'"), ModelProjection::status($model, $p));
 	}
 	$pair->('projections', ask($session, 'SELECT string_agg(name, \',\' ORDER BY name) FROM event_store.projection_status'), join ',', sort keys %{ $m->{projections} });
 	for my $name (sort keys %{ $m->{subscriptions} })
@@ -1442,7 +1446,7 @@ sub sample
 	$session = $sessions[0];
 	agree('es_register_aggregate', q[SELECT es_register_aggregate('acct', fold => ] . literal($folds{'account 1 in SQL'}[1]) . q[, initial_state => '{"k": 1}')],
 		sub { $model->{aggregates}{acct} = { fold => 'account 1 in SQL', every => 100 }; return });
-	agree('es_register_upcaster', q[SELECT es_register_upcaster('Tagged', 1, 'jsonb_build_object(''label'', data->''tag'')', 'Labelled')], sub { $model->{upcasters}{'Tagged 1'} = 'label'; return });
+	agree('es_register_upcaster', q[SELECT es_register_upcaster('Tagged', 1, 'jsonb_build_object(''label'', data->''tag'')', 'Labelled')], sub { $model->{upcasters}{'Tagged 1'} = 'label'; $model->{registered}{'Tagged 1'} = ++$registrations; return });
 	append({ form => 'one', elements => [ { stream => 'item-a', events => [ { type => 'Poison', data => { amount => 'many' }, sv => 1 } ] } ] });
 	append({ form => 'list', elements => [ { stream => 'acct-1', expected => 0, events => [ @events[ 0, 1 ] ] } ] });
 	append({ form => 'one', elements => [ { stream => 'acct-1', expected => 2, events => [ $events[2] ] } ] });

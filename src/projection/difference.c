@@ -40,6 +40,7 @@ typedef struct Table
 	const char *only;			/* the same, without tables that inherit from it */
 	const char *shadow;
 	bool		has_key;
+	bool		may_refuse;		/* triggers or rules can keep rows as they are */
 	StringInfoData same_key;	/* condition on l, the live row, and s, the shadow row */
 	StringInfoData columns;		/* to be inserted */
 	StringInfoData changes;		/* column = s.column, also of the key: values can be equal and not the same */
@@ -93,6 +94,26 @@ equality_of(Oid type)
 	return name;
 }
 
+/* Whether a table, or a partition of it, has rules, or triggers that can keep a row as it is: a BEFORE trigger that returns NULL. */
+static bool
+may_refuse_rows(Oid relid)
+{
+	ListCell   *lc;
+	bool		may = false;
+
+	foreach(lc, find_all_inheritors(relid, AccessShareLock, NULL))
+	{
+		Relation	rel = relation_open(lfirst_oid(lc), NoLock);
+		TriggerDesc *triggers = rel->trigdesc;
+
+		may |= rel->rd_rules != NULL || (triggers != NULL &&
+										 (triggers->trig_insert_before_row || triggers->trig_update_before_row ||
+										  triggers->trig_delete_before_row));
+		relation_close(rel, NoLock);
+	}
+	return may;
+}
+
 static void
 describe(Table *table, const char *live, const char *schema)
 {
@@ -105,6 +126,7 @@ describe(Table *table, const char *live, const char *schema)
 	table->only = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? live : psprintf("ONLY %s", live);
 	table->shadow = psprintf("%s.%s", quote_identifier(schema), es_table_name(live));
 	table->has_key = key != NULL;
+	table->may_refuse = may_refuse_rows(relid);
 	initStringInfo(&table->same_key);
 	initStringInfo(&table->columns);
 	initStringInfo(&table->changes);
@@ -141,12 +163,39 @@ describe(Table *table, const char *live, const char *schema)
 	relation_close(rel, NoLock);
 }
 
+/*
+ * Runs a statement that changes the rows that there are in `from`. Where a trigger or rule has kept some of them as they
+ * were, the table would not be what the rebuild has made, and nobody would know.
+ */
+static void
+change(const Table *table, const char *participle, const char *from, const char *statement)
+{
+	int64		expected = 0;
+	int64		rows;
+
+	if (table->may_refuse)
+	{
+		bool		isnull;
+
+		es_sql_runf("SELECT pg_catalog.count(*) FROM %s", from);
+		expected = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	rows = (int64) es_sql_run(statement);
+	if (table->may_refuse && rows != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a trigger or rule of table %s lets the rebuild change only a part of the rows", table->live),
+				 errdetail("Of %lld rows to be %s it let %lld pass.", (long long) expected, participle, (long long) rows),
+				 errhint("Make it let pass what a rebuild does, or disable it for that long.")));
+}
+
 static void
 insert_all(const Table *table, const char *condition)
 {
 	if (table->columns.len > 0)
-		es_sql_runf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s%s", table->live,
-					table->columns.data, table->columns.data, table->shadow, condition);
+		change(table, "inserted", psprintf("%s s%s", table->shadow, condition),
+			   psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s%s", table->live,
+						table->columns.data, table->columns.data, table->shadow, condition));
 }
 
 /* Rows are compared by their bytes, because a type need not have an equality operator. */
@@ -157,8 +206,10 @@ update_rows(void *arg)
 {
 	const Table *table = arg;
 
-	es_sql_runf("UPDATE %s l SET %s FROM %s s WHERE %s AND " DIFFERENT, table->only, table->changes.data,
-				table->shadow, table->same_key.data, table->left.data, table->right.data);
+	char	   *condition = psprintf("%s AND " DIFFERENT, table->same_key.data, table->left.data, table->right.data);
+
+	change(table, "updated", psprintf("%s l, %s s WHERE %s", table->only, table->shadow, condition),
+		   psprintf("UPDATE %s l SET %s FROM %s s WHERE %s", table->only, table->changes.data, table->shadow, condition));
 }
 
 /*
@@ -170,6 +221,7 @@ static void
 update(const Table *table)
 {
 	ErrorData  *error = es_catch(update_rows, (void *) table);
+	char	   *condition;
 
 	if (error == NULL)
 		return;
@@ -178,8 +230,9 @@ update(const Table *table)
 					" AND c.confrelid OPERATOR(pg_catalog.=) %s::pg_catalog.regclass"
 					" AND c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}')", quote_literal_cstr(table->live)) > 0)
 		ReThrowError(error);
-	es_sql_runf("DELETE FROM %s l USING %s s WHERE %s AND " DIFFERENT, table->only, table->shadow,
-				table->same_key.data, table->left.data, table->right.data);
+	condition = psprintf("%s AND " DIFFERENT, table->same_key.data, table->left.data, table->right.data);
+	change(table, "deleted", psprintf("%s l, %s s WHERE %s", table->only, table->shadow, condition),
+		   psprintf("DELETE FROM %s l USING %s s WHERE %s", table->only, table->shadow, condition));
 }
 
 static void
@@ -189,11 +242,11 @@ apply_slowly(Table *tables, int count)
 	{
 		Table	   *table = &tables[i];
 
+		char	   *gone = psprintf("%s l", table->only);
+
 		if (table->has_key)
-			es_sql_runf("DELETE FROM %s l WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", table->only, table->shadow,
-						table->same_key.data);
-		else
-			es_sql_runf("DELETE FROM %s", table->only);
+			gone = psprintf("%s WHERE NOT EXISTS (SELECT FROM %s s WHERE %s)", gone, table->shadow, table->same_key.data);
+		change(table, "deleted", gone, psprintf("DELETE FROM %s", gone));
 	}
 	for (int i = 0; i < count; i++)
 	{

@@ -283,6 +283,47 @@ SELECT es_register_upcaster('OrderSubmitted', 2, 'data', to_type => 'OrderSent')
 SELECT es_create_projection('late', 'INSERT INTO placed SELECT count(*) FROM new_events', event_types => '{OrderPlaced}');
 SELECT es_create_subscription('late', event_types => '{OrderPlaced,OrderSent}');
 SELECT es_create_subscription('later', event_types => '{OrderSubmitted}');
+
+-- ---------------------------------------------------------------- triggers and rules that keep rows as they are
+-- a rebuild makes the tables equal to what its handler has made, or fails
+CREATE TABLE guarded (k text PRIMARY KEY, n int);
+SELECT es_create_projection('guarded', tables => '{guarded}', categories => '{g}',
+    handler => $$INSERT INTO guarded AS g SELECT stream, 1 FROM new_events ON CONFLICT (k) DO UPDATE SET n = g.n + 1$$);
+SELECT (es_append('g-1', 0, 'E', '{}')).version, (es_append('g-2', 0, 'E', '{}')).version;
+SELECT es_run_projection('guarded');
+CREATE FUNCTION keep_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE FUNCTION pg_temp.rebuild(fast boolean DEFAULT false) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    SET LOCAL client_min_messages = error;
+    PERFORM es_rebuild_projection('guarded', fast => fast);
+    PERFORM es_run_projection('guarded');
+    RETURN coalesce((SELECT concat_ws(' ', state, last_error_code, last_error) FROM event_store.rebuild_progress), 'done');
+END $$;
+INSERT INTO guarded VALUES ('gone', 1);
+CREATE TRIGGER t BEFORE DELETE ON guarded FOR EACH ROW EXECUTE FUNCTION keep_row();
+SELECT pg_temp.rebuild();
+DROP TRIGGER t ON guarded;
+UPDATE guarded SET n = 7 WHERE k = 'g-1';
+CREATE TRIGGER t BEFORE UPDATE ON guarded FOR EACH ROW WHEN (old.k = 'g-1') EXECUTE FUNCTION keep_row();
+SELECT pg_temp.rebuild();
+DROP TRIGGER t ON guarded;
+DELETE FROM guarded WHERE k = 'g-2';
+CREATE TRIGGER t BEFORE INSERT ON guarded FOR EACH ROW EXECUTE FUNCTION keep_row();
+SELECT pg_temp.rebuild(), pg_temp.rebuild(fast => true);
+SELECT * FROM guarded ORDER BY k;
+DROP TRIGGER t ON guarded;
+CREATE RULE r AS ON INSERT TO guarded DO INSTEAD NOTHING;
+SELECT pg_temp.rebuild();
+DROP RULE r ON guarded;
+-- one that lets them pass, and changes them
+CREATE FUNCTION change_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.n := new.n + 100; RETURN new; END $$;
+CREATE TRIGGER t BEFORE INSERT OR UPDATE ON guarded FOR EACH ROW EXECUTE FUNCTION change_row();
+SELECT pg_temp.rebuild();
+SELECT * FROM guarded ORDER BY k;
+SELECT es_drop_projection('guarded');
+DROP TABLE guarded;
+DROP FUNCTION keep_row, change_row;
+
 SET client_min_messages = warning;
 DROP SCHEMA event_store CASCADE;
 RESET client_min_messages;

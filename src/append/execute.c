@@ -530,15 +530,20 @@ stamp_call(EsCall *call, TimestampTz now)
 	return stamp;
 }
 
-/* Allocates the positions of all events. */
+/* Allocates the positions of all events: in their order, and above all of their streams. */
 static void
 allocate_positions(EsCall *call)
 {
+	int64		above = 0;
+
+	for (int s = 0; s < call->stream_count; s++)
+		if (call->streams[s].writes)
+			above = Max(above, call->streams[s].head.last_position);
 	for (int i = 0; i < call->event_count; i++)
 	{
 		if ((i & 1023) == 1023)
 			CHECK_FOR_INTERRUPTS();
-		call->events[i].event.position = es_position_allocate();
+		above = call->events[i].event.position = es_position_allocate(above);
 	}
 	call->first_position = call->events[0].event.position;
 	call->last_position = call->events[call->event_count - 1].event.position;

@@ -302,6 +302,8 @@ typedef struct EsSharedDatabase
 	EsSharedWorker workers[ES_SHARED_WORKERS];
 	pg_atomic_uint32 waiting[2];	/* sessions that wait for each kind of news */
 	pg_atomic_uint64 words[ES_SHARED_WORDS];	/* one for each duty of the coordinator: es_duty_word() */
+	Oid			raised_for;		/* es_shared_raise(): whose number it is */
+	pg_atomic_uint64 raised;
 	ConditionVariable appended; /* an append was committed */
 	ConditionVariable progress; /* a projection was committed, or the mark was published */
 } EsSharedDatabase;
@@ -318,6 +320,8 @@ extern bool es_shared_available(void);
 extern bool es_shared_note_early_release(void);
 extern bool es_shared_early_release(void);
 extern pg_atomic_uint64 *es_shared_hint(uint64 hash);
+extern void es_shared_raise(Oid object, int64 number);
+extern int64 es_shared_raised(Oid object);
 extern bool es_shared_launcher_running(void);
 extern bool es_shared_set_launcher(void);
 extern void es_shared_launcher_info(int *pid, TimestampTz *started_at);

@@ -50,6 +50,7 @@ init_entry(EsSharedDatabase *entry)
 	pg_atomic_init_u32(&entry->waiting[ES_NEWS_PROGRESS], 0);
 	for (int w = 0; w < ES_SHARED_WORDS; w++)
 		pg_atomic_init_u64(&entry->words[w], 0);
+	pg_atomic_init_u64(&entry->raised, 0);
 	ConditionVariableInit(&entry->appended);
 	ConditionVariableInit(&entry->progress);
 }
@@ -137,6 +138,7 @@ es_shared_entry(Oid database)
 			entry->dispatcher = 0;
 			entry->alone = 0;
 			entry->workers_wanted = 0;
+			entry->raised_for = InvalidOid;
 			SetInvalidVirtualTransactionId(entry->starter);
 			for (int w = 0; w < ES_SHARED_WORDS; w++)
 				pg_atomic_write_u64(&entry->words[w], 0);
@@ -231,6 +233,42 @@ pg_atomic_uint64 *
 es_shared_hint(uint64 hash)
 {
 	return shared == NULL ? NULL : &shared->hints[hash & (ES_SHARED_HINTS - 1)];
+}
+
+/* ---------------------------------------------------------------- a number that rises */
+
+/* Raises a number of an object of this database, of which there is one at a time, to at least this. */
+void
+es_shared_raise(Oid object, int64 number)
+{
+	EsSharedDatabase *entry = es_shared();
+
+	if (entry == NULL || es_shared_raised(object) >= number)
+		return;
+	SpinLockAcquire(&entry->mutex);
+	if (entry->raised_for != object)
+	{
+		pg_atomic_write_u64(&entry->raised, 0);
+		pg_write_barrier();
+		entry->raised_for = object;
+	}
+	if (number > (int64) pg_atomic_read_u64(&entry->raised))
+		pg_atomic_write_u64(&entry->raised, number);
+	SpinLockRelease(&entry->mutex);
+}
+
+/* To what the number of an object was raised since the server's start; 0 where nobody has, or there is no shared memory. */
+int64
+es_shared_raised(Oid object)
+{
+	EsSharedDatabase *entry = es_shared();
+	int64		number;
+
+	if (entry == NULL || entry->raised_for != object)
+		return 0;
+	pg_read_barrier();
+	number = (int64) pg_atomic_read_u64(&entry->raised);
+	return number;
 }
 
 /* ---------------------------------------------------------------- early lock release */

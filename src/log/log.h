@@ -266,7 +266,7 @@ extern bool es_hold_by_others(void);
 /* ---------------------------------------------------------------- position */
 
 extern int64 es_position_last(void);
-extern int64 es_position_allocate(void);
+extern int64 es_position_allocate(int64 above);
 
 /* Before a call locks anything, it makes sure that positions are of the right epoch, and that there is a partition. */
 extern void es_epoch_prepare(void);

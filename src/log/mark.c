@@ -177,12 +177,14 @@ settle(void)
 	check_sequence(sequence);
 	poll_rounds();
 	begin_round(sequence);
+	es_shared_raise(sequence, known_mark);
 	if (pending_count == 0)
 		return true;
 	wanted = pending[pending_count - 1].position;
 	for (;;)
 	{
 		poll_rounds();
+		es_shared_raise(sequence, known_mark);
 		if (known_mark >= wanted)
 			return true;
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), es_mark_wait))
@@ -262,6 +264,29 @@ read_row_now(EsMarkRow *row)
 
 	read_row(snapshot, row);
 	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * The greatest mark that anybody has found here, as far as it is known: with shared memory since the server's start, without
+ * by this session. In the beginning it is the published one.
+ */
+int64
+es_mark_given(Oid sequence)
+{
+	static Oid	looked = InvalidOid;	/* for this sequence there is no need to read the row */
+	int64		given = es_shared_raised(sequence);
+
+	if (looked != sequence || (given == 0 && known_mark == 0))
+	{
+		EsMarkRow	row;
+
+		check_sequence(sequence);
+		read_row_now(&row);
+		known_mark = Max(known_mark, row.mark);
+		es_shared_raise(sequence, known_mark);
+		looked = sequence;
+	}
+	return known_sequence == sequence ? Max(given, known_mark) : given;
 }
 
 /*

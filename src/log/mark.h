@@ -7,6 +7,7 @@
 
 #include "log/log.h"
 
+extern int64 es_mark_given(Oid sequence);
 extern void es_mark_restore_floor(void);
 extern bool es_mark_publish(TimestampTz goal, bool always, EsMarkState *state);
 

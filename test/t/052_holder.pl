@@ -112,6 +112,20 @@ like(alive(), qr/given back/, 'who has given them back is left alone');
 ok($node->poll_query_until('postgres', q[SELECT true]) && lines(qr/prepared transaction "holds" holds streams/) == 1, 'a prepared transaction is logged once');
 ask(q[ROLLBACK PREPARED 'holds']);
 
+# ---- the sequence is set back into a gap that readers have passed, under a session that has looked before
+$sessions{old} = $node->background_psql($db, on_error_stop => 0);
+$sessions{old}->query(q[SELECT es_append('old-1', 0, 'Known', '{}'::jsonb)]);
+my $gap = ask(q[BEGIN; SELECT position FROM es_append('gap-1', 0, 'Known', '{}'::jsonb); ROLLBACK]);
+ask(q[SELECT es_append('seen-1', 2, 'Known', '{}'::jsonb)]);
+cmp_ok(ask('SELECT es_high_water_mark()'), '>', $gap, 'the mark has passed a gap');
+ask("SELECT setval('event_store.position_seq', $gap, false)");
+$sessions{old}->query(q[SELECT es_append('old-1', 1, 'Known', '{}'::jsonb)]);
+is(lines(qr/sequence "event_store.position_seq" was set back/), 1, 'nobody may append there, where no reader would find it');
+is(ask(q[SELECT count(*) FROM es_read('old-1')]), 1, '... and nothing was');
+ask('SELECT es_begin_epoch()');
+is($sessions{old}->query(q[SELECT version FROM es_append('old-1', 1, 'Known', '{}'::jsonb)]), 2, 'in a new epoch it goes on');
+is($node->safe_psql($db, "SELECT * FROM es_check('all')"), '', 'es_check finds nothing');
+
 eval { $_->quit } for values %sessions;
 $node->stop;
 unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal|WARNING: /, 'no crash and no warning in the log');

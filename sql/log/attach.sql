@@ -1,6 +1,7 @@
 -- Makes a table that log/partition.sql has made a partition of the log.
 --
--- partition: its name. from, to: the positions that it is for, from <= p < to.
+-- partition: its name. from, to: the positions that it is for, from <= p < to. only: the name again, to note no others: in an old
+-- snapshot one would conflict with what was noted since (40001). Else ''.
 
 ALTER TABLE event_store.log ATTACH PARTITION event_store.:partition FOR VALUES FROM (:from) TO (:to);
 
@@ -13,5 +14,5 @@ FROM (
     FROM pg_inherits i
     JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'event_store.log'::regclass) p
-WHERE p.bounds IS NOT NULL
+WHERE p.bounds IS NOT NULL AND (:only = '' OR p.name = :only)
 ON CONFLICT DO NOTHING;

@@ -371,7 +371,7 @@ typedef struct EsSql
 	Oid			saved_user;
 	int			saved_context;
 	int			guc_level;
-	bool		saved_unheard;	/* the same of whoever began before */
+	int			saved_unheard;	/* the same of whoever began before */
 } EsSql;
 
 extern void es_pin_setting(const char *name, const char *value);

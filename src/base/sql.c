@@ -45,7 +45,11 @@ es_pin_setting(const char *name, const char *value)
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-static bool unheard = false;	/* between es_sql_begin_unheard() and es_sql_end() */
+/*
+ * Between es_sql_begin_unheard() and es_sql_end(): the nesting level of the (sub)transaction, else 0. An error leaves it as it is.
+ * Whoever catches that error is at an outer level, where it says nothing.
+ */
+static int	unheard = 0;
 
 /* Connects SPI; role InvalidOid means the caller itself, with the caller's rights. */
 void
@@ -56,7 +60,7 @@ es_sql_begin(EsSql *sql, Oid role)
 	else
 		GetUserIdAndSecContext(&sql->saved_user, &sql->saved_context);
 	sql->saved_unheard = unheard;
-	unheard = false;
+	unheard = 0;
 	sql->guc_level = NewGUCNestLevel();
 	/* What is as it should be, in a worker all of it, costs a comparison. */
 	if (strcmp(namespace_search_path, ES_OWN_SEARCH_PATH) != 0)
@@ -75,7 +79,7 @@ void
 es_sql_begin_unheard(EsSql *sql, Oid role)
 {
 	es_sql_begin(sql, role);
-	unheard = true;
+	unheard = GetCurrentTransactionNestLevel();
 }
 
 void
@@ -145,7 +149,7 @@ execute(const char *table, const char *statement, int nargs, Oid *types, SPIPlan
 	const char *before = written;
 	int			rc;
 
-	if (unheard && plan == NULL && run_unheard(statement))
+	if (unheard != 0 && unheard == GetCurrentTransactionNestLevel() && plan == NULL && run_unheard(statement))
 		return SPI_OK_UTILITY;
 
 	/* The common case needs no place to come back to. */

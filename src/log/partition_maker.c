@@ -83,6 +83,7 @@ es_partition_make(int64 from, int64 to)
 		es_script_identifier("stream_index", psprintf("%s_stream_version", table)),
 		es_script_integer("from", from),
 		es_script_integer("to", to),
+		es_script_literal("only", IsolationUsesXactSnapshot() ? table : ""),
 	};
 
 	if (es_partition_exists(table))

@@ -101,9 +101,10 @@ may_refuse_rows(Oid relid)
 	ListCell   *lc;
 	bool		may = false;
 
-	foreach(lc, find_all_inheritors(relid, AccessShareLock, NULL))
+	foreach(lc, get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? find_all_inheritors(relid, AccessShareLock, NULL) :
+			list_make1_oid(relid))
 	{
-		Relation	rel = relation_open(lfirst_oid(lc), NoLock);
+		Relation	rel = relation_open(lfirst_oid(lc), AccessShareLock);
 		TriggerDesc *triggers = rel->trigdesc;
 
 		may |= rel->rd_rules != NULL || (triggers != NULL &&

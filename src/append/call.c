@@ -152,6 +152,20 @@ es_check_expected(int64 expected)
 			 expected == -1 ? errhint("For a stream that must not exist yet, pass 0.") : 0));
 }
 
+static HTAB *
+make_index(EsCall *call)
+{
+	HASHCTL		ctl;
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = offsetof(StreamIndexEntry, stream);
+	ctl.entrysize = sizeof(StreamIndexEntry);
+	ctl.hash = stream_hash;
+	ctl.match = stream_match;
+	ctl.hcxt = call->context;
+	return hash_create("event_store call", 64, &ctl, HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
 /* Finds a stream of the call, or adds it. Returns its number. */
 static int
 find_stream(EsCall *call, text *name)
@@ -162,21 +176,12 @@ find_stream(EsCall *call, text *name)
 
 	if (call->stream_count == 1 && call->stream_index == NULL)
 	{
-		HASHCTL		ctl;
-
 		/* Most calls are about one stream and need no hash table. */
 		if (VARSIZE_ANY_EXHDR(name) == VARSIZE_ANY_EXHDR(call->streams[0].name) &&
 			memcmp(VARDATA_ANY(name), VARDATA_ANY(call->streams[0].name), VARSIZE_ANY_EXHDR(name)) == 0)
 			return 0;
 
-		memset(&ctl, 0, sizeof(ctl));
-		ctl.keysize = offsetof(StreamIndexEntry, stream);
-		ctl.entrysize = sizeof(StreamIndexEntry);
-		ctl.hash = stream_hash;
-		ctl.match = stream_match;
-		ctl.hcxt = call->context;
-		call->stream_index = hash_create("event_store call", 64, &ctl,
-										 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+		call->stream_index = make_index(call);
 		probe.name = VARDATA_ANY(call->streams[0].name);
 		probe.len = VARSIZE_ANY_EXHDR(call->streams[0].name);
 		entry = hash_search(call->stream_index, &probe, HASH_ENTER, &found);
@@ -242,6 +247,52 @@ es_call_stream_element(EsCall *call, text *stream)
 	int			s = find_stream(call, stream);
 
 	return call->streams[s].first_element;
+}
+
+static text *
+copy_name(EsCall *call, const text *name)
+{
+	MemoryContext old = MemoryContextSwitchTo(call->context);
+	text	   *copy = cstring_to_text_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+
+	MemoryContextSwitchTo(old);
+	return copy;
+}
+
+/*
+ * For es_call_reserve(): has the call name a stream, which later calls of the statement will write to, and an event type. The
+ * call keeps copies. An event of it stands for its type only.
+ */
+void
+es_call_reserve_names(EsCall *call, const text *stream, const text *type)
+{
+	StreamIndexEntry probe = {.name = VARDATA_ANY(stream),.len = VARSIZE_ANY_EXHDR(stream)};
+	StreamIndexEntry *entry;
+	bool		found;
+
+	if (call->type_index == NULL)
+	{
+		call->type_index = make_index(call);
+		call->stream_index = make_index(call);
+	}
+	if (hash_search(call->stream_index, &probe, HASH_FIND, NULL) == NULL)
+	{
+		int			s = find_stream(call, copy_name(call, stream));	/* which may move the array */
+
+		call->streams[s].writes = true;
+	}
+
+	probe.name = VARDATA_ANY(type);
+	probe.len = VARSIZE_ANY_EXHDR(type);
+	if (hash_search(call->type_index, &probe, HASH_FIND, NULL) != NULL)
+		return;
+	if (call->event_count == call->event_space)
+		call->events = grow(call, call->events, &call->one_event, &call->event_space, sizeof(EsCallEvent));
+	memset(&call->events[call->event_count], 0, sizeof(EsCallEvent));
+	call->events[call->event_count].event.type = copy_name(call, type);
+	probe.name = VARDATA_ANY(call->events[call->event_count].event.type);
+	entry = hash_search(call->type_index, &probe, HASH_ENTER, &found);
+	entry->stream = call->event_count++;
 }
 
 /*

@@ -104,6 +104,7 @@ typedef struct EsCall
 	int			stream_count;
 	int			stream_space;
 	HTAB	   *stream_index;	/* streams by name; NULL as long as there is only one */
+	HTAB	   *type_index;		/* event types by name, of a call that only reserves; else NULL */
 
 	/* the result */
 	bool		replayed;		/* the call was a retry, so nothing was written */
@@ -124,6 +125,7 @@ extern int	es_call_stream_element(EsCall *call, text *stream);
 extern void es_call_event(EsCall *call, int element, text *type, Jsonb *data, Jsonb *metadata,
 						  const pg_uuid_t *id, const TimestampTz *occurred_at,
 						  const int32 *schema_version);
+extern void es_call_reserve_names(EsCall *call, const text *stream, const text *type);
 extern char *es_call_label(const EsCall *call, int event);
 
 extern int64 es_expected_argument(FunctionCallInfo fcinfo, int n);

@@ -352,8 +352,11 @@ resolve_names(EsCall *call, const OrderedStream *order)
 static int64
 greatest_version(const EsCall *call, const EsCallStream *stream)
 {
-	const EsElement *element = &call->elements[stream->first_element];
+	const EsElement *element;
 
+	if (stream->first_element < 0)
+		return PG_INT64_MAX;	/* the call only reserves */
+	element = &call->elements[stream->first_element];
 	if (element->expected < 0)
 		return PG_INT64_MAX;
 	if ((call->key_count > 0 || call->batch_key != NULL || call->id_count > 0) && !(call->tries && call->element_count == 1))
@@ -642,6 +645,37 @@ store_keys(EsCall *call, const uint8 *batch_request, TimestampTz stamp)
 		row.last_position = call->last_position;
 		es_batch_key_store(call->batch_key, &row);
 	}
+}
+
+/*
+ * Takes what the calls of a statement will need, in the order of locks, before the first of them: names, the statement's
+ * key if it has one (its request is what the rows are), and all streams. So two statements of several calls do not deadlock.
+ * Streams that do not exist are made, at version 0. Returns true, and has taken no stream, when the statement is a retry.
+ */
+bool
+es_call_reserve(EsCall *call, const uint8 *request)
+{
+	EsHeads		heads;
+	OrderedStream one;
+	OrderedStream *order = lock_order(call, &one);
+
+	es_prevent_if_read_only("appending events");
+	PreventCommandDuringRecovery("appending events");
+	(void) es_store_now();
+	es_epoch_prepare();
+	(void) resolve_names(call, order);
+	if (call->batch_key != NULL)
+	{
+		es_batch_key_lock(call->batch_key);
+		if (es_replay_batch(call, request))
+			return true;
+	}
+	es_heads_open(&heads, RowExclusiveLock);
+	lock_streams(call, &heads, order);
+	if (make_absent(&heads, order, 0, call->stream_count - 1))
+		CommandCounterIncrement();
+	es_heads_close(&heads);
+	return false;
 }
 
 /*

@@ -9,12 +9,16 @@
 #include "append/call.h"
 
 extern void es_call_execute(EsCall *call);
+extern bool es_call_reserve(EsCall *call, const uint8 *request);
 
 /* append/metadata.c */
 extern void es_merge_settings(EsCall *call);
 
 /* append/event_check.c */
 extern void es_check_events(const EsCall *call);
+
+/* append/metadata.c */
+extern void es_merge_settings(EsCall *call);
 
 /* append/replay.c */
 extern void es_hash_requests(EsCall *call, uint8 *batch_request);

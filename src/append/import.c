@@ -2,8 +2,9 @@
  * append/import.c
  *	  event_store.import: bulk import through ordinary COPY or INSERT.
  *
- * event_store.import is a foreign table, and this file is its foreign-data wrapper. Rows are collected and appended in
- * chunks. Each chunk is one append call. The import is atomic because all chunks are in one transaction.
+ * event_store.import is a foreign table, and this file is its foreign-data wrapper. Rows are checked and kept as they come. At
+ * the end of the statement the streams of all rows are locked, in order of name as all calls do, and the rows are appended in
+ * chunks, in their order. Each chunk is one append call. The import is atomic because all chunks are in one transaction.
  *
  * Why not a view or a table: a view with INSTEAD OF triggers would lose rows silently where session_replication_role is
  * "replica", because triggers of a view cannot be ENABLE ALWAYS. A table with a BEFORE trigger that returns NULL makes
@@ -25,16 +26,20 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/log.h"
 #include "append/call.h"
 #include "append/execute.h"
+#include "append/key.h"
 #include "append/occurred_at.h"
 
 /* A chunk ends when it has this many rows, or this many bytes of data and metadata. */
@@ -72,10 +77,21 @@ static const ImportColumnDef import_columns[IMPORT_COLUMNS] = {
 
 typedef struct Import
 {
-	MemoryContext context;		/* of the current chunk */
-	EsCall	   *call;			/* the current chunk; NULL: it has no row yet */
-	int64		rows;			/* of all chunks so far */
-	Size		bytes;			/* of data and metadata in the current chunk */
+	TupleDesc	desc;			/* of the rows */
+	Tuplestorestate *store;		/* all rows, in the order of the input */
+	EsCall	   *names;			/* the streams and event types of all rows: es_call_reserve() */
+	text	   *key;			/* the setting event_store.import_key; NULL: none */
+	EsHasher   *hasher;			/* of all rows; NULL: there is no key */
+	MemoryContext row_context;
+	int64		rows;
+	Size		bytes;			/* of data and metadata */
+
+	/* when the rows are appended */
+	MemoryContext chunk_context;
+	EsCall	   *call;			/* the current chunk */
+	Size		chunk_bytes;
+	int64		appended;		/* rows of all chunks so far */
+	EsKeyRow	result;
 } Import;
 
 PG_FUNCTION_INFO_V1(es_import_handler);
@@ -112,8 +128,20 @@ begin_import(ResultRelInfo *rri)
 
 	check_table(rri->ri_RelationDesc);
 	import = palloc0(sizeof(Import));
-	import->context = AllocSetContextCreate(CurrentMemoryContext, "event_store import",
-											ALLOCSET_DEFAULT_SIZES);
+	import->desc = CreateTupleDescCopy(RelationGetDescr(rri->ri_RelationDesc));
+	import->store = tuplestore_begin_heap(false, false, work_mem);
+	import->names = es_call_begin(ES_FROM_IMPORT);
+	import->row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store import row", ALLOCSET_DEFAULT_SIZES);
+	import->chunk_context = AllocSetContextCreate(CurrentMemoryContext, "event_store import", ALLOCSET_DEFAULT_SIZES);
+	if (es_import_key != NULL && es_import_key[0] != '\0')
+	{
+		import->key = cstring_to_text(es_import_key);
+		es_check_key(import->key);
+		import->hasher = es_hasher_create();
+		es_hash_begin(import->hasher);
+		/* A batch with the same key is another request. */
+		es_hash_string(import->hasher, "import", strlen("import"));
+	}
 	return import;
 }
 
@@ -129,58 +157,83 @@ chunk_context(void *arg)
 {
 	const Import *import = arg;
 
-	errcontext("event_store.import, rows %lld to %lld",
-			   (long long) import->rows - import->call->event_count + 1, (long long) import->rows);
+	errcontext("event_store.import, rows %lld to %lld", (long long) import->call->first_row,
+			   (long long) import->call->first_row + import->call->event_count - 1);
 }
 
-/* Appends the rows that were collected, and begins a new chunk. */
+/* Refuses NULL in a column that must have a value. */
 static void
-append_chunk(Import *import)
-{
-	ErrorContextCallback context;
-	MemoryContext old;
-
-	if (import->call == NULL)
-		return;
-	context.callback = chunk_context;
-	context.arg = import;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
-	old = MemoryContextSwitchTo(import->context);
-	es_call_execute(import->call);
-	MemoryContextSwitchTo(old);
-	error_context_stack = context.previous;
-
-	import->call = NULL;
-	import->bytes = 0;
-	MemoryContextReset(import->context);
-}
-
-static text *
-text_column(TupleTableSlot *slot, int column, int64 row)
+check_column(TupleTableSlot *slot, int column, int64 row)
 {
 	if (slot->tts_isnull[column])
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("column %s must not be NULL", import_columns[column].name),
 				 errdetail("Input row %lld.", (long long) row)));
-	return DatumGetTextPCopy(slot->tts_values[column]);
 }
 
-/* Adds a row to the chunk, and appends the chunk when it is full. */
+/* Adds a row to a call. What it points to must stay until the call was executed. */
+static void
+add_to_call(EsCall *call, const Datum *values, const bool *nulls)
+{
+	text	   *stream = DatumGetTextPP(values[IMPORT_STREAM]);
+	TimestampTz occurred_at = 0;
+	int32		schema_version = 0;
+	int			element = es_call_stream_element(call, stream);
+
+	if (!nulls[IMPORT_OCCURRED_AT])
+		occurred_at = es_occurred_at(TextDatumGetCString(values[IMPORT_OCCURRED_AT]));
+	if (!nulls[IMPORT_SCHEMA_VERSION])
+		schema_version = DatumGetInt32(values[IMPORT_SCHEMA_VERSION]);
+	if (element < 0)
+		element = es_call_element(call, stream, ES_ANY, NULL);
+	es_call_event(call, element, DatumGetTextPP(values[IMPORT_EVENT_TYPE]),
+				  nulls[IMPORT_DATA] ? NULL : DatumGetJsonbP(values[IMPORT_DATA]),
+				  nulls[IMPORT_METADATA] ? NULL : DatumGetJsonbP(values[IMPORT_METADATA]),
+				  nulls[IMPORT_EVENT_ID] ? NULL : DatumGetUUIDP(values[IMPORT_EVENT_ID]),
+				  nulls[IMPORT_OCCURRED_AT] ? NULL : &occurred_at,
+				  nulls[IMPORT_SCHEMA_VERSION] ? NULL : &schema_version);
+}
+
+/* The request of an import is all that its rows have: it is history, which a second run does not make anew. */
+static void
+hash_row(EsHasher *hasher, const Datum *values, const bool *nulls)
+{
+	for (int column = 0; column < IMPORT_COLUMNS; column++)
+	{
+		es_hash_int64(hasher, nulls[column]);
+		if (nulls[column])
+			continue;
+		switch (import_columns[column].type)
+		{
+			case TEXTOID:
+				es_hash_string(hasher, VARDATA_ANY(DatumGetPointer(values[column])),
+							   VARSIZE_ANY_EXHDR(DatumGetPointer(values[column])));
+				break;
+			case JSONBOID:
+				es_hash_json(hasher, DatumGetJsonbP(values[column]));
+				break;
+			case UUIDOID:
+				es_hash_string(hasher, (const char *) DatumGetUUIDP(values[column])->data, UUID_LEN);
+				break;
+			case INT4OID:
+				es_hash_int64(hasher, DatumGetInt32(values[column]));
+				break;
+		}
+	}
+}
+
+/*
+ * Checks a row and keeps it. Nothing is appended before the last row is there: the streams of all rows are locked first, in
+ * their order.
+ */
 static void
 add_row(Import *import, TupleTableSlot *slot)
 {
-	MemoryContext old = MemoryContextSwitchTo(import->context);
-	text	   *stream;
-	text	   *type;
-	Jsonb	   *data = NULL;
-	Jsonb	   *metadata = NULL;
-	TimestampTz occurred_at = 0;
-	int32		schema_version = 0;
-	pg_uuid_t  *id = NULL;
-	int			element;
+	MemoryContext old = MemoryContextSwitchTo(import->row_context);
+	Datum		values[IMPORT_COLUMNS];
 	ErrorContextCallback context;
+	EsCall	   *call;
 
 	slot_getallattrs(slot);
 	import->rows++;
@@ -188,42 +241,120 @@ add_row(Import *import, TupleTableSlot *slot)
 	context.arg = import;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
-	if (import->call == NULL)
-	{
-		import->call = es_call_begin(ES_FROM_IMPORT);
-		import->call->first_row = import->rows;
-	}
 
-	stream = text_column(slot, IMPORT_STREAM, import->rows);
-	type = text_column(slot, IMPORT_EVENT_TYPE, import->rows);
-	if (!slot->tts_isnull[IMPORT_DATA])
+	for (int column = 0; column < IMPORT_COLUMNS; column++)
 	{
-		data = DatumGetJsonbPCopy(slot->tts_values[IMPORT_DATA]);
-		import->bytes += VARSIZE(data);
+		values[column] = slot->tts_values[column];
+		/* What lies elsewhere is fetched now, while the query's snapshot is there. */
+		if (!slot->tts_isnull[column] && TupleDescAttr(import->desc, column)->attlen == -1)
+			values[column] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[column]));
 	}
-	if (!slot->tts_isnull[IMPORT_METADATA])
-	{
-		metadata = DatumGetJsonbPCopy(slot->tts_values[IMPORT_METADATA]);
-		import->bytes += VARSIZE(metadata);
-	}
-	if (!slot->tts_isnull[IMPORT_OCCURRED_AT])
-		occurred_at = es_occurred_at(TextDatumGetCString(slot->tts_values[IMPORT_OCCURRED_AT]));
-	if (!slot->tts_isnull[IMPORT_EVENT_ID])
-		id = DatumGetUUIDP(slot->tts_values[IMPORT_EVENT_ID]);
-	if (!slot->tts_isnull[IMPORT_SCHEMA_VERSION])
-		schema_version = DatumGetInt32(slot->tts_values[IMPORT_SCHEMA_VERSION]);
+	check_column(slot, IMPORT_STREAM, import->rows);
+	check_column(slot, IMPORT_EVENT_TYPE, import->rows);
+	call = es_call_begin(ES_FROM_IMPORT);
+	call->first_row = import->rows;
+	add_to_call(call, values, slot->tts_isnull);
+	es_call_reserve_names(import->names, DatumGetTextPP(values[IMPORT_STREAM]), DatumGetTextPP(values[IMPORT_EVENT_TYPE]));
+	if (import->hasher != NULL)
+		hash_row(import->hasher, values, slot->tts_isnull);
+	for (int column = IMPORT_DATA; column <= IMPORT_METADATA; column++)
+		if (!slot->tts_isnull[column])
+			import->bytes += VARSIZE_ANY(DatumGetPointer(values[column]));
+	tuplestore_putvalues(import->store, import->desc, values, slot->tts_isnull);
 
-	element = es_call_stream_element(import->call, stream);
-	if (element < 0)
-		element = es_call_element(import->call, stream, ES_ANY, NULL);
-	es_call_event(import->call, element, type, data, metadata, id,
-				  slot->tts_isnull[IMPORT_OCCURRED_AT] ? NULL : &occurred_at,
-				  slot->tts_isnull[IMPORT_SCHEMA_VERSION] ? NULL : &schema_version);
+	error_context_stack = context.previous;
 	MemoryContextSwitchTo(old);
+	MemoryContextReset(import->row_context);
+}
+
+/* Appends the rows of a chunk. */
+static void
+append_chunk(Import *import)
+{
+	ErrorContextCallback context;
+	MemoryContext old = MemoryContextSwitchTo(import->chunk_context);
+
+	context.callback = chunk_context;
+	context.arg = import;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	es_call_execute(import->call);
 	error_context_stack = context.previous;
 
-	if (import->call->event_count >= IMPORT_ROWS || import->bytes >= IMPORT_BYTES)
+	/* The key points at the last chunk: es_check() finds that it has what it says. */
+	import->result.version = import->call->event_count;
+	import->result.first_position = import->call->first_position;
+	import->result.last_position = import->call->last_position;
+	import->result.recorded_at = import->call->elements[import->call->element_count - 1].recorded_at;
+	import->appended += import->call->event_count;
+	import->call = NULL;
+	import->chunk_bytes = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(import->chunk_context);
+}
+
+/* Appends all rows, in the order of the input and in chunks. */
+static void
+append_rows(Import *import)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(import->desc, &TTSOpsMinimalTuple);
+	MemoryContext old = CurrentMemoryContext;
+
+	/* A chunk that is the whole import takes its locks in order by itself. */
+	if (import->key != NULL || import->rows > IMPORT_ROWS || import->bytes > IMPORT_BYTES)
+	{
+		uint8		request[ES_DIGEST_LEN] = {0};
+
+		if (import->hasher != NULL)
+		{
+			es_hash_end(import->hasher, request);
+			es_hasher_free(import->hasher);
+			import->hasher = NULL;
+		}
+		memcpy(import->result.request, request, ES_DIGEST_LEN);
+		import->names->batch_key = import->key;
+		if (es_call_reserve(import->names, request))
+			return;
+	}
+	while (tuplestore_gettupleslot(import->store, true, true, slot))
+	{
+		Datum		values[IMPORT_COLUMNS];
+
+		CHECK_FOR_INTERRUPTS();
+		slot_getallattrs(slot);
+		MemoryContextSwitchTo(import->chunk_context);	/* the slot's tuple lives longer than a chunk, the copies do not */
+		if (import->call == NULL)
+		{
+			import->call = es_call_begin(ES_FROM_IMPORT);
+			import->call->first_row = import->appended + 1;
+		}
+		for (int column = 0; column < IMPORT_COLUMNS; column++)
+			values[column] = slot->tts_isnull[column] ? (Datum) 0 :
+				datumCopy(slot->tts_values[column], TupleDescAttr(import->desc, column)->attbyval,
+						  TupleDescAttr(import->desc, column)->attlen);
+		for (int column = IMPORT_DATA; column <= IMPORT_METADATA; column++)
+			if (!slot->tts_isnull[column])
+				import->chunk_bytes += VARSIZE_ANY(DatumGetPointer(values[column]));
+		add_to_call(import->call, values, slot->tts_isnull);
+		if (import->call->event_count >= IMPORT_ROWS || import->chunk_bytes >= IMPORT_BYTES)
+			append_chunk(import);
+		MemoryContextSwitchTo(old);
+	}
+	if (import->call != NULL)
 		append_chunk(import);
+	ExecDropSingleTupleTableSlot(slot);
+	if (import->key != NULL)
+		es_batch_key_store(import->key, &import->result);
+}
+
+static void
+end_import(Import *import)
+{
+	if (import->rows > 0)
+		append_rows(import);
+	if (import->hasher != NULL)
+		es_hasher_free(import->hasher);
+	tuplestore_end(import->store);
 }
 
 /* ---------------------------------------------------------------- the wrapper's callbacks */
@@ -258,7 +389,7 @@ static void
 end_insert(EState *estate, ResultRelInfo *rri)
 {
 	if (rri->ri_FdwState != NULL)
-		append_chunk(rri->ri_FdwState);
+		end_import(rri->ri_FdwState);
 }
 
 /*

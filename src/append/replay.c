@@ -90,7 +90,8 @@ es_replay_batch(EsCall *call, const uint8 *request)
 	if (!es_batch_key_find(call->batch_key, &row))
 		return false;
 	if (memcmp(row.request, request, ES_DIGEST_LEN) != 0)
-		key_reused(call->batch_key, "The first batch with this key had other events.");
+		key_reused(call->batch_key, call->source == ES_FROM_IMPORT ? "The first batch or import with this key had other rows." :
+				   "The first batch or import with this key had other events.");
 	es_early_release_await_all();
 	call->replayed = true;
 	call->replayed_events = row.version;

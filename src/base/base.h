@@ -223,6 +223,7 @@ extern bool es_early_lock_release;
 extern int	es_idempotency_retention;	/* seconds; 0: for ever */
 extern int	es_heartbeat;			/* seconds; 0: none */
 extern int	es_idle_append_timeout;		/* milliseconds; 0: for ever */
+extern char *es_import_key;				/* idempotency key of imports; empty: none */
 extern int	es_mark_interval;		/* milliseconds */
 extern int	es_mark_wait;				/* milliseconds */
 extern int	es_max_batch;			/* events */

@@ -35,6 +35,7 @@ bool		es_early_lock_release = false;
 int			es_idempotency_retention = 0;
 int			es_heartbeat = 0;
 int			es_idle_append_timeout = ES_DEFAULT_IDLE_APPEND_TIMEOUT;
+char	   *es_import_key = NULL;
 int			es_mark_wait = ES_DEFAULT_MARK_WAIT;
 int			es_mark_interval = ES_DEFAULT_MARK_INTERVAL;
 int			es_max_batch = ES_DEFAULT_MAX_BATCH;
@@ -154,6 +155,12 @@ es_settings_init(void)
 							&es_idle_append_timeout,
 							ES_DEFAULT_IDLE_APPEND_TIMEOUT, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomStringVariable("event_store.import_key",
+							   "Sets the idempotency key of imports: a second one with the same rows imports nothing.",
+							   "Use SET LOCAL.",
+							   &es_import_key,
+							   "",
+							   PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("event_store.mark_interval",
 							"Sets how often the coordinator publishes the high-water mark at most.",
 							NULL,

@@ -302,8 +302,8 @@ for my $way ('cancel', 'terminate', 'hang up', 'give up')
 	my $rows = join '', map { "known-copy$_\tKnown\t{\"n\": $_}\n" } 1 .. 20000;
 	my $psql = start_psql('postgres', "SET application_name = 'victim';\nCOPY event_store.import (stream, event_type, data) FROM STDIN;\n$rows");
 
-	# The first 5,000 rows have been appended.
-	wait_until('postgres', "$drawing AND EXISTS (SELECT 1 $active AND wait_event = 'ClientRead')", $psql);
+	# Nothing is appended before the last row has come.
+	wait_until('postgres', "SELECT EXISTS (SELECT 1 $active AND wait_event = 'ClientRead')", $psql);
 	is(ask($monitors{postgres}, q[SELECT es_append('other-1', -2, 'Known', '{}'::jsonb) IS NOT NULL]), 't', "$what: others go on");
 	is(ask($monitors{postgres}, $state), $before, "$what: nobody sees rows of it");
 	if ($way eq 'cancel')

@@ -303,7 +303,8 @@ for my $way ('cancel', 'terminate', 'hang up', 'give up')
 	my $psql = start_psql('postgres', "SET application_name = 'victim';\nCOPY event_store.import (stream, event_type, data) FROM STDIN;\n$rows");
 
 	# Nothing is appended before the last row has come.
-	wait_until('postgres', "SELECT EXISTS (SELECT 1 $active AND wait_event = 'ClientRead')", $psql);
+	wait_until('postgres', "SELECT EXISTS (SELECT 1 $active AND wait_event = 'ClientRead')
+		AND EXISTS (SELECT FROM pg_stat_progress_copy WHERE tuples_processed >= 19000)", $psql);
 	is(ask($monitors{postgres}, q[SELECT es_append('other-1', -2, 'Known', '{}'::jsonb) IS NOT NULL]), 't', "$what: others go on");
 	is(ask($monitors{postgres}, $state), $before, "$what: nobody sees rows of it");
 	if ($way eq 'cancel')

@@ -11,9 +11,6 @@
 extern void es_call_execute(EsCall *call);
 extern bool es_call_reserve(EsCall *call, const uint8 *request);
 
-/* append/metadata.c */
-extern void es_merge_settings(EsCall *call);
-
 /* append/event_check.c */
 extern void es_check_events(const EsCall *call);
 

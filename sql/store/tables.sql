@@ -260,6 +260,7 @@ CREATE TABLE event_store.rebuilds (
     schema       text NOT NULL,
     state        text NOT NULL CHECK (state IN ('running', 'failed')),
     started_at   timestamptz NOT NULL,
+    stale        boolean NOT NULL DEFAULT false,    -- of version 0.1: a dropped column would count
     role_oid     oid NOT NULL DEFAULT 0,
     role_system  bigint NOT NULL DEFAULT 0
 );

@@ -116,7 +116,6 @@ FROM (
     SELECT b.projection, true, b.event_types, b.stale, p.from_position, 'async'
     FROM event_store.rebuilds b JOIN event_store.projections p ON p.name = b.projection) p
 WHERE c.projection = p.name AND c.rebuild = p.rebuild AND (c.position > p.from_position OR p.mode = 'inline');
-ALTER TABLE event_store.rebuilds DROP COLUMN stale;
 
 -- What a new store's import has otherwise: es_upgrade_store() makes it, and gives its rights again.
 DROP FOREIGN TABLE IF EXISTS event_store.import;

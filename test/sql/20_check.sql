@@ -228,7 +228,7 @@ SELECT pg_temp.damage($$UPDATE event_store.checkpoints SET position = 1000 WHERE
 SELECT pg_temp.damage($$UPDATE event_store.checkpoints SET position = -1 WHERE projection = 'seen'$$);
 SELECT pg_temp.damage($$UPDATE event_store.checkpoints SET scan_from = position + 5 WHERE projection = 'seen'$$);
 SELECT pg_temp.damage($$DELETE FROM event_store.projections WHERE name = 'seen'$$);
-SELECT pg_temp.damage($$INSERT INTO event_store.rebuilds SELECT 'none', 'x', NULL, NULL, false, 'r', 's', 's', 'running', now()$$);
+SELECT pg_temp.damage($$INSERT INTO event_store.rebuilds SELECT 'none', 'x', NULL, NULL, false, 'r', 's', 's', 'running', now(), false$$);
 SELECT pg_temp.damage($$UPDATE event_store.checkpoints SET quarantined = 5 WHERE projection = 'counted'$$);
 SELECT pg_temp.damage($$UPDATE event_store.quarantine SET position = 3$$);
 SELECT pg_temp.damage($$UPDATE event_store.quarantine SET position = 300$$);

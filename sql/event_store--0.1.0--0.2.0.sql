@@ -194,3 +194,36 @@ REVOKE ALL ON FUNCTION es_append_batch_text(text[], text[], text[], text[], text
 -- ---------------------------------------------------------------- rights
 
 COMMENT ON FUNCTION es_grant(text, text) IS 'gives a role one of the rights append, read, consume, import, define, operate, erase, read_personal, monitor';
+
+-- ---------------------------------------------------------------- projections and subscriptions
+
+DROP FUNCTION es_pause_projection(text);
+DROP FUNCTION es_resume_projection(text);
+DROP FUNCTION es_retry_quarantined_subscription(text, text);
+
+CREATE FUNCTION es_rename_subscription(old_name text, new_name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_rename_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_rename_subscription(text, text) IS
+'gives a subscription another name; it keeps its position, what is in flight and its quarantine';
+REVOKE ALL ON FUNCTION es_rename_subscription(text, text) FROM PUBLIC;
+
+CREATE FUNCTION es_pause(name text, until timestamptz DEFAULT NULL, reason text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_pause' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_pause(text, timestamptz, text) IS
+'stops a projection where it is, or what es_fetch gives of a subscription, until a time or until es_resume; the reason is kept in its status and in the journal';
+REVOKE ALL ON FUNCTION es_pause(text, timestamptz, text) FROM PUBLIC;
+
+CREATE FUNCTION es_resume(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_resume' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_resume(text) IS
+'has a paused subscription, a paused or failed projection, or its failed rebuild, go on where it is';
+REVOKE ALL ON FUNCTION es_resume(text) FROM PUBLIC;
+
+COMMENT ON FUNCTION es_retry_quarantined(text, text) IS
+'tries again, in order, what a projection or subscription has in quarantine, of one stream and those tied to it, or of all; returns how many events the projection has applied, or how many streams the subscription delivers again (YE008: nothing of this stream is in quarantine)';
+
+CREATE FUNCTION es_skip_quarantined(name text, stream text, up_to_version bigint, reason text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_skip_quarantined' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_skip_quarantined(text, text, bigint, text) IS
+'gives up the events of a stream in quarantine up to a version: the projection or subscription never gets them; those behind them stay in quarantine until es_retry_quarantined; returns how many events; the reason goes into the journal';
+REVOKE ALL ON FUNCTION es_skip_quarantined(text, text, bigint, text) FROM PUBLIC;

@@ -345,10 +345,10 @@ AS 'MODULE_PATHNAME', 'es_nack' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
 COMMENT ON FUNCTION es_nack(text, bigint, text, text) IS
 'quarantines the streams of the events up to a position that the consumer''s last es_fetch returned and that are not acknowledged; other streams go on';
 
-CREATE FUNCTION es_retry_quarantined_subscription(name text, stream text DEFAULT NULL) RETURNS bigint
-AS 'MODULE_PATHNAME', 'es_retry_quarantined_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION es_retry_quarantined_subscription(text, text) IS
-'has the events of a quarantined stream, or of all of them, delivered again, in order; returns the number of streams';
+CREATE FUNCTION es_rename_subscription(old_name text, new_name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_rename_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_rename_subscription(text, text) IS
+'gives a subscription another name; it keeps its position, what is in flight and its quarantine';
 
 -- ---------------------------------------------------------------- the mark
 
@@ -388,14 +388,6 @@ AS 'MODULE_PATHNAME', 'es_create_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE
 COMMENT ON FUNCTION es_create_projection(text, text, text[], text[], regclass[], text, integer, bigint, boolean) IS
 'has SQL statements applied to every event once: they see a batch of events as relation new_events; tables: what they write to (named unqualified in the handler), for rebuilds; mode async (by background workers) or inline (inside of each append); side_effects: may append, is never rebuilt';
 
-CREATE FUNCTION es_pause_projection(name text) RETURNS void
-AS 'MODULE_PATHNAME', 'es_pause_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION es_pause_projection(text) IS 'stops a projection where it is';
-
-CREATE FUNCTION es_resume_projection(name text) RETURNS void
-AS 'MODULE_PATHNAME', 'es_resume_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION es_resume_projection(text) IS 'has a paused or failed projection, or its failed rebuild, go on where it is';
-
 CREATE FUNCTION es_drop_projection(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'es_drop_projection' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION es_drop_projection(text) IS 'forgets a projection; its tables stay as they are';
@@ -425,10 +417,27 @@ AS 'MODULE_PATHNAME', 'es_wait_for_projection' LANGUAGE C VOLATILE PARALLEL UNSA
 COMMENT ON FUNCTION es_wait_for_projection(text, bigint, interval, text) IS
 'waits until a projection has passed a position; false when time is up; an error when it does not run, or has parked that stream';
 
+-- ---------------------------------------------------------------- projections and subscriptions
+
+CREATE FUNCTION es_pause(name text, until timestamptz DEFAULT NULL, reason text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'es_pause' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_pause(text, timestamptz, text) IS
+'stops a projection where it is, or what es_fetch gives of a subscription, until a time or until es_resume; the reason is kept in its status and in the journal';
+
+CREATE FUNCTION es_resume(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'es_resume' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION es_resume(text) IS
+'has a paused subscription, a paused or failed projection, or its failed rebuild, go on where it is';
+
 CREATE FUNCTION es_retry_quarantined(name text, stream text DEFAULT NULL) RETURNS bigint
 AS 'MODULE_PATHNAME', 'es_retry_quarantined' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
 COMMENT ON FUNCTION es_retry_quarantined(text, text) IS
-'applies, in order, the events that a projection has parked, of one stream and those tied to it, or of all; returns how many';
+'tries again, in order, what a projection or subscription has in quarantine, of one stream and those tied to it, or of all; returns how many events the projection has applied, or how many streams the subscription delivers again (YE008: nothing of this stream is in quarantine)';
+
+CREATE FUNCTION es_skip_quarantined(name text, stream text, up_to_version bigint, reason text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'es_skip_quarantined' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+COMMENT ON FUNCTION es_skip_quarantined(text, text, bigint, text) IS
+'gives up the events of a stream in quarantine up to a version: the projection or subscription never gets them; those behind them stay in quarantine until es_retry_quarantined; returns how many events; the reason goes into the journal';
 
 -- ---------------------------------------------------------------- workers
 
@@ -538,8 +547,8 @@ REVOKE ALL ON FUNCTION es_register_upcaster(text, integer, text, text) FROM PUBL
 REVOKE ALL ON FUNCTION es_unregister_upcaster(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_test_upcasters(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_create_projection(text, text, text[], text[], regclass[], text, integer, bigint, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_pause_projection(text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_resume_projection(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_pause(text, timestamptz, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_resume(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_drop_projection(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_set_projection_mode(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_rebuild_projection(text, text, text[], text[], boolean) FROM PUBLIC;
@@ -547,6 +556,7 @@ REVOKE ALL ON FUNCTION es_cancel_rebuild(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_run_projection(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_wait_for_projection(text, bigint, interval, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_retry_quarantined(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_skip_quarantined(text, text, bigint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_start_worker() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_stop_worker() FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_workers() FROM PUBLIC;
@@ -555,7 +565,7 @@ REVOKE ALL ON FUNCTION es_drop_subscription(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_fetch(text, text, integer, interval, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_ack(text, bigint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_nack(text, bigint, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION es_retry_quarantined_subscription(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION es_rename_subscription(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_check(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_seal_log(integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION es_log_root() FROM PUBLIC;

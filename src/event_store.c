@@ -13,6 +13,7 @@
 #include "state/state.h"
 #include "append/append.h"
 #include "projection/projection.h"
+#include "subscription/subscription.h"
 #include "proof/proof.h"
 
 PG_MODULE_MAGIC;
@@ -33,6 +34,7 @@ _PG_init(void)
 	es_log_init();
 	es_state_init();
 	es_projection_init();
+	es_subscription_init();
 
 	/* What the coordinator does, in this order. */
 	es_publisher_init();

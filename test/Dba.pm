@@ -23,7 +23,7 @@ our $attach_all = q[DO $$
 			EXECUTE format('ALTER TABLE event_store.log ATTACH PARTITION event_store.%I FOR VALUES FROM (%s) TO (%s)', p.name, p.from_position, p.to_position);
 		END LOOP;
 		FOR p IN SELECT name FROM event_store.projection_status WHERE status = 'failed' OR rebuild = 'failed' LOOP
-			PERFORM es_resume_projection(p.name);
+			PERFORM es_resume(p.name);
 		END LOOP;
 	END $$];
 

@@ -137,9 +137,9 @@ account-new	Paid	{"amount": 7}
 			WHERE (b.balance, b.events) IS DISTINCT FROM (e.balance, e.events)]), 0, "$what: a projection goes on where it was");
 	is($q->('SELECT n FROM payments'), $q->(q[SELECT count(*) FROM event_store.events WHERE event_type = 'Paid']), '... an inline one, too');
 	is($q->(q[SELECT lag_events FROM event_store.projection_status WHERE name = 'balances']), 0, '... and is not behind');
-	is($q->(q[SELECT string_agg(stream || ' ' || events, ', ' ORDER BY stream) FROM event_store.projection_quarantine]),
+	is($q->(q[SELECT string_agg(stream || ' ' || events, ', ' ORDER BY stream) FROM event_store.quarantine]),
 		'thing-1 1, thing-2 2', "$what: what was parked is parked");
-	is($q->(q[SELECT stream FROM event_store.subscription_quarantine]), 'thing-1', "$what: what was refused is refused");
+	is($q->(q[SELECT stream FROM event_store.quarantine]), 'thing-1', "$what: what was refused is refused");
 	my $rounds = 0;
 	while (++$rounds < 20)
 	{

@@ -322,6 +322,26 @@ sub retry
 	return $events;
 }
 
+# Events in quarantine are given up; what is behind them stays. The streams tied to it keep an error.
+sub skip
+{
+	my ($model, $name, $stream, $upto) = @_;
+	my $p = find($model, $name);
+	my $q = $p->{parked}{$stream} // refuse('YE008');
+	my @events = map { @$_ } calls($model, $p, [ grep { $_->{stream} eq $stream && $_->{position} >= $q->{position} && $_->{position} <= $p->{position} } $model->settled ]);
+	my @rest = grep { $_->{version} > $upto } @events;
+
+	refuse('22023') if @events && ($upto < $events[0]{version} || $upto > $events[-1]{version});
+	if (@rest) { @{$q}{qw(position events)} = ($rest[0]{position}, scalar @rest) }
+	else
+	{
+		delete $p->{parked}{$stream};
+		my @tied = grep { $_->{together} == $q->{together} } values %{ $p->{parked} };
+		if (!grep { defined $_->{code} } @tied) { $_->{code} = $q->{code} for @tied }
+	}
+	return @events - @rest;
+}
+
 # What an append brings to inline projections. The append fails with them.
 sub inline
 {

@@ -164,8 +164,28 @@ sub retry
 	my $s = find($model, $name);
 	my @rows = grep { defined $_->{reason} } map { $s->{streams}{$_} } grep { !defined $stream || $_ eq $stream } keys %{ $s->{streams} };
 
+	refuse('YE008') if defined $stream && !@rows;
 	delete $_->{reason} for @rows;
 	return scalar @rows;
+}
+
+# Events in quarantine are given up; what is behind them stays.
+sub skip
+{
+	my ($model, $name, $stream, $upto) = @_;
+	my $s = find($model, $name);
+	my $row = $s->{streams}{$stream};
+
+	refuse('YE008') unless $row && defined $row->{reason};
+	# One that cannot be upcast may be skipped too.
+	my @events = map { my $event = $_; my ($now, $code) = Model::caught(sub { return wanted($model, $s, $event) }); $code || $now ? $event : () }
+		grep { $_->{stream} eq $stream && $_->{position} >= $row->{position} && $_->{position} <= $s->{position} } $model->settled;
+	my @rest = grep { $_->{version} > $upto } @events;
+
+	refuse('22023') if @events && ($upto < $events[0]{version} || $upto > $events[-1]{version});
+	if (@rest) { @{$row}{qw(position attempts)} = ($rest[0]{position}, 0) }
+	else { delete $s->{streams}{$stream} }
+	return @events - @rest;
 }
 
 # Streams in flight.

@@ -199,7 +199,7 @@ SELECT 'projection', NULL, c.position,
     format('projection %L has %s parked streams, but its checkpoint says %s', c.projection, q.n, c.quarantined)
 FROM event_store.checkpoints c
 CROSS JOIN LATERAL (
-    SELECT count(*) AS n FROM event_store.quarantine q
+    SELECT count(*) AS n FROM event_store.quarantined_streams q
     WHERE q.projection = c.projection AND q.rebuild = c.rebuild) q
 WHERE q.n <> c.quarantined;
 
@@ -225,7 +225,7 @@ JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
 JOIN event_store.projection_status s ON s.name = p.name
 CROSS JOIN bound b
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(q.events), 0) AS events FROM event_store.quarantine q
+    SELECT coalesce(sum(q.events), 0) AS events FROM event_store.quarantined_streams q
     WHERE q.projection = p.name AND NOT q.rebuild) q
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(n.events), 0) AS events
@@ -250,14 +250,14 @@ SELECT 'projection', h.name, q.position,
         WHEN l.stream IS DISTINCT FROM q.stream
             THEN format('projection %L has parked the stream at a position where it has no event', q.projection)
         ELSE format('projection %L has parked the stream for no error', q.projection) END
-FROM event_store.quarantine q
+FROM event_store.quarantined_streams q
 LEFT JOIN event_store.heads h ON h.id = q.stream
 LEFT JOIN event_store.checkpoints c ON c.projection = q.projection AND c.rebuild = q.rebuild
 LEFT JOIN event_store.log l ON l.position = q.position
 WHERE c.projection IS NULL OR h.id IS NULL OR q.position > c.position OR q.events < 1
     OR l.stream IS DISTINCT FROM q.stream AND NOT :gaps::int8multirange @> q.position
     OR NOT EXISTS (
-        SELECT FROM event_store.quarantine e
+        SELECT FROM event_store.quarantined_streams e
         WHERE e.projection = q.projection AND e.rebuild = q.rebuild AND e.together = q.together
             AND e.error IS NOT NULL);
 

@@ -206,9 +206,12 @@ CREATE TABLE event_store.projections (
     state          text NOT NULL CHECK (state IN ('running', 'paused', 'failed')),
     stale          boolean NOT NULL,
     role_oid       oid NOT NULL DEFAULT 0,
-    role_system    bigint NOT NULL DEFAULT 0
+    role_system    bigint NOT NULL DEFAULT 0,
+    paused_until   timestamptz,
+    pause_reason   text
 );
 COMMENT ON TABLE event_store.projections IS 'how tables are kept up to date from events: es_create_projection';
+COMMENT ON COLUMN event_store.projections.paused_until IS 'NULL, where it is paused: until es_resume';
 
 -- A batch updates one row: no index on what it changes.
 CREATE TABLE event_store.checkpoints (
@@ -266,7 +269,7 @@ CREATE TABLE event_store.rebuilds (
 );
 COMMENT ON TABLE event_store.rebuilds IS 'rebuilds that are under way or have failed';
 
-CREATE TABLE event_store.quarantine (
+CREATE TABLE event_store.quarantined_streams (
     projection      text COLLATE "C" NOT NULL,
     rebuild         boolean NOT NULL,
     stream          bigint NOT NULL,
@@ -280,8 +283,8 @@ CREATE TABLE event_store.quarantine (
     since           timestamptz NOT NULL,
     PRIMARY KEY (projection, rebuild, stream)
 );
-COMMENT ON TABLE event_store.quarantine IS 'streams whose events a projection has parked, from a position on';
-COMMENT ON COLUMN event_store.quarantine.together IS 'streams that calls tie together have the same number here';
+COMMENT ON TABLE event_store.quarantined_streams IS 'streams whose events a projection has in quarantine, from a position on';
+COMMENT ON COLUMN event_store.quarantined_streams.together IS 'streams that calls tie together have the same number here';
 
 CREATE TABLE event_store.counters (
     name   text COLLATE "C" PRIMARY KEY,
@@ -321,9 +324,13 @@ CREATE TABLE event_store.subscriptions (
     event_types    text[],
     from_position  bigint NOT NULL,
     position       bigint NOT NULL,
-    created_at     timestamptz NOT NULL
+    created_at     timestamptz NOT NULL,
+    paused         boolean NOT NULL DEFAULT false,
+    paused_until   timestamptz,
+    pause_reason   text
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE event_store.subscriptions IS 'cursors of consumers outside: es_create_subscription';
+COMMENT ON COLUMN event_store.subscriptions.paused_until IS 'NULL, where it is paused: until es_resume';
 COMMENT ON COLUMN event_store.subscriptions.position IS
 'every event up to it that matches was acknowledged, or its stream has a row in subscription_streams';
 

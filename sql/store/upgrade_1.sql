@@ -14,6 +14,29 @@ FROM (SELECT max(to_position) AS end_position FROM event_store.log_partitions) p
     (SELECT max(last_position) AS last_position FROM event_store.heads) h
 WHERE h.last_position >= p.end_position;
 
+-- Projections and subscriptions share their names, and their quarantine in one view.
+DO $$
+DECLARE
+    twice text;
+BEGIN
+    SELECT string_agg(quote_literal(p.name), ', ' ORDER BY p.name) INTO twice
+    FROM event_store.projections p
+    JOIN event_store.subscriptions b ON b.name = p.name;
+    IF twice IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'a projection and a subscription have the same name',
+            DETAIL = format('These names are used twice: %s. In version 0.2 projections and subscriptions share their names.', twice),
+            HINT = 'Give the subscription another name first: SELECT es_rename_subscription(old, new).';
+    END IF;
+END $$;
+DROP VIEW event_store.projection_quarantine, event_store.subscription_quarantine;
+ALTER TABLE event_store.quarantine RENAME TO quarantined_streams;
+ALTER TABLE event_store.quarantined_streams RENAME CONSTRAINT quarantine_pkey TO quarantined_streams_pkey;
+ALTER TABLE event_store.subscriptions ADD COLUMN paused boolean NOT NULL DEFAULT false, ADD COLUMN paused_until timestamptz,
+    ADD COLUMN pause_reason text;
+COMMENT ON TABLE event_store.quarantined_streams IS 'streams whose events a projection has in quarantine, from a position on';
+COMMENT ON COLUMN event_store.subscriptions.paused_until IS 'NULL, where it is paused: until es_resume';
+
 ALTER TABLE event_store.checkpoints ADD COLUMN counted_after bigint NOT NULL DEFAULT 0,
     ADD COLUMN counted_events bigint NOT NULL DEFAULT 0,
     ADD COLUMN begun timestamptz, ADD COLUMN suspect boolean NOT NULL DEFAULT false,
@@ -27,7 +50,7 @@ COMMENT ON COLUMN event_store.checkpoints.counted_after IS
 COMMENT ON COLUMN event_store.checkpoints.counted_events IS 'what events was at that position';
 -- What was parked counts when it is applied, and so do calls that reach beyond the position: they were not delivered yet.
 UPDATE event_store.checkpoints c SET counted_after = c.position, counted_events = c.events
-    + (SELECT coalesce(sum(q.events), 0) FROM event_store.quarantine q WHERE q.projection = c.projection AND NOT q.rebuild)
+    + (SELECT coalesce(sum(q.events), 0) FROM event_store.quarantined_streams q WHERE q.projection = c.projection AND NOT q.rebuild)
     + (SELECT count(*)
         FROM event_store.projections p
         JOIN event_store.log l ON l.position BETWEEN c.scan_from AND c.position AND l.position + l.rest > c.position
@@ -61,7 +84,9 @@ INSERT INTO event_store.counters (name, value) VALUES ('damaged_stream', 0);
 ALTER TABLE event_store.aggregates ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
 ALTER TABLE event_store.upcasters ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
 ALTER TABLE event_store.event_checks ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
-ALTER TABLE event_store.projections ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
+ALTER TABLE event_store.projections ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0,
+    ADD COLUMN paused_until timestamptz, ADD COLUMN pause_reason text;
+COMMENT ON COLUMN event_store.projections.paused_until IS 'NULL, where it is paused: until es_resume';
 ALTER TABLE event_store.rebuilds ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0;
 ALTER TABLE event_store.grants
     ADD COLUMN role_oid oid NOT NULL DEFAULT 0, ADD COLUMN role_system bigint NOT NULL DEFAULT 0,

@@ -57,7 +57,7 @@ WITH RECURSIVE leads(id, name) AS (
     SELECT l.id, u.to_type FROM leads l JOIN event_store.upcasters u ON u.event_type = l.name
 )
 SELECT p.name,
-    CASE WHEN p.state <> 'running' THEN p.state
+    CASE WHEN p.state = 'failed' OR p.state = 'paused' AND coalesce(p.paused_until > clock_timestamp(), true) THEN p.state
         WHEN b.state = 'running' THEN 'rebuilding'
         WHEN y.stale THEN 'stale'
         ELSE 'running' END AS status,
@@ -82,7 +82,8 @@ SELECT p.name,
     c.last_active,
     b.state AS rebuild,
     w.coordinator_pid,
-    CASE WHEN b.state = 'running' THEN 'rebuilding' WHEN p.state = 'paused' THEN 'paused' ELSE 'running' END AS state,
+    CASE WHEN b.state = 'running' THEN 'rebuilding' WHEN p.state = 'paused' AND coalesce(p.paused_until > clock_timestamp(), true) THEN 'paused'
+        ELSE 'running' END AS state,
     CASE WHEN p.state = 'failed' OR b.state = 'failed' THEN 'failed'
         WHEN p.mode = 'async' AND p.state = 'running' AND (h.slots ->> 'no_slot')::boolean THEN 'no_slot'
         WHEN c.attempts > 0 OR c.suspect THEN 'waiting'
@@ -95,7 +96,9 @@ SELECT p.name,
         FROM pg_locks l
         WHERE l.locktype = 'transactionid' AND l.transactionid = c.xmax AND l.granted
             AND l.pid IS DISTINCT FROM (s.slot ->> 'pid')::integer), '{}') AS blocked_by,
-    y.stale
+    y.stale,
+    p.paused_until,
+    p.pause_reason
 FROM event_store.projections p
 JOIN event_store.checkpoints c ON c.projection = p.name AND NOT c.rebuild
 CROSS JOIN LATERAL (
@@ -126,14 +129,6 @@ LEFT JOIN LATERAL (
     LIMIT 1) n ON true;
 COMMENT ON VIEW event_store.projection_status IS
 'one row a projection: what it does, how far it is behind, why it failed, and who sees to it';
-
-CREATE OR REPLACE VIEW event_store.projection_quarantine AS
-SELECT q.projection AS name, h.name AS stream, q.position, q.events, q.error, q.error_code, q.error_position,
-    q.attempts, q.since, q.together, q.rebuild
-FROM event_store.quarantine q
-JOIN event_store.heads h ON h.id = q.stream;
-COMMENT ON VIEW event_store.projection_quarantine IS
-'streams whose events a projection has parked, from a position on; the error is that of the call that failed, NULL for a stream that only came behind one';
 
 CREATE OR REPLACE VIEW event_store.rebuild_progress AS
 SELECT b.projection AS name, b.state, b.started_at, c.position, m.mark AS of_position, c.events,
@@ -213,7 +208,9 @@ SELECT b.name, b.categories, b.event_types, b.position, m.mark,
             - greatest(x.last_position, b.position), 0)), 0)::bigint
         FROM event_store.epochs x), 0) AS lag_events,
     s.in_flight AS streams_in_flight, s.quarantined AS quarantined_streams, s.oldest AS oldest_unacked,
-    c.leases, c.last_fetch, c.last_ack, c.consumers, b.created_at
+    c.leases, c.last_fetch, c.last_ack, c.consumers, b.created_at,
+    CASE WHEN b.paused AND coalesce(b.paused_until > clock_timestamp(), true) THEN 'paused' ELSE 'running' END AS status,
+    b.paused_until, b.pause_reason
 FROM event_store.subscriptions b
 CROSS JOIN event_store.mark m
 CROSS JOIN event_store.position_seq q
@@ -235,11 +232,19 @@ CROSS JOIN LATERAL (
 COMMENT ON VIEW event_store.subscription_status IS
 'one row for each subscription: how far it has come, what is in flight, who consumes';
 
-CREATE OR REPLACE VIEW event_store.subscription_quarantine AS
-SELECT b.name AS subscription, h.name AS stream, s.position, s.version, s.reason, s.attempts, s.since
+-- ---------------------------------------------------------------- what both have
+
+CREATE OR REPLACE VIEW event_store.quarantine AS
+SELECT q.projection AS name, 'projection' AS kind, h.name AS stream, q.position,
+    (SELECT l.version FROM event_store.log l WHERE l.position = q.position) AS version,
+    q.events, q.error, q.error_code, q.error_position, q.attempts, q.since, q.together, q.rebuild
+FROM event_store.quarantined_streams q
+JOIN event_store.heads h ON h.id = q.stream
+UNION ALL
+SELECT b.name, 'subscription', h.name, s.position, s.version, NULL, s.reason, NULL, s.position, s.attempts, s.since, NULL, false
 FROM event_store.subscription_streams s
 JOIN event_store.subscriptions b ON b.id = s.subscription
 JOIN event_store.heads h ON h.id = s.stream
 WHERE s.reason IS NOT NULL;
-COMMENT ON VIEW event_store.subscription_quarantine IS
-'one row for each stream that es_nack stopped; position and version are those of its first event not acknowledged';
+COMMENT ON VIEW event_store.quarantine IS
+'streams whose events a projection or subscription has set aside, from a position on: the error is that of the call that a projection could not apply (NULL for a stream that only came behind one), or what es_nack was told';

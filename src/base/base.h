@@ -136,7 +136,7 @@ extern void es_fault(EsFaultPoint point);
 #define ES_LOCK_RIGHTS		0xE9	/* whoever changes rights, or makes what depends on the library */
 #define ES_LOCK_STREAM_NAME	0xEA	/* a stream that does not exist: the second and third field are a hash of its name */
 #define ES_LOCK_MAKER		0xEB	/* whoever has started a maker of what the second field is the table of (log/maker.c) */
-#define ES_LOCK_PROJECTION_TABLES	0xEC	/* whoever checks that no two projections have a table together */
+#define ES_LOCK_CONSUMERS	0xEC	/* whoever makes a projection or subscription, and decides by what others are there */
 #define ES_LOCK_HOLDING		0xED	/* whoever holds streams without having appended; nobody waits for it (log/hold.c) */
 
 /* ---------------------------------------------------------------- run as */
@@ -385,6 +385,7 @@ extern uint64 es_sql_run_latest(const char *statement);
 extern uint64 es_sql_runf(const char *fmt,...) pg_attribute_printf(1, 2);
 extern uint64 es_sql_run_args(const char *statement, int nargs, Oid *types, Datum *values,
 							  const char *nulls);
+extern uint64 es_sql_run_latest_args(const char *statement, int nargs, Oid *types, Datum *values);
 extern uint64 es_sql_run_kept(SPIPlanPtr *plan, const char *statement, int nargs, Oid *types,
 							  Datum *values, const char *nulls);
 extern uint64 es_sql_write_args(const char *table, const char *statement, int nargs, Oid *types, Datum *values,

@@ -246,18 +246,28 @@ es_sql_run(const char *statement)
 	return es_sql_run_args(statement, 0, NULL, NULL, NULL);
 }
 
-/* The same for a query, which sees what is committed now, and not only what the transaction's snapshot shows. */
+/*
+ * Runs a query, which sees what is committed now and what this transaction has changed, and not only what the transaction's
+ * snapshot shows; returns the number of rows. No argument is NULL.
+ */
 uint64
-es_sql_run_latest(const char *statement)
+es_sql_run_latest_args(const char *statement, int nargs, Oid *types, Datum *values)
 {
 	int			rc;
 
+	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	rc = SPI_execute(statement, true, 0);
+	rc = SPI_execute_with_args(statement, nargs, types, values, NULL, true, 0);
 	PopActiveSnapshot();
 	if (rc < 0)
 		elog(ERROR, "SPI failed with %s on: %s", SPI_result_code_string(rc), statement);
 	return SPI_processed;
+}
+
+uint64
+es_sql_run_latest(const char *statement)
+{
+	return es_sql_run_latest_args(statement, 0, NULL, NULL);
 }
 
 /* ---------------------------------------------------------------- results */

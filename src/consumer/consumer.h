@@ -1,12 +1,13 @@
 /*
  * consumer/consumer.h
- *	  What projections and subscriptions share: names, and filters of the events that they get.
+ *	  What projections and subscriptions share: names, filters of the events that they get, and how they are controlled.
  *
  * The one header of this wing for the wings above it.
  */
 #ifndef ES_CONSUMER_H
 #define ES_CONSUMER_H
 
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
@@ -63,6 +64,24 @@ extern uint64 es_upcasters_hash(void);
 
 extern void es_filter_type_renamed(const char *type);
 extern void es_filter_stored(const char *kind, const char *name);
+
+/* ---------------------------------------------------------------- control */
+
+/* What an operator can do with a projection, or with a subscription. */
+typedef struct EsConsumerKind
+{
+	const char *kind;			/* "projection" or "subscription" */
+	void		(*pause) (char *name, TimestampTz until, const char *reason);	/* DT_NOEND: until it is resumed */
+	void		(*resume) (char *name);
+	int64		(*retry) (char *name, text *stream);	/* NULL: all that is in quarantine */
+	int64		(*skip) (char *name, text *stream, int64 upto_version);
+} EsConsumerKind;
+
+extern void es_consumer_register(const EsConsumerKind *kind);
+extern void es_consumer_lock(void);
+extern void es_consumer_claim_name(const char *its_kind, const char *name);
+extern void es_consumer_not_quarantined(const char *kind, const char *name, const char *stream) pg_attribute_noreturn();
+extern void es_consumer_check_skip(const text *stream, int64 upto, int64 first, int64 last);
 
 /* ---------------------------------------------------------------- name */
 

@@ -195,7 +195,7 @@ report_quarantined(const Attempt *attempt)
 						attempt->task->checkpoint->rebuild ? " (rebuild)" : "",
 						(long long) quarantined->position, quarantined->message),
 				 errdetail("The streams of its call are quarantined; everything else goes on."),
-				 errhint("See event_store.projection_quarantine, and es_retry_quarantined.")));
+				 errhint("See event_store.quarantine, and es_retry_quarantined.")));
 	}
 }
 
@@ -407,8 +407,8 @@ take_quarantined(Attempt *attempt)
 	values[1] = BoolGetDatum(checkpoint->rebuild);
 	values[2] = Int64GetDatum(attempt->group);
 	es_sql_begin(&sql, es_store()->owner);
-	count = es_sql_write_args("quarantine",
-							  "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild = $2"
+	count = es_sql_write_args("quarantined_streams",
+							  "DELETE FROM event_store.quarantined_streams WHERE projection = $1 AND rebuild = $2"
 							  " AND together = $3 RETURNING stream, position, attempts", 3, types, values, NULL);
 	streams = SPI_palloc(sizeof(int64) * Max(count, 1));
 	positions = SPI_palloc(sizeof(int64) * Max(count, 1));

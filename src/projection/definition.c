@@ -1,6 +1,6 @@
 /*
  * projection/definition.c
- *	  Projections: what users have defined; creating, pausing, dropping.
+ *	  Projections: what users have defined, and creating one. (projection/control.c changes and drops them.)
  *
  * A session caches the definitions. A change sends a relcache invalidation of their table, and the next call reads them
  * again, always as they are committed now: an append in an old snapshot must not miss an inline projection. Pointers to
@@ -23,7 +23,6 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -40,15 +39,11 @@
 #include "append/append.h"
 #include "consumer/consumer.h"
 #include "projection/projection.h"
+#include "projection/control.h"
 #include "projection/definition.h"
 #include "projection/inline.h"
-#include "projection/rebuild.h"
 
 PG_FUNCTION_INFO_V1(es_create_projection);
-PG_FUNCTION_INFO_V1(es_pause_projection);
-PG_FUNCTION_INFO_V1(es_resume_projection);
-PG_FUNCTION_INFO_V1(es_drop_projection);
-PG_FUNCTION_INFO_V1(es_set_projection_mode);
 
 typedef struct Definitions
 {
@@ -119,6 +114,8 @@ read_projection(EsProjection *projection, TupleTableSlot *slot)
 	state = text_column(slot, Anum_projection_state);
 	projection->running = strcmp(state, "running") == 0;
 	projection->failed = strcmp(state, "failed") == 0;
+	projection->paused_until = slot->tts_isnull[Anum_projection_paused_until - 1] ? DT_NOEND :
+		DatumGetTimestampTz(slot->tts_values[Anum_projection_paused_until - 1]);
 	projection->row = es_row_version(slot);
 }
 
@@ -283,24 +280,18 @@ lock_checkpoints(const char *name)
 	(void) es_store_now();		/* notices what was committed meanwhile */
 }
 
-/* Sets what a projection is to do: 'running', 'paused' or 'failed'. The checkpoint is locked. */
+/* Notes that a projection has failed. That is in its status; the journal has what was commanded. The checkpoint is locked. */
 void
-es_projection_set_state(const char *name, const char *state)
+es_projection_fail(const char *name)
 {
-	static const char *const statement = "UPDATE event_store.projections SET state = $2 WHERE name = $1";
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
 	EsSql		sql;
 
 	values[0] = CStringGetTextDatum(name);
-	values[1] = CStringGetTextDatum(state);
 	es_sql_begin(&sql, es_store()->owner);
-	/* That it has failed is in its status; the journal has what was commanded. */
-	if (strcmp(state, "failed") == 0)
-		es_sql_write_args("projections", statement, 2, types, values, NULL);
-	else
-		es_journal_change(sql.saved_user, strcmp(state, "paused") == 0 ? "es_pause_projection" : "es_resume_projection",
-						  "projections", statement, 2, types, values, NULL);
+	es_sql_write_args("projections", "UPDATE event_store.projections SET state = 'failed', paused_until = NULL,"
+					  " pause_reason = NULL WHERE name = $1", 1, types, values, NULL);
 	es_sql_end(&sql);
 	es_projection_changed();
 }
@@ -319,6 +310,15 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(name);
 }
 
+/* Finds a projection, and locks it: waits for a batch that is being run. */
+EsProjection *
+es_projection_lock(const char *name)
+{
+	(void) es_projection_get(name);
+	lock_checkpoints(name);
+	return es_projection_get(name);
+}
+
 /* The beginning of each function that changes a projection: its name, and the projection locked. */
 EsProjection *
 es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
@@ -328,9 +328,15 @@ es_projection_begin_change(FunctionCallInfo fcinfo, const char *function)
 	(void) es_store_now();
 	es_prevent_if_read_only(function);
 	es_refuse_in_stored_text(function);
-	(void) es_projection_get(name);
-	lock_checkpoints(name);
-	return es_projection_get(name);
+	return es_projection_lock(name);
+}
+
+/* Whether a projection is to run: it was not paused, or only until a time that has passed, and has not failed. */
+bool
+es_projection_runs(const EsProjection *projection)
+{
+	return projection->running ||
+		(!projection->failed && projection->paused_until != DT_NOEND && projection->paused_until <= GetCurrentTimestamp());
 }
 
 /* ---------------------------------------------------------------- es_create_projection */
@@ -438,7 +444,6 @@ add_name(List *names, Oid relid)
 void
 es_projection_check_tables(const char *projection, const List *relids)
 {
-	LOCKTAG		tag;
 	List	   *related = NIL;
 	Datum	   *elements;
 	int			count = 0;
@@ -460,8 +465,7 @@ es_projection_check_tables(const char *projection, const List *relids)
 	elements = palloc(sizeof(Datum) * list_length(related));
 	foreach(lc, related)
 		elements[count++] = CStringGetTextDatum(lfirst(lc));
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, es_store()->projections, 0, ES_LOCK_PROJECTION_TABLES);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	es_consumer_lock();
 
 	values[0] = CStringGetTextDatum(projection);
 	values[1] = PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
@@ -482,8 +486,9 @@ es_projection_check_tables(const char *projection, const List *relids)
 	es_sql_end(&sql);
 }
 
-static bool
-is_inline_mode(FunctionCallInfo fcinfo, int n)
+/* An argument mode: whether it is inline, and not async. */
+bool
+es_projection_inline_argument(FunctionCallInfo fcinfo, int n)
 {
 	char	   *mode = text_to_cstring(es_text_argument(fcinfo, n, "mode"));
 
@@ -509,7 +514,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	BOOLOID, TEXTOID, TEXTOID, OIDOID, INT8OID};
 	Datum		values[13];
 	char		nulls[13];
-	bool		is_inline = is_inline_mode(fcinfo, 5);
+	bool		is_inline = es_projection_inline_argument(fcinfo, 5);
 	bool		made;
 	List	   *relids = NIL;
 	EsSql		sql;
@@ -561,6 +566,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[12] = Int64GetDatum(role.system);
 
 	es_handler_check(handler, role, path, PG_GETARG_BOOL(8));
+	es_consumer_claim_name("projection", name);
 	if (relids != NIL)
 		es_projection_check_tables(name, relids);
 
@@ -592,81 +598,6 @@ es_create_projection(PG_FUNCTION_ARGS)
 		if (is_inline)
 			es_inline_begin(name);
 	}
-	PG_RETURN_VOID();
-}
-
-/* ---------------------------------------------------------------- the others */
-
-Datum
-es_pause_projection(PG_FUNCTION_ARGS)
-{
-	EsProjection *projection = es_projection_begin_change(fcinfo, "es_pause_projection()");
-
-	if (projection->is_inline)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("an inline projection cannot be paused"),
-				 errdetail("It would miss what is appended meanwhile."),
-				 errhint("Make it async first: SELECT es_set_projection_mode('%s', 'async').", projection->name)));
-	if (projection->running || projection->failed)
-		es_projection_set_state(projection->name, "paused");
-	PG_RETURN_VOID();
-}
-
-/* Also makes a failed projection, or a failed rebuild of it, try again. */
-Datum
-es_resume_projection(PG_FUNCTION_ARGS)
-{
-	EsProjection *projection = es_projection_begin_change(fcinfo, "es_resume_projection()");
-	char	   *name = pstrdup(projection->name);
-
-	es_projection_change("checkpoints",
-						 "UPDATE event_store.checkpoints SET attempts = 0, failures = 0, retry_at = NULL, error = NULL,"
-						 " error_code = NULL, error_position = NULL WHERE projection = $1", name);
-	es_projection_change("rebuilds", "UPDATE event_store.rebuilds SET state = 'running' WHERE projection = $1", name);
-	es_projection_set_state(name, "running");
-	PG_RETURN_VOID();
-}
-
-/* Its tables stay as they are. */
-Datum
-es_drop_projection(PG_FUNCTION_ARGS)
-{
-	EsProjection *projection = es_projection_begin_change(fcinfo, "es_drop_projection()");
-	char	   *name = pstrdup(projection->name);
-
-	es_rebuild_forget(name);
-	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1", name);
-	es_projection_change("checkpoints", "DELETE FROM event_store.checkpoints WHERE projection = $1", name);
-	es_projection_change("projections", "DELETE FROM event_store.projections WHERE name = $1", name);
-	es_projection_changed();
-	PG_RETURN_VOID();
-}
-
-/* es_set_projection_mode(name, mode): without a gap or a double. */
-Datum
-es_set_projection_mode(PG_FUNCTION_ARGS)
-{
-	bool		to_inline = is_inline_mode(fcinfo, 1);
-	EsProjection *projection = es_projection_begin_change(fcinfo, "es_set_projection_mode()");
-	char	   *name = pstrdup(projection->name);
-
-	if (projection->is_inline == to_inline)
-		PG_RETURN_VOID();
-	if (to_inline && projection->side_effects)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("an inline projection cannot have side effects"),
-				 errdetail("It runs inside of the append, which may be rolled back and tried again.")));
-	if (to_inline && !projection->running)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("projection \"%s\" is %s", name, projection->failed ? "failed" : "paused"),
-				 errhint("Resume it first: SELECT es_resume_projection('%s').", name)));
-	if (to_inline)
-		es_inline_begin(name);
-	else
-		es_inline_end(name);
 	PG_RETURN_VOID();
 }
 
@@ -711,4 +642,5 @@ es_projection_init(void)
 	es_transaction_at_end(end_of_transaction);
 	es_on_upcaster_change(upcaster_changed);
 	es_after_append(es_inline_run);
+	es_projection_control_init();
 }

@@ -25,6 +25,7 @@ typedef struct EsProjection
 	char	   *search_path;
 	bool		running;		/* neither paused nor failed */
 	bool		failed;
+	TimestampTz paused_until;	/* DT_NOEND: it runs, has failed, or is paused until it is resumed */
 	EsHandler  *handler;		/* made when first needed */
 
 	uint64		row;			/* differs for each version of the row, and so for each definition */
@@ -44,8 +45,11 @@ extern bool es_has_inline_projections(void);
 extern void es_projection_changed(void);
 extern void es_projection_check_tables(const char *projection, const List *relids);
 extern uint64 es_projection_change(const char *table, const char *statement, const char *name);
-extern void es_projection_set_state(const char *name, const char *state);
+extern void es_projection_fail(const char *name);
+extern bool es_projection_runs(const EsProjection *projection);
+extern bool es_projection_inline_argument(FunctionCallInfo fcinfo, int n);
 extern void es_check_replica_identity(Oid relid);
+extern EsProjection *es_projection_lock(const char *name);
 extern EsProjection *es_projection_begin_change(FunctionCallInfo fcinfo, const char *function);
 
 #endif							/* ES_PROJECTION_DEFINITION_H */

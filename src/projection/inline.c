@@ -123,7 +123,7 @@ es_inline_check_quarantine(const char *name, bool rebuild)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = BoolGetDatum(rebuild);
 	es_sql_begin(&sql, es_store()->owner);
-	if (es_sql_run_args("SELECT h.name FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
+	if (es_sql_run_args("SELECT h.name FROM event_store.quarantined_streams q JOIN event_store.heads h ON h.id = q.stream"
 						" WHERE q.projection = $1 AND q.rebuild = $2 ORDER BY q.position LIMIT 1",
 						2, types, values, NULL) > 0)
 		stream = MemoryContextStrdup(caller, es_sql_text(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));

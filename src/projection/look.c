@@ -225,8 +225,14 @@ es_look(int64 mark, Snapshot snapshot, MemoryContext context, TimestampTz *wake_
 		if (projection->task.slot == NULL)
 			es_task_find(projection->name, true, &projection->task);
 		noted = es_task_read(&projection->task, true, state);
-		if (!projection->running || projection->is_inline || state->pid != 0)
+		if (projection->is_inline || state->pid != 0)
 			continue;
+		if (!es_projection_runs(projection))
+		{
+			if (projection->paused_until != DT_NOEND)
+				es_wake_by(wake_at, projection->paused_until);
+			continue;
+		}
 		/* Whoever has changed a definition does not want to wait. */
 		noted = noted && state->definition == es_look_definition(projection);
 		if (noted && state->retry_at > now)

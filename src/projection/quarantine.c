@@ -78,7 +78,7 @@ es_quarantine_load(const char *projection, bool rebuild, bool any, int attempts)
 	values[0] = key_datum(quarantine);
 	values[1] = BoolGetDatum(rebuild);
 	es_sql_begin(&sql, es_store()->owner);
-	es_sql_run_args("SELECT stream, together, position FROM event_store.quarantine"
+	es_sql_run_args("SELECT stream, together, position FROM event_store.quarantined_streams"
 					" WHERE projection = $1 AND rebuild = $2", 2, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -256,15 +256,15 @@ es_quarantine_save(EsQuarantine *quarantine)
 		values[9] = Int32GetDatum(quarantine->attempts + 1);
 		if (entry->error == NULL)
 			nulls[6] = nulls[7] = nulls[8] = 'n';
-		rows = es_sql_write_kept("quarantine", &plan,
-								 "INSERT INTO event_store.quarantine AS q VALUES"
+		rows = es_sql_write_kept("quarantined_streams", &plan,
+								 "INSERT INTO event_store.quarantined_streams AS q VALUES"
 								 " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp())"
 								 " ON CONFLICT (projection, rebuild, stream) DO UPDATE SET together = EXCLUDED.together,"
 								 " events = q.events + EXCLUDED.events, error = coalesce(q.error, EXCLUDED.error),"
 								 " error_code = coalesce(q.error_code, EXCLUDED.error_code),"
 								 " error_position = coalesce(q.error_position, EXCLUDED.error_position)",
 								 10, types, values, nulls);
-		es_sql_check_written("quarantine", rows, 1);
+		es_sql_check_written("quarantined_streams", rows, 1);
 	}
 	if (plan != NULL)
 		SPI_freeplan(plan);

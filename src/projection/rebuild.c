@@ -170,7 +170,7 @@ es_rebuild_forget(const char *name)
 		es_sql_runf("DROP SCHEMA %s CASCADE", quote_identifier(rebuild.schema));
 		es_sql_end(&sql);
 	}
-	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
+	es_projection_change("quarantined_streams", "DELETE FROM event_store.quarantined_streams WHERE projection = $1 AND rebuild", name);
 	es_projection_change("checkpoints", "DELETE FROM event_store.checkpoints WHERE projection = $1 AND rebuild", name);
 	es_projection_change("rebuilds", "DELETE FROM event_store.rebuilds WHERE projection = $1", name);
 }
@@ -361,7 +361,7 @@ stop_rebuild(const char *name, const char *error, bool patient)
 	ereport(patient ? LOG : WARNING,
 			(errmsg("rebuild of projection \"%s\" has failed: %s", name, error),
 			 errdetail("The live tables are as they were."),
-			 errhint("SELECT es_resume_projection(%s), es_rebuild_projection() or es_cancel_rebuild().",
+			 errhint("SELECT es_resume(%s), es_rebuild_projection() or es_cancel_rebuild().",
 					 quote_literal_cstr(name))));
 }
 
@@ -369,7 +369,7 @@ stop_rebuild(const char *name, const char *error, bool patient)
 static void
 begin_anew(const char *name)
 {
-	es_projection_change("quarantine", "DELETE FROM event_store.quarantine WHERE projection = $1 AND rebuild", name);
+	es_projection_change("quarantined_streams", "DELETE FROM event_store.quarantined_streams WHERE projection = $1 AND rebuild", name);
 	es_projection_change("checkpoints",
 						 "UPDATE event_store.checkpoints c SET position = p.from_position, scan_from = p.from_position + 1,"
 						 " events = 0, upcasters = NULL, failures = 0, quarantined = 0, attempts = 0, retry_at = NULL, error = NULL,"
@@ -400,9 +400,9 @@ replace_definition(const Rebuild *rebuild)
 						 " search_path = r.search_path, stale = false,"
 						 " state = CASE p.state WHEN 'failed' THEN 'running' ELSE p.state END"
 						 " FROM event_store.rebuilds r WHERE p.name = $1 AND r.projection = $1", name);
-	es_projection_change("quarantine",
-						 "DELETE FROM event_store.quarantine WHERE projection = $1 AND NOT rebuild", name);
-	es_projection_change("quarantine", "UPDATE event_store.quarantine SET rebuild = false WHERE projection = $1", name);
+	es_projection_change("quarantined_streams",
+						 "DELETE FROM event_store.quarantined_streams WHERE projection = $1 AND NOT rebuild", name);
+	es_projection_change("quarantined_streams", "UPDATE event_store.quarantined_streams SET rebuild = false WHERE projection = $1", name);
 	es_projection_change("checkpoints",
 						 "UPDATE event_store.checkpoints c SET position = r.position, scan_from = r.scan_from,"
 						 " failures = r.failures, quarantined = r.quarantined, attempts = 0, retry_at = NULL, error = NULL, error_code = NULL,"

@@ -30,7 +30,6 @@
 
 PG_FUNCTION_INFO_V1(es_run_projection);
 PG_FUNCTION_INFO_V1(es_wait_for_projection);
-PG_FUNCTION_INFO_V1(es_retry_quarantined);
 
 /* ---------------------------------------------------------------- one batch */
 
@@ -41,11 +40,11 @@ stop_projection(EsTask *task, EsProjection *projection)
 	int			level = task->patient ? LOG : WARNING;
 	char	   *name = pstrdup(projection->name);
 
-	es_projection_set_state(name, "failed");
+	es_projection_fail(name);
 	ereport(level,
 			(errmsg("projection \"%s\" has failed: %s", name, task->error),
 			 errdetail("It stays at position %lld.", (long long) task->checkpoint->cursor.position),
-			 errhint("Put right what is wrong, then SELECT es_resume_projection(%s).", quote_literal_cstr(name))));
+			 errhint("Put right what is wrong, then SELECT es_resume(%s).", quote_literal_cstr(name))));
 }
 
 /* Runs one batch of a projection. Its checkpoint is locked, and its definition was looked up after that. */
@@ -125,18 +124,18 @@ name_argument(FunctionCallInfo fcinfo)
 }
 
 /* Finds a projection. Raises an error when it does not exist, is paused or has failed. */
-static EsProjection *
-running_projection(const char *name)
+EsProjection *
+es_projection_get_running(const char *name)
 {
 	EsProjection *projection = es_projection_get(name);
 
-	if (!projection->running)
+	if (!es_projection_runs(projection))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" %s", name, projection->failed ? "has failed" : "is paused"),
 				 projection->failed ?
 				 errdetail("Why is in event_store.projection_status.") : 0,
-				 errhint("SELECT es_resume_projection(%s).", quote_literal_cstr(name))));
+				 errhint("SELECT es_resume(%s).", quote_literal_cstr(name))));
 	return projection;
 }
 
@@ -159,64 +158,13 @@ es_run_projection(PG_FUNCTION_ARGS)
 				 errdetail("It is %lld; NULL means no limit.", (long long) batches)));
 	es_refuse_in_stored_text("es_run_projection()");
 	events = es_rebuild_run(name, batches);
-	if (events > 0 && !es_projection_get(name)->running)
+	if (events > 0 && !es_projection_runs(es_projection_get(name)))
 		PG_RETURN_INT64(events);	/* the rebuild has run, though the projection is paused or has failed */
 	/* Whoever holds the checkpoint may be pausing the projection, or making it inline: so look only after that. */
 	(void) es_checkpoint_lock(name, false, true, &checkpoint);
-	if (running_projection(name)->is_inline)
+	if (es_projection_get_running(name)->is_inline)
 		PG_RETURN_INT64(events);
 	PG_RETURN_INT64(events + run_batches(name, PG_INT64_MAX, false, batches, 0));
-}
-
-/* es_retry_quarantined(name, stream) -> events */
-Datum
-es_retry_quarantined(PG_FUNCTION_ARGS)
-{
-	char	   *name = name_argument(fcinfo);
-	EsCheckpoint checkpoint;
-	EsProjection *projection;
-	EsTask		task;
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	char		nulls[2] = {' ', ' '};
-	int64	   *groups;
-	uint64		count;
-	int64		events = 0;
-	EsSql		sql;
-
-	(void) es_store_now();
-	es_prevent_if_read_only("es_retry_quarantined()");
-	es_refuse_in_stored_text("es_retry_quarantined()");
-	(void) running_projection(name);
-	(void) es_checkpoint_lock(name, false, true, &checkpoint);
-	projection = running_projection(name);
-
-	values[0] = CStringGetTextDatum(name);
-	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
-	nulls[1] = PG_ARGISNULL(1) ? 'n' : ' ';
-	es_sql_begin(&sql, es_store()->owner);
-	count = es_sql_run_args("SELECT DISTINCT q.together FROM event_store.quarantine q"
-							" JOIN event_store.heads h ON h.id = q.stream WHERE q.projection = $1 AND NOT q.rebuild"
-							" AND ($2 IS NULL OR h.name = $2) ORDER BY 1", 2, types, values, nulls);
-	groups = SPI_palloc(sizeof(int64) * Max(count, 1));
-	for (uint64 i = 0; i < count; i++)
-		groups[i] = DatumGetInt64(es_sql_value(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, INT8OID, NULL));
-	es_sql_end(&sql);
-	if (count == 0 && !PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ES_UNKNOWN),
-				 errmsg("projection \"%s\" has not parked stream \"%s\"", name,
-						text_to_cstring(PG_GETARG_TEXT_PP(1)))));
-
-	memset(&task, 0, sizeof(task));
-	task.checkpoint = &checkpoint;
-	task.filter = &projection->filter;
-	task.handler = es_projection_handler(projection);
-	for (uint64 i = 0; i < count; i++)
-		events += es_apply_quarantined(&task, groups[i]);
-	es_journal_note("es_retry_quarantined", "projection", name, "stream",
-					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	PG_RETURN_INT64(events);
 }
 
 /* ---------------------------------------------------------------- waiting */
@@ -234,7 +182,7 @@ check_not_quarantined(const char *name, text *stream, int64 upto)
 	values[1] = PointerGetDatum(stream);
 	values[2] = Int64GetDatum(upto);
 	es_sql_begin(&sql, es_store()->owner);
-	quarantined = es_sql_run_args("SELECT FROM event_store.quarantine q JOIN event_store.heads h ON h.id = q.stream"
+	quarantined = es_sql_run_args("SELECT FROM event_store.quarantined_streams q JOIN event_store.heads h ON h.id = q.stream"
 								  " WHERE q.projection = $1 AND NOT q.rebuild AND h.name = $2 AND q.position <= $3",
 								  3, types, values, NULL) > 0;
 	es_sql_end(&sql);
@@ -242,7 +190,7 @@ check_not_quarantined(const char *name, text *stream, int64 upto)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked stream \"%s\"", name, text_to_cstring(stream)),
-				 errhint("Why is in event_store.projection_quarantine; es_retry_quarantined tries again.")));
+				 errhint("Why is in event_store.quarantine; es_retry_quarantined tries again.")));
 }
 
 static int64
@@ -296,7 +244,7 @@ es_wait_for_projection(PG_FUNCTION_ARGS)
 		long		left = timeout - TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 
 		(void) es_store_now();
-		if (running_projection(name)->is_inline)
+		if (es_projection_get_running(name)->is_inline)
 			reached = true;
 		else
 			reached = (es_checkpoint_peek(name, &position) && position >= upto) || es_look_known(name) >= upto;

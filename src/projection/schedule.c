@@ -189,10 +189,10 @@ stop_crashing(EsCheckpoint *checkpoint, const char *name)
 	ErrorData	error = {.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,.message = "the server crashes while its handler runs"};
 
 	es_apply_failed(checkpoint, &error);
-	es_projection_set_state(name, "failed");
+	es_projection_fail(name);
 	ereport(LOG,
 			(errmsg("projection \"%s\" has failed: %s", name, error.message),
-			 errhint("Put right what is wrong with its handler, then SELECT es_resume_projection(%s).", quote_literal_cstr(name))));
+			 errhint("Put right what is wrong with its handler, then SELECT es_resume(%s).", quote_literal_cstr(name))));
 }
 
 /*
@@ -247,7 +247,7 @@ run_one(const EsCandidate *candidate, int64 mark, bool *open, TimestampTz *wake_
 	task.checkpoint = &checkpoint;
 	(void) es_task_read(&candidate->task, false, &after);
 	if (es_checkpoint_lock(candidate->name, false, false, &checkpoint) &&
-		(projection = es_projection_find(candidate->name)) != NULL && projection->running && !projection->is_inline)
+		(projection = es_projection_find(candidate->name)) != NULL && es_projection_runs(projection) && !projection->is_inline)
 	{
 		ran = true;
 		if (projection->task.slot == NULL)
@@ -569,7 +569,7 @@ store_positions(void)
 
 		es_task_find(projections[i].name, false, &projections[i].task);
 		if (es_task_read(&projections[i].task, false, &state) && state.pid == 0 && state.known > state.base &&
-			projections[i].running && !projections[i].is_inline)
+			es_projection_runs(&projections[i]) && !projections[i].is_inline)
 			names = lappend(names, pstrdup(projections[i].name));
 	}
 	foreach(lc, names)
@@ -592,7 +592,7 @@ store_positions(void)
 	es_process_end();
 }
 
-/* How many tasks there are for the pool: projections that run, and rebuilds. In the open transaction. */
+/* How many tasks there are for the pool: projections that run, or will when their pause ends, and rebuilds. In the open transaction. */
 static int
 count_tasks(void)
 {
@@ -603,7 +603,7 @@ count_tasks(void)
 	(void) es_store_now();
 	projections = es_projections(&count);
 	for (int i = 0; i < count; i++)
-		tasks += projections[i].running && !projections[i].is_inline;
+		tasks += (projections[i].running || projections[i].paused_until != DT_NOEND) && !projections[i].is_inline;
 	return tasks + list_length(es_rebuilds(CurrentMemoryContext));
 }
 

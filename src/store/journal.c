@@ -56,11 +56,11 @@ look(const char *query, int nargs, Oid *types, Datum *values, const char *nulls)
 
 /* Between es_sql_begin() and es_sql_end(), as the store's owner. */
 static void
-write_row(Oid acting_as, const char *action, Datum object, Datum before, Datum after)
+write_row(Oid acting_as, const char *action, Datum object, Datum before, Datum after, const char *reason)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID};
-	Datum		values[6];
-	char		nulls[] = "      ";
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TEXTOID};
+	Datum		values[7];
+	char		nulls[] = "       ";
 	uint64		rows;
 
 	values[0] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false));
@@ -73,9 +73,12 @@ write_row(Oid acting_as, const char *action, Datum object, Datum before, Datum a
 		nulls[4] = 'n';
 	if (after == (Datum) 0)
 		nulls[5] = 'n';
+	values[6] = reason == NULL ? (Datum) 0 : CStringGetTextDatum(reason);
+	if (reason == NULL)
+		nulls[6] = 'n';
 	rows = es_sql_write_args("journal",
-							 "INSERT INTO event_store.journal (at, id, by_role, acting_as, action, object, before, after)"
-							 " VALUES (clock_timestamp(), gen_random_uuid(), $1, $2, $3, $4, $5, $6)", 6, types, values, nulls);
+							 "INSERT INTO event_store.journal (at, id, by_role, acting_as, action, object, before, after, reason)"
+							 " VALUES (clock_timestamp(), gen_random_uuid(), $1, $2, $3, $4, $5, $6, $7)", 7, types, values, nulls);
 	es_sql_check_written("journal", rows, 1);
 }
 
@@ -88,6 +91,14 @@ write_row(Oid acting_as, const char *action, Datum object, Datum before, Datum a
 uint64
 es_journal_change(Oid acting_as, const char *action, const char *table, const char *statement, int nargs, Oid *types,
 				  Datum *values, const char *nulls)
+{
+	return es_journal_reasoned(acting_as, action, NULL, table, statement, nargs, types, values, nulls);
+}
+
+/* The same, with the reason that the caller has given; NULL: none. */
+uint64
+es_journal_reasoned(Oid acting_as, const char *action, const char *reason, const char *table, const char *statement,
+					int nargs, Oid *types, Datum *values, const char *nulls)
 {
 	int			kind = 0;
 	char	   *query;
@@ -110,7 +121,7 @@ es_journal_change(Oid acting_as, const char *action, const char *table, const ch
 		action = before == (Datum) 0 ? definitions[kind].made :
 			after == (Datum) 0 ? definitions[kind].dropped : definitions[kind].changed;
 	write_row(acting_as, action, look(psprintf("SELECT %s", definitions[kind].object), nargs, types, values, nulls),
-			  before, after);
+			  before, after, reason);
 	return rows;
 }
 
@@ -131,6 +142,24 @@ es_journal_note(const char *action, const char *kind, const char *name, const ch
 		values[1] = CStringGetTextDatum(value);
 		after = look("SELECT jsonb_build_object($1, $2)", 2, types, values, NULL);
 	}
-	write_row(acting_as, action, CStringGetTextDatum(name == NULL ? kind : psprintf("%s %s", kind, name)), (Datum) 0, after);
+	write_row(acting_as, action, CStringGetTextDatum(name == NULL ? kind : psprintf("%s %s", kind, name)), (Datum) 0, after,
+			  NULL);
+	es_sql_end(&sql);
+}
+
+/* Writes into the journal that events which were in quarantine will never be delivered. */
+void
+es_journal_skip(const char *kind, const char *name, const char *stream, int64 upto_version, const char *reason)
+{
+	Oid			acting_as = GetUserId();
+	Oid			types[] = {TEXTOID, INT8OID};
+	Datum		values[2];
+	EsSql		sql;
+
+	es_sql_begin(&sql, es_store()->owner);
+	values[0] = CStringGetTextDatum(stream);
+	values[1] = Int64GetDatum(upto_version);
+	write_row(acting_as, "es_skip_quarantined", CStringGetTextDatum(psprintf("%s %s", kind, name)), (Datum) 0,
+			  look("SELECT jsonb_build_object('stream', $1, 'up_to_version', $2)", 2, types, values, NULL), reason);
 	es_sql_end(&sql);
 }

@@ -90,7 +90,7 @@ static const StoreRelation relations[] = {
 	TABLE(projections),
 	TABLE(checkpoints),
 	TABLE(rebuilds),
-	TABLE(quarantine),
+	TABLE(quarantined_streams),
 	TABLE(counters),
 	TABLE(duties),
 	TABLE(journal),

@@ -40,8 +40,7 @@ typedef struct Right
 #define VIEWS_TO_WATCH \
 	"event_store.status, event_store.streams, event_store.partitions, event_store.mark, event_store.epochs, " \
 	"event_store.grants, " \
-	"event_store.projection_status, event_store.projection_quarantine, event_store.rebuild_progress, " \
-	"event_store.subscription_status, event_store.subscription_quarantine"
+	"event_store.projection_status, event_store.rebuild_progress, event_store.subscription_status, event_store.quarantine"
 
 /* docs/reference.md has a table of them, by function; t/096_rights.pl compares it with what is here. */
 static const Right rights[] = {
@@ -68,13 +67,13 @@ static const Right rights[] = {
 		"'es_register_aggregate', 'es_unregister_aggregate', 'es_register_event_type', 'es_unregister_event_type', "
 		"'es_register_upcaster', 'es_unregister_upcaster', 'es_test_upcasters', "
 		"'es_create_projection', 'es_drop_projection', 'es_set_projection_mode', "
-		"'es_create_subscription', 'es_drop_subscription'",
+		"'es_create_subscription', 'es_rename_subscription', 'es_drop_subscription'",
 	NULL},
 	{"operate",
 		"'es_publish_mark', 'es_high_water_mark', 'es_position_at', 'es_snapshot', 'es_drop_snapshots', "
-		"'es_pause_projection', 'es_resume_projection', 'es_rebuild_projection', 'es_cancel_rebuild', "
-		"'es_run_projection', 'es_wait_for_projection', 'es_retry_quarantined', "
-		"'es_retry_quarantined_subscription', 'es_start_worker', 'es_stop_worker', 'es_workers', 'es_check', "
+		"'es_pause', 'es_resume', 'es_rebuild_projection', 'es_cancel_rebuild', "
+		"'es_run_projection', 'es_wait_for_projection', 'es_retry_quarantined', 'es_skip_quarantined', "
+		"'es_start_worker', 'es_stop_worker', 'es_workers', 'es_check', "
 		"'es_seal_log', 'es_verify_stream', 'es_verify_log', 'es_log_root', 'es_epoch'",
 	"SELECT ON " VIEWS_TO_WATCH ", event_store.journal"},
 	/* What an erasure and personal fields will need: nothing yet. */

@@ -61,6 +61,9 @@ extern void es_guard_tables(void);
 
 extern uint64 es_journal_change(Oid acting_as, const char *action, const char *table, const char *statement, int nargs,
 								Oid *types, Datum *values, const char *nulls);
+extern uint64 es_journal_reasoned(Oid acting_as, const char *action, const char *reason, const char *table,
+								  const char *statement, int nargs, Oid *types, Datum *values, const char *nulls);
+extern void es_journal_skip(const char *kind, const char *name, const char *stream, int64 upto_version, const char *reason);
 extern void es_journal_note(const char *action, const char *kind, const char *name, const char *key, const char *value);
 
 /* ---------------------------------------------------------------- location */
@@ -183,7 +186,9 @@ extern void es_journal_note(const char *action, const char *kind, const char *na
 	COLUMN(projection, state, TEXTOID) \
 	COLUMN(projection, stale, BOOLOID) \
 	COLUMN(projection, role_oid, OIDOID) \
-	COLUMN(projection, role_system, INT8OID)
+	COLUMN(projection, role_system, INT8OID) \
+	NULLABLE(projection, paused_until, TIMESTAMPTZOID)	/* NULL: until it is resumed */ \
+	NULLABLE(projection, pause_reason, TEXTOID)
 
 /* event_store.snapshots: states at a version. */
 #define ES_SNAPSHOT_COLUMNS(COLUMN, NULLABLE) \
@@ -274,7 +279,7 @@ typedef struct EsStore
 	Oid			projections;
 	Oid			checkpoints;
 	Oid			rebuilds;
-	Oid			quarantine;
+	Oid			quarantined_streams;
 	Oid			counters;
 	Oid			duties;
 	Oid			journal;

@@ -8,7 +8,7 @@
  * streams in flight, not with the events. The stream of a row is
  *	  held         consumer is set; nobody else gets events of the stream
  *	  free         neither consumer nor reason is set; the next es_fetch that has room takes it
- *	  quarantined  reason is set; nobody gets its events until es_retry_quarantined_subscription frees it
+ *	  quarantined  reason is set; nobody gets its events until es_retry_quarantined frees it
  * The row is deleted when the stream has no event left up to F. Events after F are found by reading the log.
  *
  * A consumer (subscription_consumers) has one lease for all streams that it holds. When another consumer looks for
@@ -38,7 +38,6 @@
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_drop_subscription);
-PG_FUNCTION_INFO_V1(es_retry_quarantined_subscription);
 
 /* ---------------------------------------------------------------- arguments */
 
@@ -81,8 +80,9 @@ es_subscription_check_transaction(const char *function)
 
 /* ---------------------------------------------------------------- definitions */
 
-static void
-raise_unknown(const text *name)
+/* Raises YE008: there is no subscription of that name. */
+void
+es_subscription_unknown(const text *name)
 {
 	ereport(ERROR,
 			(errcode(ES_UNKNOWN),
@@ -97,15 +97,17 @@ raise_unknown(const text *name)
 void
 es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubscription *sub)
 {
+#define COLUMNS \
+	"SELECT b.id, b.position, b.categories, b.event_types, b.paused, b.paused_until" \
+	" FROM event_store.subscriptions b WHERE b.name = $1"
 	static EsStatement look = {
 		NULL,
-		"SELECT b.id, b.position, b.categories, b.event_types FROM event_store.subscriptions b WHERE b.name = $1",
+		COLUMNS,
 		1, {TEXTOID}
 	};
 	static EsStatement look_and_lock = {
 		NULL,
-		"SELECT b.id, b.position, b.categories, b.event_types FROM event_store.subscriptions b WHERE b.name = $1"
-		" FOR NO KEY UPDATE",
+		COLUMNS " FOR NO KEY UPDATE",
 		1, {TEXTOID}
 	};
 	Datum		values[1] = {PointerGetDatum(name)};
@@ -116,11 +118,20 @@ es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubsc
 	bool		all_types;
 
 	if (es_statement_run(lock ? &look_and_lock : &look, values, NULL) == 0)
-		raise_unknown(name);
+		es_subscription_unknown(name);
 	sub->id = DatumGetInt32(es_statement_value(0, 1, INT4OID, NULL));
 	sub->position = DatumGetInt64(es_statement_value(0, 2, INT8OID, NULL));
 	categories = es_statement_value(0, 3, TEXTARRAYOID, &all_categories);
 	types = es_statement_value(0, 4, TEXTARRAYOID, &all_types);
+	sub->paused_until = DT_NOBEGIN;
+	if (DatumGetBool(es_statement_value(0, 5, BOOLOID, NULL)))
+	{
+		bool		for_ever;
+
+		sub->paused_until = DatumGetTimestampTz(es_statement_value(0, 6, TIMESTAMPTZOID, &for_ever));
+		if (for_ever)
+			sub->paused_until = DT_NOEND;
+	}
 	old = MemoryContextSwitchTo(context);
 	es_filter_read(&sub->filter, categories, all_categories, types, all_types);
 	MemoryContextSwitchTo(old);
@@ -150,6 +161,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 				 errdetail("It is %lld; 0 starts with the first event.", (long long) PG_GETARG_INT64(3))));
 	values[3] = PG_GETARG_DATUM(3);
 
+	es_consumer_claim_name("subscription", text_to_cstring(name));
 	es_sql_begin(&sql, es_store()->owner);
 	if (es_journal_change(sql.saved_user, NULL, "subscriptions",
 						  "INSERT INTO event_store.subscriptions"
@@ -193,42 +205,4 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 					  "DELETE FROM event_store.subscriptions WHERE name = $1", 1, types, values, NULL);
 	es_sql_end(&sql);
 	PG_RETURN_VOID();
-}
-
-/* The streams become free. How often each has failed stays stored until its first event is acknowledged. */
-Datum
-es_retry_quarantined_subscription(PG_FUNCTION_ARGS)
-{
-	Oid			types[2] = {INT4OID, INT8OID};
-	Datum		values[2];
-	char		nulls[3] = " n";
-	text	   *name;
-	EsSubscription sub;
-	EsHead		head;
-	EsSql		sql;
-	int64		count;
-
-	es_subscription_check_transaction("es_retry_quarantined_subscription()");
-	(void) es_store_now();
-	name = es_subscription_argument(fcinfo, 0, "name");
-	if (!PG_ARGISNULL(1))
-	{
-		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-		bool		found = es_stream_find(PG_GETARG_TEXT_PP(1), snapshot, &head);
-
-		UnregisterSnapshot(snapshot);
-		nulls[1] = ' ';
-		values[1] = Int64GetDatum(found ? head.id : 0);
-	}
-	es_subscription_begin(&sql);
-	es_subscription_find(name, true, CurrentMemoryContext, &sub);
-	values[0] = Int32GetDatum(sub.id);
-	count = es_sql_write_args("subscription_streams",
-							  "UPDATE event_store.subscription_streams SET reason = NULL, since = NULL"
-							  " WHERE subscription = $1 AND reason IS NOT NULL AND ($2 IS NULL OR stream = $2)",
-							  2, types, values, nulls);
-	es_sql_end(&sql);
-	es_journal_note("es_retry_quarantined_subscription", "subscription", text_to_cstring(name), "stream",
-					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	PG_RETURN_INT64(count);
 }

@@ -271,6 +271,11 @@ do_fetch(EsFetch *fetch, const EsPeek *seen)
 
 	es_subscription_begin(&sql);
 	es_subscription_find(fetch->name, true, context, &fetch->sub);
+	if (fetch->sub.paused_until > GetCurrentTimestamp())
+	{
+		es_sql_end(&sql);
+		return;
+	}
 	es_pending_find(fetch, context);
 	es_sql_end(&sql);
 

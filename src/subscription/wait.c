@@ -20,7 +20,7 @@
 #include "subscription/fetch.h"
 
 /*
- * No sleep is longer than that: some news, such as streams that es_retry_quarantined_subscription frees, wake nobody.
+ * No sleep is longer than that: some news, such as streams that es_retry_quarantined frees, wake nobody.
  */
 #define LONGEST_SLEEP		1000	/* milliseconds */
 
@@ -75,11 +75,19 @@ static bool
 peek(const EsFetch *call, EsPeek *seen)
 {
 	EsFetch		fetch = *call;
+	bool		found;
 	int			settings = 0;
 
 	fetch.peeking = true;
 	UnregisterSnapshot(es_mark_snapshot(&fetch.mark));
-	if (peek_at_rows(&fetch, seen))
+	found = peek_at_rows(&fetch, seen);
+	if (fetch.sub.paused_until > GetCurrentTimestamp())
+	{
+		seen->behind = false;
+		seen->lease_end = fetch.sub.paused_until;	/* when to look again */
+		return false;
+	}
+	if (found)
 		return true;
 
 	fetch.frontier = Max(fetch.sub.position, seen->clear_until);

@@ -88,7 +88,7 @@ SELECT version FROM es_append('order-41', 0, 'Placed', '{"country": "A", "eur": 
 SET client_min_messages = error;
 SELECT es_run_projection('revenue');
 SELECT * FROM revenue;
-SELECT name, stream, events, error, error_code, attempts, rebuild FROM event_store.projection_quarantine;
+SELECT name, stream, events, error, error_code, attempts, rebuild FROM event_store.quarantine;
 SELECT status, quarantined_streams, last_error FROM event_store.projection_status WHERE name = 'revenue';
 -- what comes behind it in the stream is parked too, and what a call ties to it; everything else goes on
 SELECT max(version) FROM es_append_multi('[{"stream": "order-40", "expected_version": "any", "events": [{"type": "Placed", "data": {"country": "A", "eur": 1000}}]},
@@ -97,12 +97,12 @@ SELECT version FROM es_append('order-30', -2, 'Placed', '{"country": "A", "eur":
 SELECT version FROM es_append('order-31', -2, 'Placed', '{"country": "A", "eur": 1}');
 SELECT es_run_projection('revenue');
 SELECT * FROM revenue;
-SELECT stream, events, error IS NULL AS behind, together = min(together) OVER () AS together FROM event_store.projection_quarantine ORDER BY 1;
+SELECT stream, events, error IS NULL AS behind, together = min(together) OVER () AS together FROM event_store.quarantine ORDER BY 1;
 SELECT es_wait_for_projection('revenue', (SELECT max(position) FROM event_store.events), stream => 'order-31');
 SELECT try($$SELECT es_wait_for_projection('revenue', (SELECT max(position) FROM event_store.events), stream => 'order-40')$$);
 -- again: it fails again, in order
 SELECT es_retry_quarantined('revenue', 'order-30');
-SELECT stream, attempts, events FROM event_store.projection_quarantine ORDER BY 1;
+SELECT stream, attempts, events FROM event_store.quarantine ORDER BY 1;
 SELECT * FROM revenue;
 SELECT try($$SELECT es_retry_quarantined('revenue', 'order-31')$$);
 -- with an upcaster that mends it
@@ -110,7 +110,7 @@ SELECT es_register_upcaster('Placed', 1, $$CASE WHEN data->>'eur' = 'many' THEN 
 SELECT status FROM event_store.projection_status ORDER BY name;
 SELECT es_retry_quarantined('revenue');
 SELECT * FROM revenue;
-SELECT count(*) FROM event_store.projection_quarantine;
+SELECT count(*) FROM event_store.quarantine;
 SELECT es_retry_quarantined('revenue');
 
 -- an upcaster that fails parks its own events only
@@ -120,7 +120,7 @@ SELECT version FROM es_append('order-51', 0, 'Shifted', '{"n": 0}', schema_versi
 SELECT version FROM es_append('order-52', 0, 'Shifted', '{"n": 2}', schema_version => 1);
 SELECT es_run_projection('revenue');
 SELECT * FROM revenue ORDER BY 1;
-SELECT stream, error, error_code FROM event_store.projection_quarantine;
+SELECT stream, error, error_code FROM event_store.quarantine;
 SELECT es_unregister_upcaster('Shifted', 1);
 SELECT es_unregister_upcaster('Placed', 1);
 
@@ -132,7 +132,7 @@ SELECT es_create_projection('latest', $$
 SELECT count(es_append('thing-' || i % 3, -2, 'Set', to_jsonb(i))) FROM generate_series(1, 12) i;
 SELECT es_run_projection('latest');
 SELECT * FROM latest ORDER BY 1;
-SELECT count(*) FROM event_store.projection_quarantine WHERE name = 'latest';
+SELECT count(*) FROM event_store.quarantine WHERE name = 'latest';
 
 -- ---------------------------------------------------------------- a handler that is broken
 
@@ -145,7 +145,7 @@ SELECT status, position, last_error, last_error_code FROM event_store.projection
 SELECT try($$SELECT es_run_projection('gone')$$);
 SELECT try($$SELECT es_wait_for_projection('gone', 1)$$);
 CREATE TABLE gone (stream text);
-SELECT es_resume_projection('gone');
+SELECT es_resume('gone');
 SELECT es_run_projection('gone') = (SELECT count(*) FROM event_store.events);
 SELECT es_drop_projection('gone');
 -- one that fails for one stream after the other is taken to be broken: nothing is parked
@@ -153,7 +153,7 @@ SELECT es_create_projection('broken', $$SELECT 1 / 0 FROM new_events$$);
 SET client_min_messages = error;
 SELECT es_run_projection('broken');
 SELECT status, position, last_error FROM event_store.projection_status WHERE name = 'broken';
-SELECT count(*) FROM event_store.projection_quarantine WHERE name = 'broken';
+SELECT count(*) FROM event_store.quarantine WHERE name = 'broken';
 SELECT es_drop_projection('broken');
 SET client_min_messages = warning;
 
@@ -167,11 +167,11 @@ SELECT es_drop_projection('counted');
 
 -- ---------------------------------------------------------------- pause and resume
 
-SELECT es_pause_projection('seen');
+SELECT es_pause('seen');
 SELECT status FROM event_store.projection_status WHERE name = 'seen';
 SELECT try($$SELECT es_run_projection('seen')$$);
 SELECT try($$SELECT es_wait_for_projection('seen', 1)$$);
-SELECT es_resume_projection('seen');
+SELECT es_resume('seen');
 SELECT es_run_projection('seen') > 0;
 
 -- ---------------------------------------------------------------- rebuilds
@@ -190,7 +190,7 @@ SELECT es_rebuild_projection('revenue', $$
 SELECT * FROM revenue ORDER BY 1;
 SELECT es_run_projection('revenue') > 0;
 SELECT * FROM revenue ORDER BY 1;
-SELECT count(*) FROM event_store.projection_quarantine WHERE name = 'revenue';
+SELECT count(*) FROM event_store.quarantine WHERE name = 'revenue';
 SELECT * FROM revenue_view;
 SELECT 'revenue'::regclass::oid = :before AS same_table, count(*) FILTER (WHERE nspname LIKE '%rebuild%') AS schemas FROM pg_namespace;
 SELECT status, lag_events FROM event_store.projection_status WHERE name = 'revenue';
@@ -237,7 +237,7 @@ SET client_min_messages = warning;
 SELECT state, last_error FROM event_store.rebuild_progress;
 SELECT count(*) FROM prize;
 DROP TABLE prize;
-SELECT es_resume_projection('ranked');
+SELECT es_resume('ranked');
 SELECT es_run_projection('ranked');
 SELECT * FROM ranked ORDER BY 1;
 
@@ -287,7 +287,7 @@ SELECT events, replayed FROM es_append_batch('{stock-a,stock-b,order-a,stock-a}'
 SELECT * FROM stock ORDER BY 1;
 SELECT es_wait_for_projection('stock', 1000000), es_run_projection('stock');
 SELECT status, mode, lag_events FROM event_store.projection_status WHERE name = 'stock';
-SELECT try($$SELECT es_pause_projection('stock')$$);
+SELECT try($$SELECT es_pause('stock')$$);
 -- to async and back
 SELECT es_set_projection_mode('stock', 'async');
 SELECT version FROM es_append('stock-a', -2, 'Received', '{"sku": "a", "n": 10}');
@@ -388,7 +388,7 @@ CREATE UNLOGGED TABLE not_logged (a int);
 SELECT try($$SELECT es_create_projection('p', 'SELECT 1', tables => '{temporary}')$$);
 SELECT try($$SELECT es_create_projection('p', 'SELECT 1', tables => '{not_logged}')$$);
 SELECT try(format('SELECT %s', call)) FROM (VALUES
-    ($$es_pause_projection('none')$$), ($$es_resume_projection('none')$$), ($$es_drop_projection('none')$$), ($$es_drop_projection(NULL)$$),
+    ($$es_pause('none')$$), ($$es_resume('none')$$), ($$es_drop_projection('none')$$), ($$es_drop_projection(NULL)$$),
     ($$es_set_projection_mode('none', 'inline')$$), ($$es_set_projection_mode('seen', 'x')$$), ($$es_set_projection_mode('seen', NULL)$$),
     ($$es_rebuild_projection('none')$$), ($$es_rebuild_projection('seen', fast => NULL)$$), ($$es_rebuild_projection('seen', 'COMMIT')$$),
     ($$es_rebuild_projection('seen', NULL, '{}')$$), ($$es_cancel_rebuild('none')$$),
@@ -456,7 +456,7 @@ SELECT version FROM es_append('tie-3', 0, 'N', '{"n": 4}');
 SELECT es_run_projection('tied');
 -- all of tie-2, although the call behind tie-1 was parked first
 SELECT stream, version FROM tied ORDER BY line;
-SELECT stream, events, error_code, position = error_position AS from_there, together = min(together) OVER () AS together FROM event_store.projection_quarantine WHERE name = 'tied' ORDER BY 1;
+SELECT stream, events, error_code, position = error_position AS from_there, together = min(together) OVER () AS together FROM event_store.quarantine WHERE name = 'tied' ORDER BY 1;
 SELECT es_register_upcaster('N', 1, $$CASE WHEN data->>'n' = 'bad' THEN '{"n": 1}' ELSE data END$$);
 SELECT es_retry_quarantined('tied', 'tie-2');
 SELECT stream, version, n FROM tied ORDER BY line;

@@ -58,7 +58,7 @@ SELECT try($$SELECT es_fetch('some')$$);
 SELECT try($$SELECT es_fetch('some', wait => '10 ms')$$);
 SELECT try($$SELECT es_ack('some', 1)$$);
 SELECT try($$SELECT es_nack('some', 1, 'r')$$);
-SELECT try($$SELECT es_retry_quarantined_subscription('some')$$);
+SELECT try($$SELECT es_retry_quarantined('some')$$);
 
 -- ------------------------------------------------------------ bad input
 SELECT try($$SELECT es_create_subscription(NULL)$$);
@@ -93,7 +93,7 @@ SELECT try($$SELECT es_ack('mail', -1)$$);
 SELECT try($$SELECT es_nack('mail', 1, NULL)$$);
 SELECT try($$SELECT es_nack('mail', 1, repeat('r', 8193))$$);
 SELECT try($$SELECT es_nack('mail', -1, 'r')$$);
-SELECT try($$SELECT es_retry_quarantined_subscription(NULL)$$);
+SELECT try($$SELECT es_retry_quarantined(NULL)$$);
 -- nothing was fetched
 SELECT try($$SELECT es_ack('mail', 0)$$);
 SELECT got('mail');
@@ -225,7 +225,7 @@ SELECT try($$SELECT es_nack('q', 6, 'beyond')$$);
 SELECT es_ack('q', 2);
 SELECT es_nack('q', 3, 'no such customer');
 SELECT kept('q');
-SELECT subscription, stream, position, version, reason, attempts, since > now() - interval '1 hour' FROM event_store.subscription_quarantine;
+SELECT name, kind, stream, position, version, error, attempts, since > now() - interval '1 hour' FROM event_store.quarantine;
 -- its later events park, the others go on; what was not acknowledged of those comes again
 SELECT got('q');
 SELECT es_ack('q', 7);
@@ -237,18 +237,18 @@ SELECT kept('q');
 -- what belongs to nobody can neither be acknowledged nor refused
 SELECT es_ack('q', 12), es_nack('q', 12, 'again');
 SELECT kept('q');
-SELECT es_retry_quarantined_subscription('q', 'b-1'), es_retry_quarantined_subscription('q', 'nonsense');
-SELECT es_retry_quarantined_subscription('q', 'a-1');
+SELECT try($$SELECT es_retry_quarantined('q', 'b-1')$$), try($$SELECT es_retry_quarantined('q', 'nonsense')$$);
+SELECT es_retry_quarantined('q', 'a-1');
 SELECT kept('q');
 SELECT got('q', max_count => 2);
 SELECT es_nack('q', 3, 'still not');
-SELECT position, reason, attempts FROM event_store.subscription_quarantine;
-SELECT es_retry_quarantined_subscription('q');
+SELECT position, error, attempts FROM event_store.quarantine;
+SELECT es_retry_quarantined('q');
 SELECT got('q', max_count => 2);
 SELECT es_ack('q', 3);
 SELECT es_nack('q', 6, 'another one');
-SELECT position, reason, attempts FROM event_store.subscription_quarantine;
-SELECT es_retry_quarantined_subscription('q'), es_retry_quarantined_subscription('q');
+SELECT position, error, attempts FROM event_store.quarantine;
+SELECT es_retry_quarantined('q'), es_retry_quarantined('q');
 SELECT got('q');
 SELECT es_ack('q', 11);
 SELECT kept('q');
@@ -297,7 +297,7 @@ SELECT events FROM es_append_batch('{v-1,v-1,v-2,v-2,v-1}', '{New,Dropped,New,Ne
 SELECT es_register_upcaster('Dropped', 1, 'NULL', to_type => 'New');
 SELECT got('up3', 'x', 1), got('up3', 'y');
 SELECT es_ack('up3', 22, 'x'), es_nack('up3', 25, 'no', 'y');
-SELECT es_retry_quarantined_subscription('up3');
+SELECT es_retry_quarantined('up3');
 SELECT kept('up3');
 SELECT got('up3', 'x', 2);
 SELECT kept('up3');
@@ -358,7 +358,7 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT try($$SELECT es_fetch('mail')$$);
 SELECT try($$SELECT es_ack('mail', 1)$$);
 SELECT try($$SELECT es_nack('mail', 1, 'r')$$);
-SELECT try($$SELECT es_retry_quarantined_subscription('mail')$$);
+SELECT try($$SELECT es_retry_quarantined('mail')$$);
 ROLLBACK;
 BEGIN READ ONLY;
 SELECT try($$SELECT es_fetch('mail')$$);
@@ -375,20 +375,20 @@ CREATE ROLE es_test_consumer;
 CREATE ROLE es_test_operator;
 SET ROLE es_test_consumer;
 SELECT try($$SELECT es_create_subscription('mine')$$), try($$SELECT es_drop_subscription('mail')$$), try($$SELECT es_fetch('mail')$$),
-    try($$SELECT es_ack('mail', 1)$$), try($$SELECT es_nack('mail', 1, 'r')$$), try($$SELECT es_retry_quarantined_subscription('mail')$$),
-    try($$TABLE event_store.subscription_status$$), try($$TABLE event_store.subscription_quarantine$$);
+    try($$SELECT es_ack('mail', 1)$$), try($$SELECT es_nack('mail', 1, 'r')$$), try($$SELECT es_retry_quarantined('mail')$$),
+    try($$TABLE event_store.subscription_status$$), try($$TABLE event_store.quarantine$$);
 RESET ROLE;
 SELECT es_grant('es_test_consumer', 'consume'), es_grant('es_test_operator', 'operate'), es_grant('es_test_operator', 'define');
 SET ROLE es_test_consumer;
 SELECT got('mail', max_count => 1);
 SELECT es_ack('mail', 8), try($$SELECT es_nack('mail', 8, 'r')$$);
-SELECT try($$SELECT es_create_subscription('mine')$$), try($$SELECT es_drop_subscription('mail')$$), try($$SELECT es_retry_quarantined_subscription('mail')$$),
+SELECT try($$SELECT es_create_subscription('mine')$$), try($$SELECT es_drop_subscription('mail')$$), try($$SELECT es_retry_quarantined('mail')$$),
     try($$TABLE event_store.subscriptions$$), try($$UPDATE event_store.subscription_streams SET position = 0$$);
 RESET ROLE;
 SET ROLE es_test_operator;
-SELECT es_create_subscription('mine'), es_retry_quarantined_subscription('mine');
+SELECT es_create_subscription('mine'), es_retry_quarantined('mine');
 SELECT count(*) FROM event_store.subscription_status WHERE name = 'mine';
-SELECT count(*) FROM event_store.subscription_quarantine;
+SELECT count(*) FROM event_store.quarantine;
 SELECT es_drop_subscription('mine');
 SELECT try($$SELECT es_fetch('mail')$$), try($$SELECT es_ack('mail', 1)$$), try($$TABLE event_store.subscriptions$$);
 RESET ROLE;

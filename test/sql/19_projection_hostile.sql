@@ -27,7 +27,7 @@ CREATE FUNCTION hostile_call(what text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	IF what = 'run' THEN PERFORM es_run_projection('hostile_side');
 	ELSIF what = 'drop' THEN PERFORM es_drop_projection('hostile_side');
-	ELSIF what = 'pause' THEN PERFORM es_pause_projection('hostile_side');
+	ELSIF what = 'pause' THEN PERFORM es_pause('hostile_side');
 	ELSIF what = 'create' THEN PERFORM es_create_projection('hostile_other', 'SELECT FROM new_events');
 	ELSIF what = 'retry' THEN PERFORM es_retry_quarantined('hostile_side');
 	ELSIF what = 'wait' THEN PERFORM es_wait_for_projection('hostile_side', 1);

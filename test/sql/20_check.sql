@@ -55,7 +55,7 @@ SELECT es_create_projection('seen', $$INSERT INTO seen SELECT stream, 1 / (lengt
 CREATE TABLE counted (stream text, n int);
 SELECT es_create_projection('counted', $$INSERT INTO counted SELECT stream, 1 FROM new_events WHERE stream <> 'order-1' OR (1 / (version - 1)) > 0$$, tables => '{counted}');
 SELECT es_run_projection('counted');
-SELECT name, stream FROM event_store.projection_quarantine;
+SELECT name, stream FROM event_store.quarantine;
 SELECT es_create_subscription('mails', '{order}');
 SELECT count(*) FROM es_fetch('mails', 'anna', 3, '1 hour');
 SELECT es_ack('mails', (SELECT position FROM event_store.events WHERE stream = 'order-1'), 'anna');
@@ -230,12 +230,12 @@ SELECT pg_temp.damage($$UPDATE event_store.checkpoints SET scan_from = position 
 SELECT pg_temp.damage($$DELETE FROM event_store.projections WHERE name = 'seen'$$);
 SELECT pg_temp.damage($$INSERT INTO event_store.rebuilds SELECT 'none', 'x', NULL, NULL, false, 'r', 's', 's', 'running', now(), false$$);
 SELECT pg_temp.damage($$UPDATE event_store.checkpoints SET quarantined = 5 WHERE projection = 'counted'$$);
-SELECT pg_temp.damage($$UPDATE event_store.quarantine SET position = 3$$);
-SELECT pg_temp.damage($$UPDATE event_store.quarantine SET position = 300$$);
-SELECT pg_temp.damage($$UPDATE event_store.quarantine SET stream = 99 WHERE position = 8$$);
-SELECT pg_temp.damage($$UPDATE event_store.quarantine SET events = 0$$);
-SELECT pg_temp.damage($$UPDATE event_store.quarantine SET error = NULL$$);
-SELECT pg_temp.damage($$UPDATE event_store.quarantine SET projection = 'none'$$);
+SELECT pg_temp.damage($$UPDATE event_store.quarantined_streams SET position = 3$$);
+SELECT pg_temp.damage($$UPDATE event_store.quarantined_streams SET position = 300$$);
+SELECT pg_temp.damage($$UPDATE event_store.quarantined_streams SET stream = 99 WHERE position = 8$$);
+SELECT pg_temp.damage($$UPDATE event_store.quarantined_streams SET events = 0$$);
+SELECT pg_temp.damage($$UPDATE event_store.quarantined_streams SET error = NULL$$);
+SELECT pg_temp.damage($$UPDATE event_store.quarantined_streams SET projection = 'none'$$);
 
 -- subscriptions
 SELECT pg_temp.damage($$UPDATE event_store.subscriptions SET position = 1000$$);

@@ -51,23 +51,23 @@ SELECT position FROM es_read_all(6, 1);
 -- 5. Projections, subscriptions and their views step over the gap.
 CREATE TABLE public.epoch_seen (n bigint);
 SELECT es_create_projection('epochs', 'INSERT INTO public.epoch_seen SELECT (data->>''n'')::bigint FROM new_events', ARRAY['epoch']);
-SELECT es_create_subscription('epochs', ARRAY['epoch']);
+SELECT es_create_subscription('epoch mail', ARRAY['epoch']);
 SELECT es_publish_mark();
 SELECT lag_events FROM event_store.projection_status WHERE name = 'epochs';
-SELECT lag_events FROM event_store.subscription_status WHERE name = 'epochs';
+SELECT lag_events FROM event_store.subscription_status WHERE name = 'epoch mail';
 SELECT es_run_projection('epochs');
 SELECT array_agg(n ORDER BY n) FROM public.epoch_seen;
-SELECT position FROM es_fetch('epochs');
-SELECT es_ack('epochs', 10000000007);
+SELECT position FROM es_fetch('epoch mail');
+SELECT es_ack('epoch mail', 10000000007);
 SELECT lag_events FROM event_store.projection_status WHERE name = 'epochs';
-SELECT lag_events FROM event_store.subscription_status WHERE name = 'epochs';
+SELECT lag_events FROM event_store.subscription_status WHERE name = 'epoch mail';
 SELECT es_append('other-1', 0, 'Other', '{}') IS NOT NULL AS other;
 SELECT es_begin_epoch(0) IS NOT NULL AS begun;
 SELECT es_run_projection('epochs', 1);
-SELECT count(*) FROM es_fetch('epochs');
+SELECT count(*) FROM es_fetch('epoch mail');
 SELECT es_publish_mark();
 SELECT position, lag_events FROM event_store.projection_status WHERE name = 'epochs';
-SELECT es_drop_projection('epochs'), es_drop_subscription('epochs');
+SELECT es_drop_projection('epochs'), es_drop_subscription('epoch mail');
 DROP TABLE public.epoch_seen;
 
 -- 6. Above a position that is known to have been shown.

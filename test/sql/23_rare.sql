@@ -156,9 +156,9 @@ SELECT version FROM es_append('rare-1', 0, 'Wanted', '{}'::jsonb);
 SELECT try($$SELECT es_run_projection('rare')$$);
 SELECT status, rebuild FROM event_store.projection_status;
 SELECT es_cancel_rebuild('rare');
-SELECT es_pause_projection('rare');
+SELECT es_pause('rare');
 SELECT try($$SELECT es_set_projection_mode('rare', 'inline')$$);
-SELECT es_resume_projection('rare');
+SELECT es_resume('rare');
 BEGIN;
 SELECT position AS mine FROM es_append('rare-1', 1, 'Wanted', '{}'::jsonb) \gset
 SELECT regexp_replace(try(format($$SELECT es_wait_for_projection('rare', %s)$$, :mine)), 'position \d+', 'position N');

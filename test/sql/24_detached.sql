@@ -197,7 +197,7 @@ ALTER TABLE event_store.log DETACH PARTITION event_store.log_100;
 SELECT es_rebuild_projection('p');
 SELECT pg_temp.try($$SELECT es_run_projection('p')$$);
 ALTER TABLE event_store.log ATTACH PARTITION event_store.log_100 FOR VALUES FROM (100) TO (200);
-SELECT es_resume_projection('p');
+SELECT es_resume('p');
 SELECT es_run_projection('p') > 0;
 SELECT state FROM event_store.rebuilds;
 SELECT count(*) FROM t;

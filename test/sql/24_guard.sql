@@ -70,7 +70,7 @@ CREATE TRIGGER steal AFTER INSERT ON writable FOR EACH STATEMENT EXECUTE FUNCTIO
 SELECT version FROM es_append('thief-1', 0, 'Stolen', '{}');
 SELECT es_run_projection('thief'), es_run_projection('by_trigger');
 SELECT name, status, last_error FROM event_store.projection_status WHERE name <> 'guarded' ORDER BY 1;
-SELECT stream, error_code FROM event_store.projection_quarantine ORDER BY name, position;
+SELECT stream, error_code FROM event_store.quarantine ORDER BY name, position;
 SELECT pg_temp.try($$SELECT es_load('thief-1')$$);
 SELECT count(DISTINCT handler) FROM event_store.projections;
 

@@ -84,7 +84,7 @@ DROP VIEW pg_temp.es_attack_rates;
 RESET ROLE;
 SELECT rolsuper FROM pg_roles WHERE rolname = 'es_test_low';
 SELECT name, last_error FROM event_store.projection_status WHERE name LIKE 'es_attack%' AND last_error IS NOT NULL ORDER BY 1;
-SELECT error FROM event_store.projection_quarantine WHERE name = 'es_attack_async';
+SELECT error FROM event_store.quarantine WHERE name = 'es_attack_async';
 
 -- A temporary type with a cast, one with a check, a table with a column of such a type.
 SET ROLE es_test_low;
@@ -145,7 +145,7 @@ CREATE FUNCTION es_attack.fire() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN EXE
 CREATE TRIGGER t BEFORE TRUNCATE ON es_attack_rates EXECUTE FUNCTION es_attack.fire();
 SELECT es_attack.try($$SELECT es_run_projection('es_attack_truncate')$$);
 RESET ROLE;
-SELECT DISTINCT error FROM event_store.projection_quarantine WHERE name = 'es_attack_truncate';
+SELECT DISTINCT error FROM event_store.quarantine WHERE name = 'es_attack_truncate';
 SELECT rolsuper FROM pg_roles WHERE rolname = 'es_test_low';
 DROP TABLE pg_temp.es_attack_rates;
 

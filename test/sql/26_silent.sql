@@ -44,7 +44,7 @@ SELECT pg_temp.try($$SELECT es_create_projection('inline', 'UPDATE totals SET n 
 RESET ROLE;
 -- not for the owner, who is not subject to them, nor where the role bypasses them
 ALTER ROLE es_test_silent BYPASSRLS;
-SELECT es_resume_projection('totals');
+SELECT es_resume('totals');
 SELECT es_run_projection('totals');
 SELECT * FROM totals;
 ALTER ROLE es_test_silent NOBYPASSRLS;
@@ -238,7 +238,7 @@ SELECT version FROM es_append('done-1', 0, 'E', '{}');
 SELECT version FROM es_append('done-1', 1, 'E', '{"bad": true}');
 SELECT es_create_projection('done', 'INSERT INTO done SELECT stream, version FROM new_events WHERE 1 / (CASE WHEN data ? ''bad'' THEN 0 ELSE 1 END) = 1',
     categories => '{done}', tables => '{done}');
-SELECT es_create_subscription('done', categories => '{done}');
+SELECT es_create_subscription('done mail', categories => '{done}');
 CREATE FUNCTION pg_temp.try_without(name text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE r text;
 BEGIN
@@ -248,22 +248,22 @@ BEGIN
     RETURN r;
 END $$;
 SELECT pg_temp.try_without('checkpoints', $$SELECT es_run_projection('done', 1)$$);
-SELECT es_resume_projection('done');
+SELECT es_resume('done');
 SET client_min_messages = error;
-SELECT pg_temp.try_without('quarantine', $$SELECT es_run_projection('done')$$);
+SELECT pg_temp.try_without('quarantined_streams', $$SELECT es_run_projection('done')$$);
 SELECT status, position, last_error FROM event_store.projection_status WHERE name = 'done';
 RESET client_min_messages;
 SELECT count(*) FROM done;
-SELECT pg_temp.try_without('subscription_streams', $$SELECT es_fetch('done', 'c')$$);
-SELECT pg_temp.try_without('subscription_consumers', $$SELECT es_fetch('done', 'c')$$);
-SELECT pg_temp.try_without('subscriptions', $$SELECT es_fetch('done', 'c')$$);
+SELECT pg_temp.try_without('subscription_streams', $$SELECT es_fetch('done mail', 'c')$$);
+SELECT pg_temp.try_without('subscription_consumers', $$SELECT es_fetch('done mail', 'c')$$);
+SELECT pg_temp.try_without('subscriptions', $$SELECT es_fetch('done mail', 'c')$$);
 SELECT count(*) FROM event_store.subscription_streams;
 SELECT es_publish_mark() > 0;
 SELECT pg_temp.try_without('seals', $$SELECT es_seal_log()$$);
 SELECT pg_temp.try_without('epochs', $$SELECT es_begin_epoch()$$);
-SELECT pg_temp.try_without('journal', $$SELECT es_drop_subscription('done')$$);
-SELECT count(*) FROM es_fetch('done', 'c');
-SELECT es_drop_projection('done'), es_drop_subscription('done');
+SELECT pg_temp.try_without('journal', $$SELECT es_drop_subscription('done mail')$$);
+SELECT count(*) FROM es_fetch('done mail', 'c');
+SELECT es_drop_projection('done'), es_drop_subscription('done mail');
 DROP TABLE done;
 DROP FUNCTION nothing;
 
@@ -281,7 +281,7 @@ SELECT es_register_upcaster('Other', 1, 'data');
 SELECT es_register_upcaster('OrderSubmitted', 2, 'data', to_type => 'OrderSent');
 -- filters that come later
 SELECT es_create_projection('late', 'INSERT INTO placed SELECT count(*) FROM new_events', event_types => '{OrderPlaced}');
-SELECT es_create_subscription('late', event_types => '{OrderPlaced,OrderSent}');
+SELECT es_create_subscription('late mail', event_types => '{OrderPlaced,OrderSent}');
 SELECT es_create_subscription('later', event_types => '{OrderSubmitted}');
 
 -- ---------------------------------------------------------------- triggers and rules that keep rows as they are

@@ -62,9 +62,9 @@ SELECT pg_temp.status();
 COMMIT;
 SELECT pg_temp.status();
 -- paused, and being rebuilt, it says so in the column
-SELECT es_unregister_upcaster('Old', 5), es_pause_projection('stale_new');
+SELECT es_unregister_upcaster('Old', 5), es_pause('stale_new');
 SELECT status, stale FROM event_store.projection_status WHERE name = 'stale_new';
-SELECT es_resume_projection('stale_new'), es_rebuild_projection('stale_new');
+SELECT es_resume('stale_new'), es_rebuild_projection('stale_new');
 SELECT status, stale FROM event_store.projection_status WHERE name = 'stale_new';
 SELECT es_run_projection('stale_new');
 SELECT status, stale FROM event_store.projection_status WHERE name = 'stale_new';

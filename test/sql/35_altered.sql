@@ -34,7 +34,7 @@ CREATE FUNCTION public.es_test_calls() RETURNS SETOF text LANGUAGE sql IMMUTABLE
     $a$SELECT es_position_at(clock_timestamp())$a$,
     $a$SELECT es_run_projection('alt_p')$a$,
     $a$SELECT es_cancel_rebuild('alt_p')$a$,
-    $a$SELECT es_pause_projection('alt_p')$a$,
+    $a$SELECT es_pause('alt_p')$a$,
     $a$SELECT count(*) FROM es_fetch('alt_s', 'c')$a$,
     $a$SELECT es_ack('alt_s', 1, 'c')$a$,
     $a$SELECT es_nack('alt_s', 1, 'no', 'c')$a$,

@@ -90,7 +90,7 @@ sub all_there
 	is(q1('SELECT count(*) FROM es_check($$all$$)'), 0, "$when: es_check finds nothing");
 	ok($node->poll_query_until($db, q[SELECT (SELECT count(*) FROM filled) = (SELECT count(*) FROM event_store.events)]),
 		"$when: the projection has every event");
-	is(q1('SELECT count(*) FROM event_store.projection_quarantine'), 0, "$when: none is quarantined");
+	is(q1('SELECT count(*) FROM event_store.quarantine'), 0, "$when: none is quarantined");
 	return;
 }
 
@@ -115,10 +115,10 @@ all_there('after a full disk');
 
 # ---- no room for a projection's table
 
-q1(q[SELECT es_pause_projection('filled')]);
+q1(q[SELECT es_pause('filled')]);
 fill(300);
 full('data');
-q1(q[SELECT es_resume_projection('filled')]);
+q1(q[SELECT es_resume('filled')]);
 ok($node->poll_query_until($db, q[SELECT last_error LIKE '%No space left%' FROM event_store.projection_status WHERE name = 'filled']),
 	'a projection that has no room says so');
 is(q1(q[SELECT status FROM event_store.projection_status WHERE name = 'filled']), 'running', 'and has not failed for good');

@@ -249,7 +249,7 @@ for my $pair (
 	[ 'LOCK TABLE event_store.upcasters IN ACCESS EXCLUSIVE MODE', q[SELECT es_register_upcaster('Known', 1, 'data')] ],
 	[ 'LOCK TABLE event_store.event_checks IN ACCESS EXCLUSIVE MODE', q[SELECT es_register_event_type('Known', 1, 'true')] ],
 	[ 'LOCK TABLE event_store.snapshots IN ACCESS EXCLUSIVE MODE', q[SELECT es_snapshot('short-1')] ],
-	[ q[SELECT FROM event_store.checkpoints FOR UPDATE], q[SELECT es_pause_projection('sums')] ],
+	[ q[SELECT FROM event_store.checkpoints FOR UPDATE], q[SELECT es_pause('sums')] ],
 	[ q[SELECT FROM event_store.checkpoints FOR UPDATE], q[SELECT es_drop_projection('sums')] ],
 	[ q[SELECT FROM event_store.checkpoints FOR UPDATE], q[SELECT es_rebuild_projection('sums')] ],
 	[ q[SELECT FROM event_store.checkpoints FOR UPDATE], q[SELECT es_run_projection('sums')] ],

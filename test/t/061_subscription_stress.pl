@@ -162,7 +162,7 @@ sub run_for
 		$kills += $node->safe_psql($db, q[
 			SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
 			WHERE query LIKE 'CALL seen.consume%' AND random() < 0.5 ORDER BY random() LIMIT 1) s;
-			SELECT es_retry_quarantined_subscription(s) FROM unnest('{all,some}'::text[]) s WHERE random() < 0.3]) =~ /^(\d+)/ ? $1 : 0;
+			SELECT es_retry_quarantined(s) FROM unnest('{all,some}'::text[]) s WHERE random() < 0.3]) =~ /^(\d+)/ ? $1 : 0;
 	}
 	waitpid $_, 0 for splice @children;
 	return;
@@ -172,7 +172,7 @@ run_for($seconds, 1);
 run_for($seconds, 0);
 
 # What is left goes to one who is careful.
-$node->safe_psql($db, 'SELECT es_retry_quarantined_subscription(s) FROM unnest(ARRAY[\'all\', \'some\']) s');
+$node->safe_psql($db, 'SELECT es_retry_quarantined(s) FROM unnest(ARRAY[\'all\', \'some\']) s');
 my $drained = $node->safe_psql($db, <<'SQL');
 CREATE PROCEDURE seen.drain(sub text) LANGUAGE plpgsql AS $$
 DECLARE

@@ -94,7 +94,7 @@ append('good-2', 4, 5);
 append('good-1', 6);
 ok(caught_up('good'), 'nor later ones');
 is(q1('SELECT stream, n FROM good ORDER BY position'), "good-1|1\ngood-3|3\ngood-1|6", 'its stream is parked, the others are not');
-is(q1(q[SELECT stream, position, events, error_code, error_position, attempts, rebuild FROM event_store.projection_quarantine WHERE name = 'good']),
+is(q1(q[SELECT stream, position, events, error_code, error_position, attempts, rebuild FROM event_store.quarantine WHERE name = 'good']),
 	"good-2|$bad|3|23514|$bad|1|f", 'the quarantine says why');
 is(logged(qr/projection "good" cannot apply the event at position $bad: new row for relation "good" violates check/), 1, 'the log says it once');
 is(status('good', 'status, quarantined_streams, attempts'), 'running|1|0', 'it goes on');
@@ -102,7 +102,7 @@ my ($ret, $out, $err) = $node->psql($db, qq[SELECT es_wait_for_projection('good'
 like($err, qr/projection "good" has parked stream "good-2"/, 'whoever waits for the parked stream is told');
 is(q1(qq[SELECT es_wait_for_projection('good', $bad, '1min', 'good-1')]), 't', 'and for another one is not');
 is(q1(q[SELECT es_retry_quarantined('good')]), 0, 'tried again it fails again');
-is(q1(q[SELECT events, attempts FROM event_store.projection_quarantine WHERE name = 'good']), '3|2', 'and that is counted');
+is(q1(q[SELECT events, attempts FROM event_store.quarantine WHERE name = 'good']), '3|2', 'and that is counted');
 q1('ALTER TABLE good DROP CONSTRAINT good_n_check');
 is(q1(q[SELECT es_retry_quarantined('good', 'good-2')]), 3, 'put right, its events are applied');
 is(q1(q[SELECT n FROM good WHERE stream = 'good-2' ORDER BY position]), "13\n4\n5", 'all of them');
@@ -130,7 +130,7 @@ q1(q[ALTER TABLE event_store.checkpoints DISABLE TRIGGER USER;
 ok($node->poll_query_until($db, q[SELECT attempts > 100 FROM event_store.projection_status WHERE name = 'passing']), 'after a hundred times too');
 is(status('passing', 'status, last_error_code, quarantined_streams'), 'running|55P03|0', '... and parks nothing');
 $session->query_safe('COMMIT');
-q1(q[SELECT es_resume_projection('passing')]);
+q1(q[SELECT es_resume('passing')]);
 ok(caught_up('passing'), 'it passes');
 is(q1('SELECT string_agg(n::text, $$ $$ ORDER BY id) FROM passing'), '3 3', 'and the events are applied');
 is(status('passing', 'status, attempts, last_error_code, quarantined_streams'), 'running|0||0', 'nothing was parked, nothing remains of the error');
@@ -177,7 +177,7 @@ sub fails
 	my ($ret, $out, $err) = $node->psql($db, "SELECT es_wait_for_projection('$name', 1)");
 	like($err, qr/projection "$name" has failed/, "$what: whoever waits is told");
 	q1($mend);
-	q1("SELECT es_resume_projection('$name')");
+	q1("SELECT es_resume('$name')");
 	ok(caught_up($name), "$what: mended and resumed it catches up");
 	is(q1("SELECT count(*), count(DISTINCT position), sum(n) FROM $name"), '6|6|21', "$what: every event once");
 	is(status($name, 'status, last_error, attempts'), 'running||0', "$what: nothing remains");
@@ -219,7 +219,7 @@ ok(turns(), 'others go on');
 is(logged(qr/projection "strict" has failed/), 1, 'that is logged once');
 is(logged(qr/projection "strict" cannot apply/), 9, 'and nothing is said to be parked that is not');
 q1('ALTER TABLE strict DROP CONSTRAINT strict_n_check');
-q1(q[SELECT es_resume_projection('strict')]);
+q1(q[SELECT es_resume('strict')]);
 ok(caught_up('strict'), 'it catches up');
 is(q1(q[SELECT es_retry_quarantined('strict')]), 18, 'what was parked is applied');
 is(q1('SELECT count(*), count(DISTINCT position) FROM strict'), '34|34', 'every event once');
@@ -244,7 +244,7 @@ q1(q[SELECT es_register_upcaster('Divided', 1, $$jsonb_build_object('per', 100 /
 create('upcast', q[INSERT INTO upcast SELECT position, stream, (data->>'per')::int FROM new_events]);
 ok(caught_up('upcast'), 'an event that cannot be upcast does not stop the others');
 is(q1('SELECT stream, per FROM upcast ORDER BY position'), "upcast-1|100\nupcast-2|50\nupcast-4|25\nupcast-5|20", 'which are applied');
-is(q1(q[SELECT string_agg(stream || ' ' || events || ' ' || coalesce(error_code, ''), ', ' ORDER BY stream) FROM event_store.projection_quarantine WHERE name = 'upcast']),
+is(q1(q[SELECT string_agg(stream || ' ' || events || ' ' || coalesce(error_code, ''), ', ' ORDER BY stream) FROM event_store.quarantine WHERE name = 'upcast']),
 	'upcast-3 1 YE007, upcast-5 1 YE007, upcast-6 1 YE007', 'its streams, and those of its call, are parked');
 is(logged(qr/projection "upcast" cannot apply/), 2, 'said once each');
 q1(q[SELECT es_register_upcaster('Divided', 1, $$jsonb_build_object('per', 100 / greatest((data->>'n')::int, 1))$$)]);

@@ -285,7 +285,7 @@ is($standby->safe_psql($db, "SELECT es_wait_for_projection('one', $last, '1min')
 is($standby->safe_psql($db, q[SELECT n FROM one WHERE stream = 'one-1']), 30, 'and then read it');
 is($standby->safe_psql($db, q[SELECT es_wait_for_projection('one', 1000000, '20ms')]), 'f', 'time can be up there');
 is($standby->safe_psql($db, q[SELECT status, mode, quarantined_streams FROM event_store.projection_status WHERE name = 'one']), 'running|async|0', 'views can be read');
-is($standby->safe_psql($db, 'SELECT count(*) FROM event_store.projection_quarantine'), 0, 'all of them');
+is($standby->safe_psql($db, 'SELECT count(*) FROM event_store.quarantine'), 0, 'all of them');
 is($standby->safe_psql($db, 'SELECT count(*) FROM event_store.rebuild_progress'), 0, 'there are');
 ($ret, $out, $err) = $standby->psql($db, q[SELECT es_run_projection('one')]);
 like($err, qr/cannot execute es_run_projection\(\) (in a read-only transaction|during recovery)/, 'it is not run there');
@@ -297,7 +297,7 @@ $standby->stop;
 
 # ---- dump and restore, with something left to do
 
-q1(q[SELECT es_pause_projection('one')]);
+q1(q[SELECT es_pause('one')]);
 append('one-1', 1, 2);
 append('one-4', 1);
 my $dump = $node->basedir . '/store.sql';
@@ -309,7 +309,7 @@ my $checkpoint = q[SELECT * FROM event_store.checkpoints WHERE projection = 'one
 is($node->safe_psql('restored', $checkpoint), q1($checkpoint), 'with checkpoints');
 is($node->safe_psql('restored', 'TABLE event_store.projections ORDER BY 1'), q1('TABLE event_store.projections ORDER BY 1'), 'and definitions');
 $node->safe_psql('restored', q[SELECT es_create_store()]);
-$node->safe_psql('restored', q[SELECT es_resume_projection('one')]);
+$node->safe_psql('restored', q[SELECT es_resume('one')]);
 is($node->safe_psql('restored', q[SELECT es_wait_for_projection('one', (SELECT max(position) FROM event_store.events), '1min')]), 't', 'the projection goes on there');
 is($node->safe_psql('restored', q[SELECT stream, n FROM one ORDER BY 1]), "one-1|50\none-2|20\none-3|10\none-4|10", 'without counting twice');
 is($node->safe_psql('restored', 'SELECT sum(n) FROM busy'), 33000, 'the others too');

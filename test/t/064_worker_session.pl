@@ -69,7 +69,7 @@ is(q1('SELECT DISTINCT who FROM other_who'), 'other_r/other_r', 'the next one wi
 project('op_r', 'bad', q[SELECT 1 / (CASE WHEN event_type = 'Bad' THEN 0 ELSE 1 END) FROM new_events]);
 q1(q[SELECT es_append('c-2', 0, 'Bad', '{}'); SELECT es_append('c-3', 0, 'T', '{}')]);
 ok(caught_up('bad') && caught_up('a') && caught_up('b'), 'a handler fails and the others go on');
-is(q1(q[SELECT count(*) FROM event_store.projection_quarantine WHERE name = 'bad']), '1', 'one call was quarantined');
+is(q1(q[SELECT count(*) FROM event_store.quarantine WHERE name = 'bad']), '1', 'one call was quarantined');
 is(q1('SELECT string_agg(DISTINCT who, $$ $$) FROM (SELECT who FROM who UNION ALL SELECT who FROM other_who) x'),
 	'op_r/op_r other_r/other_r', 'and each runs as itself');
 

@@ -198,7 +198,7 @@ ok(passed("held_$_", $held), 'both end when they can') for 1, 2;
 # ---- a checkpoint that somebody holds
 
 $holder = $node->background_psql($db);
-$holder->query_safe(q[BEGIN; SELECT es_pause_projection('p15')]);
+$holder->query_safe(q[BEGIN; SELECT es_pause('p15')]);
 my $pid = $holder->query_safe('SELECT pg_backend_pid()');
 is(status('p15', 'blocked_by'), "{$pid}", 'the status shows who holds a checkpoint');
 $holder->query_safe('ROLLBACK');

@@ -68,7 +68,7 @@ for my $code (qw(57014 08001 53100 58030 40001 55P03 57P03))
 	append('healthy-1', '{}');
 	ok(caught_up('healthy'), "$code: another one goes on");
 	q1('UPDATE raises SET code = NULL');
-	q1("SELECT es_resume_projection('$name')");
+	q1("SELECT es_resume('$name')");
 	ok(caught_up($name), "$code: it passes");
 	is(q1("SELECT count(*) FROM $name") . '|' . status($name, 'health, quarantined_streams'), '3|ok|0', "$code: each event once, and none blamed");
 }
@@ -119,7 +119,7 @@ ok(caught_up('words'), 'bad data, alone in its batch, whose error is of class 42
 append('words-3', '{"q": "cow"}');
 ok(caught_up('words'), 'stops nobody');
 is(status('words', 'health, quarantined_streams'), 'ok|1', 'and is an event of its own');
-is(q1(q[SELECT stream, error_code FROM event_store.projection_quarantine WHERE name = 'words']), 'words-2|42601', 'which one is known');
+is(q1(q[SELECT stream, error_code FROM event_store.quarantine WHERE name = 'words']), 'words-2|42601', 'which one is known');
 is(q1('SELECT string_agg(stream, $$ $$ ORDER BY stream) FROM words'), 'words-1 words-3', 'the others are applied');
 q1('DROP TABLE words');
 append('words-4', '{"q": "owl"}');

@@ -87,7 +87,7 @@ is(logged(qr/terminated by signal 9/), $crashes, 'and without a further crash');
 # ---- put right
 
 q1(q[CREATE OR REPLACE FUNCTION kill_itself(t text) RETURNS void LANGUAGE plpgsql AS $$BEGIN END$$]);
-q1(q[SELECT es_resume_projection('sick')]);
+q1(q[SELECT es_resume('sick')]);
 ok(until_true(qq[SELECT es_wait_for_projection('sick', $after, '1min')]), 'with another function it goes on');
 is(q1('SELECT count(*) FROM sick'), '4', 'with each event once');
 ok(until_true(q[SELECT health = 'ok' FROM event_store.projection_status WHERE name = 'sick']), 'and is well');

@@ -163,7 +163,9 @@ my %sensible = (
 	max_count => sub { return pick(1, 10, 1000) },
 	metadata => sub { return 'NULL' },
 	mode => sub { return pick(q['async'], q['async'], q['inline']) },
-	name => sub { return literal(pick(qw(p1 p2 p3))) },
+	name => sub { return literal(pick(qw(p1 p2 p3 s1 s2))) },
+	new_name => sub { return literal(pick(qw(p1 s1 s2 s3))) },
+	old_name => sub { return literal(pick(qw(s1 s2 s3 p1))) },
 	node => sub { return 0 },
 	occurred_at => sub { return 'NULL' },
 	of_type => sub { return pick('NULL', literal(type())) },
@@ -181,7 +183,7 @@ my %sensible = (
 	stream => sub { return literal(stream()) },
 	streams => sub { return array('text', \&stream) },
 	event_types => sub { return pick('NULL', "'{Deposited}'") },
-	subscription => sub { return literal(pick(qw(p1 p2 p3))) },
+	subscription => sub { return literal(pick(qw(s1 s2 s3))) },
 	tables => sub { return pick('NULL', "'{seen}'") },
 	timeout => sub { return q['10 ms'] },
 	position => sub { return int rand 50 },
@@ -195,6 +197,8 @@ my %sensible = (
 	trace => sub { return pick('true', 'false') },
 	transform => sub { return literal(pick('data', q[data || '{"new": 1}'], 'NULL::jsonb')) },
 	up_to_position => sub { return int rand 4 },
+	until => sub { return pick('NULL', q[now() + '1 ms'], q['infinity']) },
+	up_to_version => sub { return 1 + int rand 4 },
 	upcast => sub { return pick('true', 'false') },
 	valid_at => sub { return 'now()' },
 	version => sub { return pick(0, 1, 1) },
@@ -214,7 +218,7 @@ my @handlers = ('INSERT INTO seen SELECT stream, 1 FROM new_events', 'INSERT INT
 	'DELETE FROM seen; INSERT INTO seen SELECT stream, count(*) FROM new_events GROUP BY 1', '', ';', ';;', 'SELECT', 'COMMIT', 'ROLLBACK', 'SAVEPOINT s', 'BEGIN', 'CREATE TABLE fuzz_t (a int)',
 	'TRUNCATE seen', 'SET ROLE fuzz_app', 'RESET ROLE', 'LISTEN x', 'VACUUM', 'COPY seen FROM STDIN', 'COPY seen TO STDOUT', q[SELECT es_append(stream, -2, 'Copied', data) FROM new_events],
 	q[SELECT es_append('other-' || version, -2, 'Copied', data) FROM new_events WHERE event_type <> 'Copied'], q[SELECT es_run_projection('p1')], q[SELECT es_drop_projection('p1')],
-	q[SELECT es_pause_projection('p1')], 'INSERT INTO nowhere SELECT * FROM new_events', 'SELECT * FROM new_events a, new_events b', q[UPDATE new_events SET stream = 'x'], 'DELETE FROM event_store.log',
+	q[SELECT es_pause('p1')], 'INSERT INTO nowhere SELECT * FROM new_events', 'SELECT * FROM new_events a, new_events b', q[UPDATE new_events SET stream = 'x'], 'DELETE FROM event_store.log',
 	'WITH x AS (DELETE FROM seen RETURNING *) INSERT INTO seen SELECT * FROM x', 'DO $x$ BEGIN NULL; END $x$', q[SELECT set_config('search_path', 'x', false) FROM new_events],
 	'INSERT INTO seen SELECT event_type, schema_version FROM new_events', 'INSERT INTO seen VALUES ($1, 1)', 'SELECT es_create_store()', 'SELECT es_publish_mark()', 'SELECT es_load(stream) FROM new_events',
 	'MERGE INTO seen USING new_events e ON seen.stream = e.stream WHEN MATCHED THEN UPDATE SET n = n + 1 WHEN NOT MATCHED THEN INSERT VALUES (e.stream, 1)',
@@ -485,7 +489,7 @@ sub make_database
 		CREATE TABLE seen (stream text, n int);
 		GRANT ALL ON seen TO fuzz_app;
 		SELECT es_append('acct-1', 0, '[{"type": "Opened"}, {"type": "Deposited", "data": {"amount": 5}}]');
-		SELECT es_create_subscription('p1');
+		SELECT es_create_subscription('s1');
 	]);
 	return 1;
 }
@@ -532,9 +536,11 @@ while (time - $start < $seconds || (lacking() || keys %happened < @deeds - 1) &&
 	$node->safe_psql($database, qq[
 		SET default_transaction_read_only = off;
 		SELECT es_grant('$app', r) FROM unnest('{append,read,consume,import,define,operate}'::text[]) r;
-		SELECT es_create_subscription(s) FROM unnest('{p1,p2}'::text[]) s WHERE NOT EXISTS (SELECT FROM event_store.subscriptions WHERE name = s);
 		SELECT es_start_worker();
 		SELECT es_drop_projection(name) FROM event_store.projections;
+		SELECT es_drop_subscription(name) FROM event_store.subscriptions WHERE name LIKE 'p%';
+		SELECT es_create_subscription(s) FROM unnest('{s1,s2}'::text[]) s WHERE NOT EXISTS (SELECT FROM event_store.subscriptions WHERE name = s);
+		SELECT es_resume(name) FROM event_store.subscriptions;
 		SELECT es_create_projection('p1', 'INSERT INTO seen SELECT stream, 1 FROM new_events', tables => '{seen}');
 		SELECT es_create_projection('p2', 'INSERT INTO seen SELECT stream, 1 / (version % 3) FROM new_events', categories => '{acct}');
 		SELECT es_unregister_upcaster(event_type, from_version) FROM event_store.upcasters;

@@ -340,7 +340,7 @@ sub hide_rows
 	same("table of projection $name", ask($session, table_sql($name)), ModelProjection::table($model->{projections}{$name}));
 	ask($session, "ALTER TABLE proj_$name DISABLE ROW LEVEL SECURITY");
 	$model->{projections}{$name}{state} = 'failed';
-	agree('es_resume_projection', "SELECT es_resume_projection('$name')", sub { return ModelProjection::resume($model, $name) });
+	agree('es_resume', "SELECT es_resume('$name')", sub { return ModelProjection::resume($model, $name) });
 	agree('es_run_projection', "SELECT es_run_projection('$name')", sub { return ModelProjection::run($model, $name) });
 	$done{'rows hidden'}++;
 	return compare_projection($name);
@@ -916,7 +916,7 @@ sub quarantine_sql
 {
 	my ($name, $rebuild) = @_;
 
-	return sprintf q[SELECT stream, position, events, error_code, attempts, min(stream COLLATE "C") OVER (PARTITION BY together) FROM event_store.projection_quarantine
+	return sprintf q[SELECT stream, position, events, error_code, attempts, min(stream COLLATE "C") OVER (PARTITION BY together) FROM event_store.quarantine
 		WHERE name = %s AND %s rebuild ORDER BY stream COLLATE "C"], literal($name), $rebuild ? '' : 'NOT';
 }
 
@@ -970,7 +970,7 @@ sub pause_or_resume
 	my $name = a_projection();
 	my $what = $model->{projections}{$name} && $model->{projections}{$name}{state} eq 'paused' || chance(.3) ? 'resume' : 'pause';
 
-	return if agree("es_${what}_projection", "SELECT es_${what}_projection('$name')", sub { return ModelProjection->can($what)->($model, $name) });
+	return if agree("es_$what", "SELECT es_$what('$name')", sub { return ModelProjection->can($what)->($model, $name) });
 	return compare_projection($name);
 }
 
@@ -1015,6 +1015,30 @@ sub retry_quarantined
 	$done{'retry of something'}++ if $something;
 	return compare_projection($name);
 }
+
+sub skip_quarantined
+{
+	my @parked = grep { %{ $model->{projections}{$_}{parked} } } sort keys %{ $model->{projections} };
+	my $name = @parked && chance(.9) ? pick(@parked) : a_projection();
+	my $parked = $model->{projections}{$name} ? $model->{projections}{$name}{parked} : {};
+	my $stream = %$parked && chance(.9) ? pick(sort keys %$parked) : a_stream();
+
+	my $upto = a_version_in($stream, $parked->{$stream});
+	return if agree('es_skip_quarantined', skip_sql($name, $stream, $upto), sub { return ModelProjection::skip($model, $name, $stream, $upto) });
+	$done{'skip of something'}++ if $parked->{$stream};
+	return compare_projection($name);
+}
+
+# Often the version of an event at or behind a place in the stream.
+sub a_version_in
+{
+	my ($stream, $place) = @_;
+	my @versions = map { $_->{version} } grep { $_->{stream} eq $stream && (!$place || $_->{position} >= $place->{position}) } @{ $model->{log} };
+
+	return @versions && chance(.9) ? pick(@versions[ 0 .. ($#versions < 2 ? $#versions : 2) ]) : pick(-1, 0, 1, 1000);
+}
+
+sub skip_sql { my ($name, $stream, $upto) = @_; return sprintf q[SELECT es_skip_quarantined(%s, %s, %d, 'a test')], literal($name), literal($stream), $upto }
 
 sub drop_projection
 {
@@ -1092,7 +1116,20 @@ sub retry_subscription
 {
 	my ($name, $stream) = (a_subscription(), maybe(a_stream()));
 
-	return if agree('es_retry_quarantined_subscription', sprintf('SELECT es_retry_quarantined_subscription(%s, %s)', literal($name), sql($stream)), sub { refuse_level(); return ModelSubscription::retry($model, $name, $stream) });
+	return if agree('es_retry_quarantined', sprintf('SELECT es_retry_quarantined(%s, %s)', literal($name), sql($stream)), sub { ModelSubscription::find($model, $name); refuse_level(); return ModelSubscription::retry($model, $name, $stream) });
+	return compare_subscription($name);
+}
+
+sub skip_subscription
+{
+	my $name = a_subscription();
+	my $streams = $model->{subscriptions}{$name} ? $model->{subscriptions}{$name}{streams} : {};
+	my @quarantined = grep { defined $streams->{$_}{reason} } sort keys %$streams;
+	my $stream = @quarantined && chance(.9) ? pick(@quarantined) : a_stream();
+
+	my $upto = a_version_in($stream, $streams->{$stream});
+	return if agree('es_skip_quarantined', skip_sql($name, $stream, $upto), sub { ModelSubscription::find($model, $name); refuse_level(); return ModelSubscription::skip($model, $name, $stream, $upto) });
+	$done{'skip in a subscription'}++ if @quarantined;
 	return compare_subscription($name);
 }
 
@@ -1199,7 +1236,7 @@ sub detached
 		$done{'projection at a hole'}++;
 	}
 	same('ATTACH', ask($session, "ALTER TABLE event_store.log ATTACH PARTITION event_store.log_$low FOR VALUES FROM ($low) TO ($low + $size)"), '');
-	agree('es_resume_projection', "SELECT es_resume_projection('$name')", sub { return ModelProjection::resume($model, $name) }) if $name;
+	agree('es_resume', "SELECT es_resume('$name')", sub { return ModelProjection::resume($model, $name) }) if $name;
 	return compare_everything();
 }
 
@@ -1334,8 +1371,8 @@ my @things = (
 	(\&read_stream) x 10, (\&read_all) x 12, (\&small_answers) x 4,
 	(\&load) x 30, (\&load_valid_at) x 6, (\&load_category) x 5, (\&history) x 8,
 	(\&make_foreign_snapshot) x 5, (sub { put_foreign_snapshot() }) x 3, (\&snapshot) x 14, (\&drop_snapshots) x 2, (sub { register_aggregate(pick(@categories)) }) x 4, \&unregister_aggregate, (\&upcaster) x 7,
-	(\&create_projection) x 8, (\&run_projection) x 22, (\&pause_or_resume) x 4, (\&rebuild) x 8, (\&set_mode) x 5, (\&retry_quarantined) x 7, \&drop_projection,
-	(\&create_subscription) x 3, (\&fetch) x 20, (\&ack_or_nack) x 16, (\&retry_subscription) x 2, \&drop_subscription,
+	(\&create_projection) x 8, (\&run_projection) x 22, (\&pause_or_resume) x 4, (\&rebuild) x 8, (\&set_mode) x 5, (\&retry_quarantined) x 7, (\&skip_quarantined) x 4, \&drop_projection,
+	(\&create_subscription) x 3, (\&fetch) x 20, (\&ack_or_nack) x 16, (\&retry_subscription) x 2, (\&skip_subscription) x 2, \&drop_subscription,
 	(\&hold) x 2, \&let_go, (\&forbid_ddl) x 3, \&publish_all, \&rename_role, (\&hide_rows) x 3, (\&detached) x 2, (\&bad_call) x 4, \&publish);
 
 # A run without these has not tested what it should.
@@ -1344,8 +1381,8 @@ my %least = (
 	begin => 10, 'begin REPEATABLE READ' => 3, 'begin SERIALIZABLE' => 3, commit => 5, rollback => 5, 'rollback to savepoint' => 2, 'failed transaction' => 1, 'bad call' => 5, es_read => 10, es_read_all => 10, es_read_category => 10,
 	es_load => 10, es_load_version => 10, es_load_at => 5, es_load_valid_at => 5, 'es_load_category' => 3, 'es_load_category as of a time' => 2, es_history => 5,
 	'foreign snapshot' => 3, 'load past a foreign snapshot' => 3, es_snapshot => 10, es_drop_snapshots => 2, es_register_aggregate => 4, es_register_upcaster => 5, es_unregister_upcaster => 2,
-	es_create_projection => 5, es_run_projection => 20, es_rebuild_projection => 4, 'rebuild done' => 3, 'retry of something' => 2, 'to inline' => 1, 'to async' => 1,
-	es_fetch => 20, es_ack => 10, es_nack => 3, es_retry_quarantined_subscription => 2, 'es_ack: YE010' => 1, 	'DDL forbidden' => 2, 'rebuild done where DDL is forbidden' => 1, 'a projection of a table without a key: 55000' => 1, 'role renamed' => 2, 'acct folded by a role' => 1, 'rows hidden' => 1,
+	es_create_projection => 5, es_run_projection => 20, es_rebuild_projection => 4, 'rebuild done' => 3, 'retry of something' => 2, 'skip of something' => 1, 'skip in a subscription' => 1, 'to inline' => 1, 'to async' => 1,
+	es_fetch => 20, es_ack => 10, es_nack => 3, es_retry_quarantined => 2, 'es_ack: YE010' => 1, 	'DDL forbidden' => 2, 'rebuild done where DDL is forbidden' => 1, 'a projection of a table without a key: 55000' => 1, 'role renamed' => 2, 'acct folded by a role' => 1, 'rows hidden' => 1,
 	detached => 2, 'read all of a log with a hole: 55000' => 1, 'read a stream with a hole: 55000' => 1, 'load a stream with a hole: 55000' => 1, 'projection at a hole' => 1,
 	'held snapshot' => 2, 'appended under a held snapshot' => 20, crash => 1, restart => 1, terminated => 1, everything => 5);
 

@@ -29,6 +29,12 @@ for my $call (q[SELECT es_create_store()], q[SELECT es_append('account-1', 39, '
 	my (undef, undef, $error) = $node->psql($db, $call);
 	like($error, qr/has layout 1, but the library works with layout 2\nHINT:  Run SELECT es_upgrade_store\(\)/, "before the upgrade it is refused: $call");
 }
+# In 0.2 projections and subscriptions share their names.
+$node->safe_psql($db, q[UPDATE event_store.projections SET name = 'mail'; UPDATE event_store.checkpoints SET projection = 'mail']);
+my (undef, undef, $refused) = $node->psql($db, 'SELECT es_upgrade_store()');
+like($refused, qr/have the same name\nDETAIL:  These names are used twice: 'mail'.*\nHINT:  .*es_rename_subscription/, 'two of one name are refused');
+$node->safe_psql($db, q[SELECT es_rename_subscription('mail', 'post'); UPDATE event_store.projections SET name = 'payments'; UPDATE event_store.checkpoints SET projection = 'payments';
+	SELECT es_rename_subscription('post', 'mail')]);
 is($node->safe_psql($db, 'SELECT es_upgrade_store()'), 2, 'es_upgrade_store()');
 is($node->safe_psql($db, 'SELECT es_upgrade_store()'), 2, '... has nothing to do once more');
 $node->safe_psql($db, 'SELECT es_create_store()');

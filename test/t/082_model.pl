@@ -1254,14 +1254,16 @@ my @bad = (
 	[ q[SELECT es_register_aggregate('acct', fold => 'state || now()::text')], 'ANY' ], [ q[SELECT es_register_aggregate('acct')], '22023' ],
 	[ q[SELECT es_register_aggregate('acct', rules => '{"A": {"plus": {"a": "b"}}}')], '22023' ], [ q[SELECT es_register_upcaster('A', 1, 'nothing')], '42703' ],
 	[ q[DELETE FROM event_store.log], 'YE005' ], [ q[UPDATE event_store.log SET data = '{}'], 'YE005' ], [ q[TRUNCATE event_store.log], 'YE005' ],
-	[ q[SELECT es_run_projection('nobody')], 'YE008' ], [ q[SELECT es_fetch('nobody')], 'YE008' ], [ q[SELECT es_create_projection('bad', 'INSERT INTO nowhere SELECT 1')], '42P01' ]);
+	[ q[SELECT es_run_projection('nobody')], 'YE008' ], [ q[SELECT es_fetch('nobody')], 'YE008', '0A000' ], [ q[SELECT es_create_projection('bad', 'INSERT INTO nowhere SELECT 1')], '42P01' ]);
 
 sub bad_call
 {
-	my ($sql, $sqlstate) = @{ pick(@bad) };
+	my ($sql, $sqlstate, $above) = @{ pick(@bad) };
 	my $answer = ask($session, $sql);
 
 	$done{'bad call'}++;
+	# That it is above READ COMMITTED comes first.
+	$sqlstate = $above if $level && defined $above;
 	$sqlstate = $answer =~ s/^ERROR //r if $sqlstate eq 'ANY' && $answer =~ /^ERROR 42/;
 	same($sql, $answer, "ERROR $sqlstate");
 	return aborted();

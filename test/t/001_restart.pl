@@ -43,7 +43,7 @@ sub highest_position
 
 append('counter-1', 0, 1);
 append('counter-1', 1, 2);
-my (undef, $before) = append('counter-2', 'NULL', 3);
+my (undef, $before) = append('counter-2', -2, 3);
 my $events = all_events();
 is(scalar(split /\n/, $events), 3, 'three events are there');
 

@@ -80,7 +80,7 @@ typedef struct EsConsumerKind
 extern void es_consumer_register(const EsConsumerKind *kind);
 extern void es_consumer_lock(void);
 extern void es_consumer_claim_name(const char *its_kind, const char *name);
-extern void es_consumer_not_quarantined(const char *kind, const char *name, const char *stream) pg_attribute_noreturn();
+ES_NORETURN extern void es_consumer_not_quarantined(const char *kind, const char *name, const char *stream);
 extern void es_consumer_check_skip(const text *stream, int64 upto, int64 first, int64 last);
 
 /* ---------------------------------------------------------------- name */

@@ -22,7 +22,7 @@ typedef struct EsSubscription
 extern text *es_subscription_argument(FunctionCallInfo fcinfo, int n, const char *name);
 extern text *es_consumer_argument(FunctionCallInfo fcinfo, int n);
 extern void es_subscription_check_transaction(const char *function);
-extern void es_subscription_unknown(const text *name) pg_attribute_noreturn();
+ES_NORETURN extern void es_subscription_unknown(const text *name);
 extern void es_subscription_find(const text *name, bool lock, MemoryContext context, EsSubscription *sub);
 
 #endif							/* ES_SUBSCRIPTION_DEFINITION_H */

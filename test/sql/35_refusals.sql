@@ -115,7 +115,7 @@ SELECT version FROM es_append('str-1', 0, '[{"type": "T", "data": "{x}"}, {"type
 SET timezone = 'America/New_York';
 SET datestyle = 'SQL, DMY';
 SELECT pg_temp.try(format($$SELECT es_append('no-1', 0, '[{"type": "T", "occurred_at": "%s"}]')$$, t))
-FROM unnest('{2026-01-02T10:00:00,2026-01-02 10:00,2026-01-02,01/02/2026,now,tomorrow,infinity,"",2026-01-02T10:00:00 Europe/Paris,2026-01-02T10:00:00 UTC,20260102T100000Z,2026-01-02T10Z,2026-01-02T10:00:00Zulu,2026-01-02T10:00:00+1,2026-13-02T10:00:00Z,2026-02-30T10:00:00Z}'::text[]) t;
+FROM unnest('{2026-01-02T10:00:00,2026-01-02 10:00,2026-01-02,01/02/2026,now,tomorrow,infinity,"",2026-01-02T10:00:00 Europe/Paris,2026-01-02T10:00:00 UTC,20260102T100000Z,2026-01-02T10Z,2026-01-02T10:00:00Zulu,2026-01-02T10:00:00+1,2026-11-31T10:00:00Z,2026-02-30T10:00:00Z}'::text[]) t;
 SELECT pg_temp.try($$SELECT es_append('no-1', 0, '[{"type": "T", "occurred_at": 1767348000}]')$$);
 SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, occurred_at) VALUES ('no-1', 'T', '2026-01-02T10:00:00Z'), ('no-1', 'T', '2026-01-02T10:00:00')$$);
 SELECT pg_temp.try($$INSERT INTO event_store.import (stream, event_type, occurred_at) SELECT 'no-1', 'T', timestamp '2026-01-02 10:00:00'$$);

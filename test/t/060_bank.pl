@@ -143,7 +143,7 @@ my @kinds = (('plain') x 10, ('expected') x 5, ('savepoint') x 3, ('two') x 3, (
 sub transfer
 {
 	my ($transfer, $from, $to, $amount, $versions) = @_;
-	my ($v, $w) = map { defined $_ ? $_ : 'null' } @{ $versions // [] }[ 0, 1 ];
+	my ($v, $w) = map { defined $_ ? $_ : '"any"' } @{ $versions // [] }[ 0, 1 ];
 
 	return qq[SELECT count(*) FROM es_append_multi('[
 		{"stream": "account-$from", "expected_version": $v, "events": [{"type": "Withdrawn", "data": {"amount": -$amount, "transfer": "$transfer"}}]},

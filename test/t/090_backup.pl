@@ -58,7 +58,7 @@ sub check
 is($node->safe_psql($db, 'SELECT count(*) > 2 FROM event_store.partitions'), 't', 'there are several partitions');
 like($contents, qr/event_store\.$_\|[1-9]/, "there are rows in $_")
 	for qw(log_0 heads append_keys batch_keys grants aggregates upcasters event_checks snapshots projections checkpoints
-	quarantine subscriptions subscription_streams subscription_consumers epochs);
+	quarantined_streams subscriptions subscription_streams subscription_consumers epochs);
 is(last_line($node, $db, q[SELECT count(*) FROM event_store.projection_status WHERE lag_events > 0 AND mode = 'async']), 1,
 	'a projection is behind');
 my $old_epoch = last_line($node, $db, 'SELECT es_epoch()');

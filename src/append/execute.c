@@ -200,7 +200,7 @@ static void
 wrong_versions(const EsCall *call)
 {
 	StringInfoData detail;
-	const EsCallStream *first = NULL;
+	const EsCallStream *first = call->streams;
 	int			misfits = 0;
 
 	initStringInfo(&detail);
@@ -211,7 +211,7 @@ wrong_versions(const EsCall *call)
 
 		if (fits(stream, element))
 			continue;
-		if (first == NULL)
+		if (misfits == 0)
 			first = stream;
 		if (misfits++ >= NAMED_MISFITS)
 			continue;

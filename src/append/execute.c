@@ -252,13 +252,13 @@ look_behind(const EsCall *call, const OrderedStream *order, int last)
 }
 
 /*
- * Whether a try is refused already by what is committed. It is asked before names are made, which would stay behind. (What is
- * a retry needs no new name.)
+ * Whether a try is refused already by what is committed. It is asked before names are made, which would stay behind. What may be
+ * a retry is not asked: it may be known by then under a name that is new to us, and another one with its key is an error (YE002).
  */
 static bool
 cannot_fit(const EsCall *call, const OrderedStream *order)
 {
-	if (!call->tries)
+	if (!call->tries || call->key_count > 0 || call->id_count > 0)
 		return false;
 	look_behind(call, order, -1);
 	for (int e = 0; e < call->element_count; e++)

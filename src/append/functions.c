@@ -182,6 +182,9 @@ parse_time(const char *string)
 	return TimestampTzGetDatum(es_occurred_at(string));
 }
 
+/* Of es_append of one event. */
+#define ONE_EVENT_ARGUMENTS	9
+
 /* es_append of one event, whose data, metadata, id and time are given as text. */
 Datum
 es_append_one_text(PG_FUNCTION_ARGS)
@@ -193,11 +196,19 @@ es_append_one_text(PG_FUNCTION_ARGS)
 		Datum		(*parse) (const char *);
 	}			texts[] = {{3, "data", parse_json}, {4, "metadata", parse_json}, {5, "event_id", parse_id}, {6, "occurred_at", parse_time}};
 
+	LOCAL_FCINFO(parsed, ONE_EVENT_ARGUMENTS);
+	Datum		result;
+
+	/* Not in place: the executor puts an argument that is a constant there once, and not for each row. */
+	Assert(PG_NARGS() == ONE_EVENT_ARGUMENTS);
+	memcpy(parsed, fcinfo, SizeForFunctionCallInfo(ONE_EVENT_ARGUMENTS));
 	for (int i = 0; i < lengthof(texts); i++)
 		if (!PG_ARGISNULL(texts[i].argument))
-			fcinfo->args[texts[i].argument].value = parse_text(texts[i].name, texts[i].parse,
+			parsed->args[texts[i].argument].value = parse_text(texts[i].name, texts[i].parse,
 															   PG_GETARG_DATUM(texts[i].argument));
-	return es_append(fcinfo);
+	result = es_append(parsed);
+	fcinfo->isnull = parsed->isnull;
+	return result;
 }
 
 static Datum

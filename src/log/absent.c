@@ -22,8 +22,8 @@
 #include "log/log.h"
 
 /*
- * The hashes of the names that the open transaction has locked and not given back. A rollback to a savepoint releases
- * locks, but takes nothing out of here: es_absent_too_many() does.
+ * The hashes of the names that the open transaction has locked and not given back, each once, but for those of streams that it has
+ * made meanwhile. A rollback to a savepoint releases locks, but takes nothing out of here: es_absent_too_many() does.
  */
 static uint64 held[ES_MAX_ABSENT + 1];
 static int	held_count = 0;
@@ -41,6 +41,16 @@ lock_of(uint64 hash)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, ES_LOCK_STREAM_NAME);
 	return tag;
+}
+
+/* The place of a name in held[]; -1: it is not there. */
+static int
+place_of(uint64 hash)
+{
+	for (int i = held_count - 1; i >= 0; i--)
+		if (held[i] == hash)
+			return i;
+	return -1;
 }
 
 /* Whether the open transaction holds more of these locks than it may. Then it must give one back before it takes another. */
@@ -69,7 +79,8 @@ es_absent_lock(const text *name)
 	if (es_absent_too_many())	/* before the lock: a name that was given back may be this one */
 		elog(ERROR, "too many names of streams are locked");
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	held[held_count++] = hash;
+	if (place_of(hash) < 0)
+		held[held_count++] = hash;
 }
 
 /* Gives the lock back. The same transaction may have taken it more than once; then it is kept. */
@@ -78,14 +89,26 @@ es_absent_unlock(const text *name)
 {
 	uint64		hash = hash_of(name);
 	LOCKTAG		tag = lock_of(hash);
+	int			place = place_of(hash);
 
 	(void) LockRelease(&tag, ExclusiveLock, false);
-	for (int i = held_count - 1; i >= 0; i--)
-		if (held[i] == hash)
-		{
-			held[i] = held[--held_count];
-			break;
-		}
+	if (place >= 0 && !es_lock_held_by_me(&tag, ExclusiveLock))
+		held[place] = held[--held_count];
+}
+
+/*
+ * Gives the lock back when the stream has been made: its row is the lock from then on. Where the transaction has taken the lock
+ * more than once it is kept, but it does not count any more.
+ */
+void
+es_absent_made(const text *name)
+{
+	int			place;
+
+	es_absent_unlock(name);
+	place = place_of(hash_of(name));
+	if (place >= 0)
+		held[place] = held[--held_count];
 }
 
 /* Refuses a call that would hold too many. */

@@ -9,6 +9,7 @@
 
 extern void es_absent_lock(const text *name);
 extern void es_absent_unlock(const text *name);
+extern void es_absent_made(const text *name);
 extern bool es_absent_is_locked(const text *name);
 extern void es_absent_end_of_transaction(void);
 

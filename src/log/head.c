@@ -382,7 +382,7 @@ es_head_insert(EsHeads *heads, const text *name, EsHead *head)
 	head->tid = heads->rows.slot->tts_tid;
 	es_newest_written(hash_name(heads, name), &head->tid);
 	ExecClearTuple(heads->rows.slot);
-	es_absent_unlock(name);
+	es_absent_made(name);
 }
 
 /* Takes back what es_head_insert() has done, in a later command. Whoever wants to make the stream waits for our transaction. */

@@ -480,8 +480,8 @@ attempt_batch(void *arg)
 	if (attempt->group == 0)
 		after.cursor = batch->next;
 	after.failures = attempt->failures;
-	/* It has come through what may have crashed the server. */
-	after.suspect = checkpoint->suspect && batch->more;
+	/* It has come through what may have crashed the server; what is in quarantine says nothing of that. */
+	after.suspect = checkpoint->suspect && (attempt->group != 0 || batch->more);
 	after.begun = 0;
 	after.quarantined = es_quarantine_count(attempt->quarantine);
 	ES_FAULT(before_checkpoint);

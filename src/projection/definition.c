@@ -269,15 +269,18 @@ es_projection_change(const char *table, const char *statement, const char *name)
 
 /*
  * Waits for a batch that is being run, and lets no other begin until the end of the transaction. The checkpoint of a
- * rebuild is locked before that of the projection, in the same order as a rebuild locks them.
+ * rebuild is locked before that of the projection, in the same order as a rebuild locks them. False: there is none, as far
+ * as this transaction can see.
  */
-static void
+static bool
 lock_checkpoints(const char *name)
 {
-	(void) es_projection_change(NULL,
-								"SELECT FROM event_store.checkpoints WHERE projection = $1"
-								" ORDER BY rebuild DESC FOR UPDATE", name);
+	bool		locked = es_projection_change(NULL,
+											  "SELECT FROM event_store.checkpoints WHERE projection = $1"
+											  " ORDER BY rebuild DESC FOR UPDATE", name) > 0;
+
 	(void) es_store_now();		/* notices what was committed meanwhile */
+	return locked;
 }
 
 /* Notes that a projection has failed. That is in its status; the journal has what was commanded. The checkpoint is locked. */
@@ -310,13 +313,29 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(name);
 }
 
-/* Finds a projection, and locks it: waits for a batch that is being run. */
+/*
+ * Finds a projection, and locks it: waits for a batch that is being run. Definitions are those of now; a checkpoint that is newer
+ * than the transaction's snapshot cannot be locked.
+ */
 EsProjection *
 es_projection_lock(const char *name)
 {
-	(void) es_projection_get(name);
-	lock_checkpoints(name);
-	return es_projection_get(name);
+	for (int tries = 0; tries < 10; tries++)
+	{
+		(void) es_projection_get(name);
+		if (lock_checkpoints(name))
+			return es_projection_get(name);
+		if (IsolationUsesXactSnapshot())
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent update"),
+					 errdetail("Projection \"%s\" has been created since the transaction began.", name)));
+		/* It was dropped and created anew while we waited. */
+		CHECK_FOR_INTERRUPTS();
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("projection \"%s\" has no checkpoint", name)));
 }
 
 /* The beginning of each function that changes a projection: its name, and the projection locked. */
@@ -470,9 +489,9 @@ es_projection_check_tables(const char *projection, const List *relids)
 	values[0] = CStringGetTextDatum(projection);
 	values[1] = PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
 	es_sql_begin(&sql, es_store()->owner);
-	if (es_sql_run_args("SELECT p.name, (SELECT min(t) FROM unnest(p.tables) t WHERE t = ANY ($2))"
-						" FROM event_store.projections p WHERE p.name <> $1 AND p.tables && $2 ORDER BY p.name LIMIT 1",
-						2, types, values, NULL) > 0)
+	if (es_sql_run_latest_args("SELECT p.name, (SELECT min(t) FROM unnest(p.tables) t WHERE t = ANY ($2))"
+							   " FROM event_store.projections p WHERE p.name <> $1 AND p.tables && $2 ORDER BY p.name LIMIT 1",
+							   2, types, values) > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
 		TupleDesc	desc = SPI_tuptable->tupdesc;

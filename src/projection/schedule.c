@@ -54,6 +54,7 @@
 #define LONGEST_LOCK_TIMEOUT 10000
 #define DROPPED_INTERVAL	100		/* while somebody drops the extension, and may roll back */
 #define ALONE_WAIT			2000	/* for other workers to end what they are at */
+#define ALONE_PAUSE			10000	/* after that was in vain */
 #define ALONE_STEP			10
 #define BUSY_INTERVAL		50		/* while slow projections wait for a worker */
 
@@ -140,7 +141,7 @@ run_locked(EsProjection *projection, EsCheckpoint *checkpoint, int64 mark, bool 
 
 	if (ahead)
 	{
-		/* What was passed is the same with all upcasters that lead from and to the same types (es_upcasters_hash()). */
+		/* What was passed was passed with the upcasters of now (es_upcasters_hash()). */
 		es_upcaster_set(es_definitions(), projection->filter.types, projection->filter.all_types, before);
 		task->ahead = before;
 		advance(checkpoint, after->known);
@@ -283,6 +284,12 @@ run_one(const EsCandidate *candidate, int64 mark, bool *open, TimestampTz *wake_
 	/* The task is still ours, and so is the database, if it is to be. */
 	if (attempt == ES_ATTEMPT_BEGUN || (attempt == ES_ATTEMPT_ALONE && await_alone()))
 		return run_one(candidate, mark, open, wake_at, once_more);
+	if (attempt == ES_ATTEMPT_ALONE)
+	{
+		/* The others have waited, and have their time first. */
+		after.retry_at = TimestampTzPlusMilliseconds(after.ran_at = GetCurrentTimestamp(), ALONE_PAUSE);
+		*wake_at = after.retry_at;
+	}
 	*once_more |= es_task_end(ran ? &after : NULL);
 	/* A commit that has stored nothing has told nobody. */
 	if (result == ES_NOTHING && es_shared_watched())
@@ -580,6 +587,8 @@ store_positions(void)
 
 		if (es_checkpoint_lock(lfirst(lc), false, false, &checkpoint) &&
 			(projection = es_projection_find(lfirst(lc))) != NULL &&
+		/* Why it waits is in the row: that stays. */
+			checkpoint.attempts == 0 && checkpoint.retry_at == 0 && checkpoint.begun == 0 &&
 			es_task_read(&projection->task, false, &state) && is_ahead(&state, projection, &checkpoint))
 		{
 			uint8		upcasters[ES_DIGEST_LEN];

@@ -144,6 +144,16 @@ SELECT es_revoke('es_test_append', 'append'), es_revoke('es_test_both', 'append'
 DROP OWNED BY es_test_append, es_test_read, es_test_both;
 DROP ROLE es_test_append, es_test_read, es_test_both;
 
+-- one at a time, and appended to; and one name again and again
+DO $$ BEGIN
+    FOR i IN 1 .. 100 LOOP
+        PERFORM es_lock_stream('each-' || i);
+        PERFORM es_append('each-' || i, 0, 'T', '{}');
+        PERFORM es_lock_stream('each-none');
+    END LOOP;
+END $$;
+SELECT count(*) FROM es_list_streams('each');
+
 SELECT * FROM es_check();
 DROP VIEW holding;
 DROP FUNCTION try;

@@ -82,6 +82,9 @@ SELECT version, metadata - '$by' AS others, metadata -> '$by' ->> 'session_user'
     (metadata -> '$by' ->> 'client_addr') IS NOT DISTINCT FROM host(inet_client_addr()) AS address, (SELECT string_agg(k, ' ') FROM jsonb_object_keys(metadata -> '$by') k) AS keys
 FROM es_read('by-1');
 SELECT count(*) FROM es_check('all');
+-- constants, in more than one row
+SELECT (es_append_text('row-' || g, 0, 'T', '{"a": 1}', '{"b": 2}', NULL, '2026-01-02T10:00:00Z')).version FROM generate_series(1, 3) g;
+SELECT data, metadata - '$by' AS metadata, occurred_at = '2026-01-02T10:00:00Z' AS at FROM es_read_category('row');
 RESET application_name;
 SELECT es_revoke('es_test_stamped', 'append'), es_revoke('es_test_stamped', 'import'), es_revoke('es_test_stamped', 'read');
 DROP OWNED BY es_test_stamped;

@@ -32,6 +32,18 @@ END $$;
 DROP VIEW event_store.projection_quarantine, event_store.subscription_quarantine;
 ALTER TABLE event_store.quarantine RENAME TO quarantined_streams;
 ALTER TABLE event_store.quarantined_streams RENAME CONSTRAINT quarantine_pkey TO quarantined_streams_pkey;
+-- From PostgreSQL 18 on NOT NULL has a name too.
+DO $$
+DECLARE
+    old name;
+BEGIN
+    FOR old IN
+        SELECT c.conname FROM pg_constraint c WHERE c.conrelid = 'event_store.quarantined_streams'::regclass AND c.contype = 'n'
+    LOOP
+        EXECUTE format('ALTER TABLE event_store.quarantined_streams RENAME CONSTRAINT %I TO %I', old,
+            regexp_replace(old, '^quarantine_', 'quarantined_streams_'));
+    END LOOP;
+END $$;
 ALTER TABLE event_store.subscriptions ADD COLUMN paused boolean NOT NULL DEFAULT false, ADD COLUMN paused_until timestamptz,
     ADD COLUMN pause_reason text;
 COMMENT ON TABLE event_store.quarantined_streams IS 'streams whose events a projection has in quarantine, from a position on';

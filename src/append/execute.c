@@ -246,8 +246,11 @@ look_behind(const EsCall *call, const OrderedStream *order, int last)
 		return;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	for (int i = last + 1; i < call->stream_count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
 		if (!es_stream_find(nth(order, i)->name, snapshot, &nth(order, i)->head))
 			memset(&nth(order, i)->head, 0, sizeof(EsHead));
+	}
 	UnregisterSnapshot(snapshot);
 }
 
@@ -377,6 +380,7 @@ make_absent(EsHeads *heads, const OrderedStream *order, int first, int last)
 	{
 		EsCallStream *stream = nth(order, i);
 
+		CHECK_FOR_INTERRUPTS();
 		if (!stream->absent || !stream->writes)
 			continue;
 		es_head_identify(&stream->head, stream->category);

@@ -187,6 +187,9 @@ filter_argument(FunctionCallInfo fcinfo, int n, const char *argument, List **nam
 static void
 filter_types(FunctionCallInfo fcinfo, int n, EsScan *scan)
 {
+	/* The function of version 0.1 of the extension may not have it. */
+	if (PG_NARGS() <= n)
+		return;
 	scan->filter_types = filter_argument(fcinfo, n, "event_types", &scan->type_names);
 	scan->types = es_name_ids(ES_EVENT_TYPE, scan->type_names);
 }
@@ -202,6 +205,8 @@ nothing_wanted(const EsScan *scan)
 static bool
 backward_argument(FunctionCallInfo fcinfo, int n)
 {
+	if (PG_NARGS() <= n)
+		return false;
 	if (PG_ARGISNULL(n))
 		es_null_argument("backward");
 	return PG_GETARG_BOOL(n);

@@ -14,6 +14,7 @@ $node->init(allows_streaming => 1);
 $node->append_conf('postgresql.conf', q[
 max_prepared_transactions = 5
 wal_writer_delay = 10s
+shared_buffers = 32MB
 autovacuum = off
 checkpoint_timeout = 1h
 log_min_messages = log

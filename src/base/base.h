@@ -315,6 +315,15 @@ typedef enum EsNews
 	ES_NEWS_PROGRESS
 } EsNews;
 
+/* An area of shared memory: attach() is called with it when the server starts and after each crash, then fresh, of zeroes. */
+typedef struct EsSharedArea
+{
+	const char *name;
+	Size		size;
+	void		(*attach) (void *memory, bool fresh);
+} EsSharedArea;
+
+extern void es_shared_ask_for(const EsSharedArea *area);
 extern void es_shared_init(void);
 extern EsSharedDatabase *es_shared(void);
 extern bool es_shared_available(void);

@@ -35,6 +35,8 @@ static EsShared *shared = NULL;
 static EsSharedDatabase *ours = NULL;
 static int	counted = -1;		/* the kind of news that this session is counted as waiting for */
 
+static const EsSharedArea *areas[2];
+static int	area_count = 0;
 static shmem_request_hook_type next_request_hook = NULL;
 static shmem_startup_hook_type next_startup_hook = NULL;
 
@@ -60,43 +62,68 @@ request_hook(void)
 {
 	if (next_request_hook != NULL)
 		next_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(EsShared)));
+	for (int i = 0; i < area_count; i++)
+		RequestAddinShmemSpace(MAXALIGN(areas[i]->size));
 }
 
 /* Makes the shared memory. Runs again after a crash, with fresh memory. */
 static void
 startup_hook(void)
 {
-	bool		found;
-
 	if (next_startup_hook != NULL)
 		next_startup_hook();
-	ours = NULL;
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("event_store", sizeof(EsShared), &found);
-	if (!found)
+	for (int i = 0; i < area_count; i++)
 	{
-		memset(shared, 0, sizeof(EsShared));
-		SpinLockInit(&shared->mutex);
-		pg_atomic_init_u32(&shared->early_release, 0);
-		for (int i = 0; i < ES_SHARED_DATABASES; i++)
-			init_entry(&shared->databases[i]);
-		for (int i = 0; i < ES_SHARED_HINTS; i++)
-			pg_atomic_init_u64(&shared->hints[i], 0);
+		bool		found;
+		void	   *memory = ShmemInitStruct(areas[i]->name, areas[i]->size, &found);
+
+		if (!found)
+			memset(memory, 0, areas[i]->size);
+		areas[i]->attach(memory, !found);
 	}
 	LWLockRelease(AddinShmemInitLock);
+}
+
+/* Asks for an area of shared memory, where the library is being preloaded; else there will be none. */
+void
+es_shared_ask_for(const EsSharedArea *area)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	Assert(area_count < lengthof(areas));
+	if (area_count == 0)
+	{
+		next_request_hook = shmem_request_hook;
+		shmem_request_hook = request_hook;
+		next_startup_hook = shmem_startup_hook;
+		shmem_startup_hook = startup_hook;
+	}
+	areas[area_count++] = area;
+}
+
+static void
+attach(void *memory, bool fresh)
+{
+	ours = NULL;
+	shared = memory;
+	if (!fresh)
+		return;
+	SpinLockInit(&shared->mutex);
+	pg_atomic_init_u32(&shared->early_release, 0);
+	for (int i = 0; i < ES_SHARED_DATABASES; i++)
+		init_entry(&shared->databases[i]);
+	for (int i = 0; i < ES_SHARED_HINTS; i++)
+		pg_atomic_init_u64(&shared->hints[i], 0);
 }
 
 /* Called once, when the library is loaded. */
 void
 es_shared_init(void)
 {
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-	next_request_hook = shmem_request_hook;
-	shmem_request_hook = request_hook;
-	next_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_hook;
+	static const EsSharedArea area = {"event_store", sizeof(EsShared), attach};
+
+	es_shared_ask_for(&area);
 }
 
 /* Whether there is shared memory, and so background processes: the library was preloaded. */

@@ -58,7 +58,6 @@ extern EsDispatch *es_dispatch_create(int count, const EsFilter *const *filters)
 extern void es_dispatch_free(EsDispatch *dispatch);
 extern int64 es_dispatch_scan(EsDispatch *dispatch, Snapshot snapshot, const int64 *known, Bitmapset **asked,
 							  int64 upto, int64 at_most);
-extern uint64 es_upcasters_hash(void);
 
 /* ---------------------------------------------------------------- renamed */
 
@@ -77,11 +76,22 @@ typedef struct EsConsumerKind
 	int64		(*skip) (char *name, text *stream, int64 upto_version);
 } EsConsumerKind;
 
+/* Events of a stream in quarantine that are to be skipped. */
+typedef struct EsSkip
+{
+	int64		version;		/* of the first event there (0: not known); then of the first one that is left */
+	int64		position;		/* the same; 0: none is left */
+	int64		skipped;		/* events up to the version */
+	int64		left;			/* events behind it */
+} EsSkip;
+
 extern void es_consumer_register(const EsConsumerKind *kind);
 extern void es_consumer_lock(void);
 extern void es_consumer_claim_name(const char *its_kind, const char *name);
 ES_NORETURN extern void es_consumer_not_quarantined(const char *kind, const char *name, const char *stream);
-extern void es_consumer_check_skip(const text *stream, int64 upto, int64 first, int64 last);
+extern void es_consumer_find_skip(const EsFilter *filter, const text *stream, int64 upto_version, int64 upto_position, bool whole_calls,
+								  EsSkip *skip);
+extern text *es_reason_argument(FunctionCallInfo fcinfo, int n);
 
 /* ---------------------------------------------------------------- name */
 

@@ -16,10 +16,13 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "store/store.h"
+#include "log/log.h"
+#include "state/state.h"
 #include "consumer/consumer.h"
 
 PG_FUNCTION_INFO_V1(es_pause);
@@ -126,22 +129,19 @@ begin(FunctionCallInfo fcinfo, const char *function, char **name)
 	return kind;
 }
 
-/* NULL where it is NULL. */
-static char *
-reason_argument(FunctionCallInfo fcinfo, int n)
+/* The argument reason. It may be stored with each of 100,000 streams. */
+text *
+es_reason_argument(FunctionCallInfo fcinfo, int n)
 {
-	text	   *reason;
+	text	   *reason = es_text_argument(fcinfo, n, "reason");
 
-	if (PG_ARGISNULL(n))
-		return NULL;
-	reason = PG_GETARG_TEXT_PP(n);
 	if (VARSIZE_ANY_EXHDR(reason) > MAX_REASON)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("argument reason is too long"),
 				 errdetail("It has %zu bytes; at most %d are stored.", (size_t) VARSIZE_ANY_EXHDR(reason), MAX_REASON),
 				 errhint("Keep a long text elsewhere, and say here where.")));
-	return text_to_cstring(reason);
+	return reason;
 }
 
 /* es_pause(name, until, reason) */
@@ -149,7 +149,7 @@ Datum
 es_pause(PG_FUNCTION_ARGS)
 {
 	TimestampTz until = PG_ARGISNULL(1) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(1);
-	char	   *reason = reason_argument(fcinfo, 2);
+	char	   *reason = PG_ARGISNULL(2) ? NULL : text_to_cstring(es_reason_argument(fcinfo, 2));
 	char	   *name;
 	const EsConsumerKind *kind = begin(fcinfo, "es_pause()", &name);
 
@@ -210,22 +210,67 @@ es_skip_quarantined(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(2))
 		es_null_argument("up_to_version");
 	upto = PG_GETARG_INT64(2);
-	(void) es_text_argument(fcinfo, 3, "reason");
-	reason = reason_argument(fcinfo, 3);
+	reason = text_to_cstring(es_reason_argument(fcinfo, 3));
 	kind = begin(fcinfo, "es_skip_quarantined()", &name);
 	count = kind->skip(name, stream, upto);
 	es_journal_skip(kind->kind, name, text_to_cstring(stream), upto, reason);
 	PG_RETURN_INT64(count);
 }
 
-/* up_to_version of es_skip_quarantined() is of no event that is in quarantine; first and last are. */
+/*
+ * Goes through the events of a stream that are in quarantine: those that pass the filter, from the first one on, up to a position. With
+ * whole_calls, a call that reaches beyond that position ends it. Counts what there is on both sides of a version, and finds where the
+ * stream goes on behind it. Refuses a version that is not in quarantine.
+ */
 void
-es_consumer_check_skip(const text *stream, int64 upto, int64 first, int64 last)
+es_consumer_find_skip(const EsFilter *filter, const text *stream, int64 upto_version, int64 upto_position, bool whole_calls,
+					  EsSkip *skip)
 {
-	if (upto < first || upto > last)
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EsScan	   *scan = es_scan_create(snapshot);
+	EsFilterIds ids;
+	EsHead		head;
+	TupleTableSlot *slot;
+	int64		begin = skip->position;
+	int64		first = 0;
+	int64		last = 0;
+	int			settings = es_settings_open(NULL);
+
+	if (!es_stream_find(stream, snapshot, &head))
+		elog(ERROR, "stream \"%s\" has no head", text_to_cstring(stream));
+	es_filter_resolve(filter, es_upcast_begin(es_definitions()), &ids);
+	es_filter_scan(&ids, scan);
+	/* One that cannot be upcast is in quarantine too, perhaps for that. */
+	scan->catch_failures = true;
+	scan->until_position = upto_position;
+	es_scan_stream_after(scan, stream, &head, Max(skip->version, 1), head.version, skip->version == 0 ? 0 : begin - 1);
+	skip->version = skip->position = 0;
+	while ((slot = es_scan_next(scan)) != NULL)
+	{
+		int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
+
+		if (position < begin)
+			continue;
+		if (whole_calls && position + DatumGetInt32(es_row_column(slot, Anum_log_rest)) > upto_position)
+			break;
+		last = DatumGetInt64(es_row_column(slot, Anum_log_version));
+		if (first == 0)
+			first = last;
+		if (last <= upto_version)
+			skip->skipped++;
+		else if (skip->left++ == 0)
+		{
+			skip->version = last;
+			skip->position = position;
+		}
+	}
+	es_settings_close(settings);
+	es_scan_end(scan);
+	/* Where upcasters leave nothing of them any more, no version is right, and any ends it. */
+	if (first != 0 && (upto_version < first || upto_version > last))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument up_to_version must be between %lld and %lld", (long long) first, (long long) last),
 				 errdetail("It is %lld; these are the versions of stream \"%s\" that are in quarantine.",
-						   (long long) upto, text_to_cstring(stream))));
+						   (long long) upto_version, text_to_cstring(stream))));
 }

@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -79,19 +78,9 @@ es_dispatch_free(EsDispatch *dispatch)
 }
 
 static bool
-has_name(List *names, const text *name)
+has_name(const List *names, const text *name)
 {
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		const text *one = lfirst(lc);
-
-		if (VARSIZE_ANY_EXHDR(one) == VARSIZE_ANY_EXHDR(name) &&
-			memcmp(VARDATA_ANY(one), VARDATA_ANY(name), VARSIZE_ANY_EXHDR(one)) == 0)
-			return true;
-	}
-	return false;
+	return es_has_name(names, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
 }
 
 /* Who wants events of a category. */
@@ -203,21 +192,4 @@ es_dispatch_scan(EsDispatch *dispatch, Snapshot snapshot, const int64 *known, Bi
 		es_transform_end(transform);
 	es_scan_end(scan);
 	return reached;
-}
-
-/* What a dispatch, and what has been passed, depends on besides the filters: the upcasters that are registered. */
-uint64
-es_upcasters_hash(void)
-{
-	EsDefinitions *defs = es_definitions();
-	uint64		hash = 0;
-
-	for (int i = 0; i < es_upcaster_count(defs); i++)
-	{
-		EsUpcaster *upcaster = es_upcaster(defs, i);
-
-		/* Of this registration, not of the types alone: another transform may let pass what this one drops. */
-		hash = hash_combine64(hash, hash_bytes_extended(upcaster->id.data, UUID_LEN, 1));
-	}
-	return hash;
 }

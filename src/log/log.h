@@ -116,6 +116,7 @@ extern text *es_name_of(EsNameKind kind, int32 id);
 extern int	es_category_length(const text *stream);
 extern int	es_compare_bytes(const char *a, int alen, const char *b, int blen);
 extern int	es_compare_names(const text *a, const text *b);
+extern bool es_has_name(const List *names, const char *name, int len);
 extern text *es_stream_name_stored(int64 id, Snapshot snapshot);
 
 /* ---------------------------------------------------------------- lookup */

@@ -317,6 +317,18 @@ es_compare_names(const text *a, const text *b)
 	return es_compare_bytes(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b));
 }
 
+/* Whether a list of text * has a name. */
+bool
+es_has_name(const List *names, const char *name, int len)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (VARSIZE_ANY_EXHDR(lfirst(lc)) == len && memcmp(VARDATA_ANY(lfirst(lc)), name, len) == 0)
+			return true;
+	return false;
+}
+
 /* The length of the category in a stream's name: what comes before the first "-", or all of it. */
 int
 es_category_length(const text *stream)

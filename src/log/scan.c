@@ -482,17 +482,7 @@ passes(EsScan *scan, TupleTableSlot *slot)
 static bool
 is_wanted(EsScan *scan, const text *type)
 {
-	ListCell   *lc;
-
-	foreach(lc, scan->type_names)
-	{
-		const text *wanted = lfirst(lc);
-
-		if (VARSIZE_ANY_EXHDR(wanted) == VARSIZE_ANY_EXHDR(type) &&
-			memcmp(VARDATA_ANY(wanted), VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)) == 0)
-			return true;
-	}
-	return false;
+	return es_has_name(scan->type_names, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type));
 }
 
 /* Fills in *shape from the current row, as it is stored, for an upcaster to change. */

@@ -136,67 +136,6 @@ retry_projection(char *name, text *stream)
 	return events;
 }
 
-/* What of a stream is in quarantine. */
-typedef struct Quarantined
-{
-	int64		stream;
-	int64		position;		/* of its first event there */
-	int64		version;		/* the same; 0: its partition is not attached */
-	int64		events;			/* as stored: how many there were when they came there */
-	int64		skipped;		/* events up to the version */
-	int64		left;			/* events behind it */
-	int64		first;			/* versions of the first and last event */
-	int64		last;
-	int64		rest;			/* position of the first event behind the version; 0: there is none */
-} Quarantined;
-
-/*
- * Goes through the quarantined events of a stream: from its position on, those that the projection would have been given up
- * to its checkpoint. A call that reaches beyond the checkpoint was not given yet.
- */
-static void
-look_through(Quarantined *q, const EsProjection *projection, const text *stream, int64 upto, const EsCheckpoint *checkpoint)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EsScan	   *scan = es_scan_create(snapshot);
-	EsFilterIds ids;
-	EsHead		head;
-	TupleTableSlot *slot;
-	int			settings = es_settings_open(NULL);
-
-	if (!es_stream_find(stream, snapshot, &head))
-		elog(ERROR, "stream \"%s\" has no head", text_to_cstring(stream));
-	es_filter_resolve(&projection->filter, es_upcast_begin(es_definitions()), &ids);
-	es_filter_scan(&ids, scan);
-	/* An event that cannot be upcast was given too, and is in quarantine for that. */
-	scan->catch_failures = true;
-	es_scan_stream_after(scan, stream, &head, Max(q->version, 1), head.version, q->version == 0 ? 0 : q->position - 1);
-	while ((slot = es_scan_next(scan)) != NULL)
-	{
-		int64		position = DatumGetInt64(es_row_column(slot, Anum_log_position));
-		int64		version = DatumGetInt64(es_row_column(slot, Anum_log_version));
-
-		CHECK_FOR_INTERRUPTS();
-		if (position < q->position)
-			continue;
-		if (position + DatumGetInt32(es_row_column(slot, Anum_log_rest)) > checkpoint->cursor.position)
-			break;
-		if (q->first == 0)
-			q->first = version;
-		q->last = version;
-		if (version <= upto)
-			q->skipped++;
-		else
-		{
-			q->left++;
-			if (q->rest == 0)
-				q->rest = position;
-		}
-	}
-	es_settings_close(settings);
-	es_scan_end(scan);
-}
-
 /*
  * Takes events of a stream out of the quarantine without applying them; returns their number. What the stream has behind
  * them stays there, and so do the other streams of its group: with the error of this one, where none of them has its own.
@@ -206,7 +145,9 @@ skip_projection(char *name, text *stream, int64 upto)
 {
 	EsCheckpoint checkpoint;
 	EsProjection *projection = es_projection_lock(name);
-	Quarantined q = {0};
+	EsSkip		skip = {0};
+	int64		id = 0;
+	int64		events = 0;
 	Oid			types[5] = {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID};
 	Datum		values[5];
 	bool		found;
@@ -223,25 +164,23 @@ skip_projection(char *name, text *stream, int64 upto)
 							" WHERE q.projection = $1 AND NOT q.rebuild AND h.name = $2", 2, types, values, NULL) > 0;
 	if (found)
 	{
-		q.stream = DatumGetInt64(es_sql_first(1, INT8OID, NULL));
-		q.position = DatumGetInt64(es_sql_first(2, INT8OID, NULL));
-		q.events = DatumGetInt64(es_sql_first(3, INT8OID, NULL));
-		q.version = DatumGetInt64(es_sql_first(4, INT8OID, &detached));
+		id = DatumGetInt64(es_sql_first(1, INT8OID, NULL));
+		skip.position = DatumGetInt64(es_sql_first(2, INT8OID, NULL));
+		events = DatumGetInt64(es_sql_first(3, INT8OID, NULL));
+		skip.version = DatumGetInt64(es_sql_first(4, INT8OID, &detached));
 	}
 	es_sql_end(&sql);
 	if (!found)
 		es_consumer_not_quarantined("projection", name, text_to_cstring(stream));
-	look_through(&q, projection, stream, upto, &checkpoint);
-	/* Where upcasters leave nothing of them any more, no version is right, and any ends it. */
-	if (q.first != 0)
-		es_consumer_check_skip(stream, upto, q.first, q.last);
+	/* A call that reaches beyond the checkpoint was not given to the projection yet. */
+	es_consumer_find_skip(&projection->filter, stream, upto, checkpoint.cursor.position, true, &skip);
 
 	types[1] = INT8OID;
-	values[1] = Int64GetDatum(q.stream);
-	values[2] = Int64GetDatum(q.left);
-	values[3] = Int64GetDatum(q.rest);
+	values[1] = Int64GetDatum(id);
+	values[2] = Int64GetDatum(skip.left);
+	values[3] = Int64GetDatum(skip.position);
 	es_sql_begin(&sql, es_store()->owner);
-	if (q.rest != 0)
+	if (skip.position != 0)
 		es_sql_write_args("quarantined_streams",
 						  "UPDATE event_store.quarantined_streams SET position = $4, events = $3"
 						  " WHERE projection = $1 AND NOT rebuild AND stream = $2", 4, types, values, NULL);
@@ -257,13 +196,13 @@ skip_projection(char *name, text *stream, int64 upto)
 						  " AND e.together = g.together AND e.stream <> g.stream AND e.error IS NOT NULL)",
 						  4, types, values, NULL);
 	/* es_check() counts: what is skipped is neither applied nor in quarantine. */
-	values[2] = Int64GetDatum(q.events - q.left);
-	values[4] = Int64GetDatum(q.rest == 0 ? 1 : 0);
+	values[2] = Int64GetDatum(events - skip.left);
+	values[4] = Int64GetDatum(skip.position == 0 ? 1 : 0);
 	es_sql_write_args("checkpoints",
 					  "UPDATE event_store.checkpoints SET counted_events = counted_events - $3,"
 					  " quarantined = quarantined - $5 WHERE projection = $1 AND NOT rebuild", 5, types, values, NULL);
 	es_sql_end(&sql);
-	return q.skipped;
+	return skip.skipped;
 }
 
 /* ---------------------------------------------------------------- the others */

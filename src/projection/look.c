@@ -20,6 +20,7 @@
 #include "worker/worker.h"
 #include "store/store.h"
 #include "log/log.h"
+#include "state/state.h"
 #include "consumer/consumer.h"
 #include "projection/definition.h"
 #include "projection/look.h"
@@ -44,7 +45,7 @@ static uint64 dispatch_upcasters = 0;
 uint64
 es_look_definition(const EsProjection *projection)
 {
-	return hash_combine64(projection->row, es_upcasters_hash());
+	return hash_combine64(projection->row, es_upcasters_hash(es_definitions()));
 }
 
 /*
@@ -74,7 +75,7 @@ es_look_known(const char *name)
 static void
 refresh_dispatch(EsProjection *projections, int count, uint64 generation)
 {
-	uint64		upcasters = es_upcasters_hash();
+	uint64		upcasters = es_upcasters_hash(es_definitions());
 
 	if (dispatch != NULL && dispatch_generation == generation && dispatch_upcasters == upcasters)
 		return;

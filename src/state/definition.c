@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -92,6 +93,7 @@ struct EsDefinitions
 	EsUpcaster *upcasters;
 	DefinitionRow *upcaster_rows;
 	int			upcaster_count;
+	uint64		upcasters_hash;
 	DefinitionRow *checks;
 	int			check_count;
 	VersionedType *versioned;
@@ -223,6 +225,7 @@ read_definitions(EsDefinitions *defs, bool as_committed)
 		upcaster->from_version = row->version;
 		upcaster->to_type = cstring_to_text(es_sql_text(tuple, desc, 8));
 		upcaster->id = *DatumGetUUIDP(es_sql_value(tuple, desc, 9, UUIDOID, NULL));
+		defs->upcasters_hash = hash_combine64(defs->upcasters_hash, hash_bytes_extended(upcaster->id.data, UUID_LEN, 1));
 	}
 
 	count = run("SELECT event_type, schema_version::integer, check_expr, " ES_ROLE_COLUMNS ", search_path"
@@ -380,15 +383,11 @@ compare_ids(const void *a, const void *b)
 	return memcmp(a, b, UUID_LEN);
 }
 
-static bool
-has_name(const List *names, const char *name, int len)
+/* A hash of all upcasters that are registered: another registration of the same has another one. */
+uint64
+es_upcasters_hash(const EsDefinitions *defs)
 {
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (VARSIZE_ANY_EXHDR(lfirst(lc)) == len && memcmp(VARDATA_ANY(lfirst(lc)), name, len) == 0)
-			return true;
-	return false;
+	return defs->upcasters_hash;
 }
 
 /*
@@ -409,8 +408,8 @@ es_upcaster_set(EsDefinitions *defs, const List *types, bool all_types, uint8 *d
 	{
 		EsUpcaster *upcaster = &defs->upcasters[i];
 
-		within[i] = all_types || has_name(types, upcaster->event_type, strlen(upcaster->event_type)) ||
-			has_name(types, VARDATA(upcaster->to_type), VARSIZE(upcaster->to_type) - VARHDRSZ);
+		within[i] = all_types || es_has_name(types, upcaster->event_type, strlen(upcaster->event_type)) ||
+			es_has_name(types, VARDATA(upcaster->to_type), VARSIZE(upcaster->to_type) - VARHDRSZ);
 	}
 	while (more && !all_types)
 	{

@@ -189,6 +189,7 @@ typedef struct EsDefinitions EsDefinitions;
 
 extern EsDefinitions *es_definitions(void);
 extern EsDefinitions *es_definitions_latest(void);
+extern uint64 es_upcasters_hash(const EsDefinitions *defs);
 extern void es_upcaster_set(EsDefinitions *defs, const List *types, bool all_types, uint8 *digest);
 extern const EsAggregate *es_aggregate(EsDefinitions *defs, const char *category, int len);
 extern int	es_upcaster_count(const EsDefinitions *defs);

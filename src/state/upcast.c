@@ -66,21 +66,6 @@ applies(EsTransform *self, int32 type_id, int32 schema_version)
 	return false;
 }
 
-static bool
-names_have(List *names, const char *name, int len)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		text	   *wanted = lfirst(lc);
-
-		if (VARSIZE_ANY_EXHDR(wanted) == len && memcmp(VARDATA_ANY(wanted), name, len) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* Whether events stored under a type can come out as one of the names: versions left aside. */
 static bool
 may_become(EsTransform *self, int32 type_id, List *names)
@@ -109,7 +94,7 @@ may_become(EsTransform *self, int32 type_id, List *names)
 			if (!begins || reached[i])
 				continue;
 			reached[i] = more = true;
-			found = names_have(names, VARDATA(upcaster->to_type), VARSIZE(upcaster->to_type) - VARHDRSZ);
+			found = es_has_name(names, VARDATA(upcaster->to_type), VARSIZE(upcaster->to_type) - VARHDRSZ);
 		}
 	}
 	pfree(reached);

@@ -125,41 +125,41 @@ es_journal_reasoned(Oid acting_as, const char *action, const char *reason, const
 	return rows;
 }
 
+/* Writes a row for what the caller does otherwise. query: gives a JSON object about it; NULL: there is none. */
+static void
+note(const char *action, const char *kind, const char *name, const char *query, Oid *types, Datum *values, const char *reason)
+{
+	Oid			acting_as = GetUserId();
+	EsSql		sql;
+
+	es_sql_begin(&sql, es_store()->owner);
+	write_row(acting_as, action, CStringGetTextDatum(name == NULL ? kind : psprintf("%s %s", kind, name)), (Datum) 0,
+			  query == NULL ? (Datum) 0 : look(query, 2, types, values, NULL), reason);
+	es_sql_end(&sql);
+}
+
 /* Writes into the journal what the caller does otherwise. detail: a key and its value, or NULL. */
 void
 es_journal_note(const char *action, const char *kind, const char *name, const char *key, const char *value)
 {
-	Oid			acting_as = GetUserId();
 	Oid			types[] = {TEXTOID, TEXTOID};
 	Datum		values[2];
-	Datum		after = (Datum) 0;
-	EsSql		sql;
+	bool		detailed = key != NULL && value != NULL;
 
-	es_sql_begin(&sql, es_store()->owner);
-	if (key != NULL && value != NULL)
+	if (detailed)
 	{
 		values[0] = CStringGetTextDatum(key);
 		values[1] = CStringGetTextDatum(value);
-		after = look("SELECT jsonb_build_object($1, $2)", 2, types, values, NULL);
 	}
-	write_row(acting_as, action, CStringGetTextDatum(name == NULL ? kind : psprintf("%s %s", kind, name)), (Datum) 0, after,
-			  NULL);
-	es_sql_end(&sql);
+	note(action, kind, name, detailed ? "SELECT jsonb_build_object($1, $2)" : NULL, types, values, NULL);
 }
 
 /* Writes into the journal that events which were in quarantine will never be delivered. */
 void
 es_journal_skip(const char *kind, const char *name, const char *stream, int64 upto_version, const char *reason)
 {
-	Oid			acting_as = GetUserId();
 	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[2];
-	EsSql		sql;
+	Datum		values[2] = {CStringGetTextDatum(stream), Int64GetDatum(upto_version)};
 
-	es_sql_begin(&sql, es_store()->owner);
-	values[0] = CStringGetTextDatum(stream);
-	values[1] = Int64GetDatum(upto_version);
-	write_row(acting_as, "es_skip_quarantined", CStringGetTextDatum(psprintf("%s %s", kind, name)), (Datum) 0,
-			  look("SELECT jsonb_build_object('stream', $1, 'up_to_version', $2)", 2, types, values, NULL), reason);
-	es_sql_end(&sql);
+	note("es_skip_quarantined", kind, name, "SELECT jsonb_build_object('stream', $1, 'up_to_version', $2)", types, values, reason);
 }

@@ -19,9 +19,6 @@
 #include "subscription/definition.h"
 #include "subscription/statement.h"
 
-/* Bytes of the reason of es_nack(). */
-#define MAX_REASON	8192
-
 PG_FUNCTION_INFO_V1(es_ack);
 PG_FUNCTION_INFO_V1(es_nack);
 
@@ -299,14 +296,7 @@ es_nack(PG_FUNCTION_ARGS)
 	es_subscription_check_transaction("es_nack()");
 	(void) es_store_now();
 	reply_arguments(fcinfo, 3, &reply);
-	reason = es_text_argument(fcinfo, 2, "reason");
-	/* It is stored with each of the streams, of which there may be 100,000. */
-	if (VARSIZE_ANY_EXHDR(reason) > MAX_REASON)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("argument reason is too long"),
-				 errdetail("It has %zu bytes; at most %d are stored.", (size_t) VARSIZE_ANY_EXHDR(reason), MAX_REASON),
-				 errhint("Keep a long text elsewhere, and say here where.")));
+	reason = es_reason_argument(fcinfo, 2);
 
 	es_subscription_begin(&sql);
 	begin_reply(&reply, CurrentMemoryContext);

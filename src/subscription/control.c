@@ -106,54 +106,6 @@ retry_subscription(char *name, text *stream)
 	return count;
 }
 
-/* Where a stream goes on behind events that are skipped. */
-typedef struct Skip
-{
-	int64		version;		/* of its first event that was not acknowledged; then of the first one that is left */
-	int64		position;		/* the same; 0: none is left */
-	int64		first;			/* versions of the first and last event in quarantine */
-	int64		last;
-	int64		events;			/* skipped */
-} Skip;
-
-static void
-look_through(Skip *skip, const EsSubscription *sub, const text *stream, int64 upto)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EsScan	   *scan = es_scan_create(snapshot);
-	EsFilterIds ids;
-	EsHead		head;
-	TupleTableSlot *slot;
-	int64		after = skip->position - 1;
-	int			settings = es_settings_open(NULL);
-
-	if (!es_stream_find(stream, snapshot, &head))
-		elog(ERROR, "stream \"%s\" has no head", text_to_cstring(stream));
-	es_filter_resolve(&sub->filter, es_upcast_begin(es_definitions()), &ids);
-	es_filter_scan(&ids, scan);
-	scan->catch_failures = true;	/* an event that cannot be upcast may be the one to be skipped */
-	scan->until_position = sub->position;
-	es_scan_stream_after(scan, stream, &head, skip->version, head.version, after);
-	skip->position = 0;
-	while ((slot = es_scan_next(scan)) != NULL)
-	{
-		int64		version = DatumGetInt64(es_row_column(slot, Anum_log_version));
-
-		if (skip->first == 0)
-			skip->first = version;
-		skip->last = version;
-		if (version <= upto)
-			skip->events++;
-		else if (skip->position == 0)
-		{
-			skip->position = DatumGetInt64(es_row_column(slot, Anum_log_position));
-			skip->version = version;
-		}
-	}
-	es_settings_close(settings);
-	es_scan_end(scan);
-}
-
 /* Moves a stream in quarantine behind a version; what it has behind it stays there. Returns the number of events. */
 static int64
 skip_subscription(char *name, text *stream, int64 upto)
@@ -162,7 +114,7 @@ skip_subscription(char *name, text *stream, int64 upto)
 	Datum		values[4];
 	MemoryContext context = CurrentMemoryContext;
 	EsSubscription sub;
-	Skip		skip = {0};
+	EsSkip		skip = {0};
 	bool		found;
 	EsSql		sql;
 
@@ -181,10 +133,7 @@ skip_subscription(char *name, text *stream, int64 upto)
 	es_sql_end(&sql);
 	if (!found)
 		es_consumer_not_quarantined("subscription", name, text_to_cstring(stream));
-	look_through(&skip, &sub, stream, upto);
-	/* Where upcasters leave nothing of them any more, no version is right, and any ends it. */
-	if (skip.first != 0)
-		es_consumer_check_skip(stream, upto, skip.first, skip.last);
+	es_consumer_find_skip(&sub.filter, stream, upto, sub.position, false, &skip);
 
 	es_subscription_begin(&sql);
 	values[2] = Int64GetDatum(skip.version);
@@ -198,7 +147,7 @@ skip_subscription(char *name, text *stream, int64 upto)
 						  "DELETE FROM event_store.subscription_streams WHERE subscription = $1 AND stream = $2",
 						  2, types, values, NULL);
 	es_sql_end(&sql);
-	return skip.events;
+	return skip.skipped;
 }
 
 /* ---------------------------------------------------------------- es_rename_subscription */

@@ -18,9 +18,6 @@
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
@@ -47,36 +44,17 @@ typedef struct HandOut
 static HandOut *handout = NULL;
 static EsTaskRef working;		/* what this process is at; slot NULL: nothing */
 
-static shmem_request_hook_type next_request_hook = NULL;
-static shmem_startup_hook_type next_startup_hook = NULL;
-
+/* After a crash too, with fresh memory. */
 static void
-request_hook(void)
+attach(void *memory, bool fresh)
 {
-	if (next_request_hook != NULL)
-		next_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(HandOut)));
-}
-
-/* Makes the shared memory. Runs again after a crash, with fresh memory. */
-static void
-startup_hook(void)
-{
-	bool		found;
-
-	if (next_startup_hook != NULL)
-		next_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	handout = ShmemInitStruct("event_store hand-out", sizeof(HandOut), &found);
-	if (!found)
-	{
-		memset(handout, 0, sizeof(HandOut));
-		handout->made_at = GetCurrentTimestamp();
-		SpinLockInit(&handout->mutex);
-		for (int i = 0; i < SLOTS; i++)
-			SpinLockInit(&handout->slots[i].mutex);
-	}
-	LWLockRelease(AddinShmemInitLock);
+	handout = memory;
+	if (!fresh)
+		return;
+	handout->made_at = GetCurrentTimestamp();
+	SpinLockInit(&handout->mutex);
+	for (int i = 0; i < SLOTS; i++)
+		SpinLockInit(&handout->slots[i].mutex);
 }
 
 /*
@@ -123,6 +101,7 @@ show(void)
 void
 es_handout_init(void)
 {
+	static const EsSharedArea area = {"event_store hand-out", sizeof(HandOut), attach};
 	static char *nothing = NULL;
 
 	DefineCustomStringVariable("event_store.hand_out",
@@ -132,12 +111,7 @@ es_handout_init(void)
 							   "",
 							   PGC_INTERNAL, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							   NULL, NULL, show);
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-	next_request_hook = shmem_request_hook;
-	shmem_request_hook = request_hook;
-	next_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_hook;
+	es_shared_ask_for(&area);
 }
 
 /* When shared memory was made: when the server was started, or after its last crash. */
